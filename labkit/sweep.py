@@ -1,0 +1,168 @@
+"""Independent trainings side by side, each in a process of its own, kept once finished.
+
+A finished training is stored under a name made of everything that decides its result: the code of
+the modules that compute it, and the task with its settings, data digest and seeds. A sweep that was
+cut off therefore goes on where it stopped, and two chapters that need the same training share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labkit import digests, environment
+
+Arrays = dict[str, np.ndarray]
+Progress = Callable[[int, int], None]
+Worker = Callable[[Mapping[str, Any], Progress], Arrays]
+
+
+def run_tasks(
+    tasks: Sequence[Mapping[str, Any]],
+    worker: Worker,
+    *,
+    name: str,
+    modules: Sequence[str],
+    workers: int | None = None,
+) -> list[Arrays]:
+    """Run `worker(task, progress)` for every task that has no stored result; return all results.
+
+    A task is a flat mapping of plain values; its entry "label" is what the progress line shows and
+    does not count for the store. `modules` names the modules whose code decides the result.
+    `workers` processes work at once, by default `LABKIT_WORKERS` or one for each core; each uses
+    one thread, so the number of processes changes no result. Results come in the tasks' order.
+    """
+    code = digests.module_digest(modules)
+    paths = [_path(task, worker, code) for task in tasks]
+    results: list[Arrays | None] = [_load(path) for path in paths]
+    missing = [index for index, result in enumerate(results) if result is None]
+    count = min(workers or _default_workers(), len(missing))
+
+    report = _Reporter(name, len(tasks), len(missing))
+    sweep = {"sweep": name, "tasks": len(tasks), "stored": len(tasks) - len(missing)}
+    jobs = [(index, dict(tasks[index]), worker, paths[index], sweep) for index in missing]
+    for index in _finished(jobs, count):
+        results[index] = _load(paths[index])
+        report.finished()
+    report.close()
+    return [result for result in results if result is not None]
+
+
+def _finished(jobs: list[tuple], count: int):
+    """Yield the index of each job as it ends."""
+    if count <= 1:
+        for job in jobs:
+            yield _run_one(job, own_process=False)
+        return
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=count, batch_size=1, return_as="generator_unordered")
+    yield from parallel(joblib.delayed(_run_one)(job) for job in jobs)
+
+
+def _run_one(job: tuple, own_process: bool = True) -> int:
+    """Run one training on one thread and store its result under its name."""
+    import torch
+    from safetensors.numpy import save
+
+    index, task, worker, path, sweep = job
+    if own_process:
+        _end_with_parent()
+        environment.prepare(seed=0, device=task.get("device", "cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        arrays = worker(task, _event_writer(str(task.get("label", path.stem)), sweep))
+    finally:
+        torch.set_num_threads(threads)
+    contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    digests.write_atomically(path, save(contiguous))
+    return index
+
+
+def _default_workers() -> int:
+    given = os.environ.get("LABKIT_WORKERS", "")
+    if given and not given.isdigit():
+        raise ValueError(f"LABKIT_WORKERS must be a whole number of processes, got {given!r}")
+    return int(given or 0) or os.cpu_count() or 1
+
+
+def _path(task: Mapping[str, Any], worker: Worker, code: str) -> Path:
+    facts = {key: value for key, value in task.items() if key != "label"}
+    key = json.dumps(
+        {"task": facts, "worker": f"{worker.__module__}.{worker.__qualname__}", "code": code},
+        sort_keys=True,
+        allow_nan=False,
+    )
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return environment.CACHE / "trainings" / f"{digest[:32]}.safetensors"
+
+
+def _load(path: Path) -> Arrays | None:
+    """The stored result, or None where there is none or it is damaged (it is then made again)."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except SafetensorError:
+        path.unlink()
+        return None
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that one ended."""
+    if getattr(_end_with_parent, "watching", False):
+        return
+    _end_with_parent.watching = True
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _event_writer(label: str, sweep: Mapping[str, Any]) -> Progress:
+    """A callback that appends progress events to the file named by `LABKIT_PROGRESS`, if any."""
+    target = os.environ.get("LABKIT_PROGRESS")
+    if not target:
+        return lambda done, total: None
+
+    def write(done: int, total: int) -> None:
+        event = {"task": label, "done": done, "total": total, **sweep}
+        with open(target, "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    return write
+
+
+class _Reporter:
+    """Shows in a notebook how many trainings are done; silent where a runner watches."""
+
+    def __init__(self, name: str, total: int, missing: int) -> None:
+        self._bar = None
+        if missing and not os.environ.get("LABKIT_PROGRESS"):
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, initial=total - missing, desc=name, leave=False)
+
+    def finished(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
