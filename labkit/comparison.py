@@ -1,0 +1,105 @@
+"""Two records side by side: bit for bit, or within the declared tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labkit.digests import canonical
+
+RTOL, ATOL = 1e-4, 1e-6
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Where two records differ by more than the declared tolerance; [] where they agree.
+
+    Settings, data, names and verdicts must be equal; single numbers may differ by 1e-6 plus 1e-4 of
+    their size; two summaries agree where their centres lie no further apart than the sum of the
+    half-widths of their intervals. Timings, provenance, curves and figures are not compared.
+    """
+    differences = _unequal(a, b, ("chapter", "settings", "data"))
+    differences += _compared_claims(a, b, ("id", "holds"))
+    for name, one, other in _paired_measures(a, b, differences):
+        if not _agree(one, other):
+            differences.append(f"measure {name}: {_shown(one)} and {_shown(other)}")
+    return differences
+
+
+def identical(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Where two records differ at all, durations, timestamps and the run's name aside.
+
+    A figure called like the first part of a timing measure's name ("speed") shows timings, so its
+    bytes are not compared.
+    """
+    differences = _unequal(
+        a, b, ("schema", "chapter", "profile", "settings", "curves", "data", "provenance")
+    )
+    differences += _compared_claims(a, b, None)
+    for name, one, other in _paired_measures(a, b, differences):
+        if canonical(one) != canonical(other):  # which tells 1, 1.0 and True apart
+            differences.append(f"measure {name}: {one!r} and {other!r}"[:300])
+
+    timed = {
+        name.split("/")[0]
+        for record in (a, b)
+        for name, value in record["measures"].items()
+        if _is_timing(value)
+    }
+    for name in sorted(a["figures"].keys() | b["figures"].keys()):
+        one, other = a["figures"].get(name), b["figures"].get(name)
+        if (one is None) != (other is None) or (one != other and name not in timed):
+            differences.append(f"figure {name}: not the same")
+    return differences
+
+
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{key}: not the same" for key in keys if canonical(a[key]) != canonical(b[key])]
+
+
+def _compared_claims(
+    a: Mapping[str, Any], b: Mapping[str, Any], keys: Sequence[str] | None
+) -> list[str]:
+    """Claims that differ in `keys`, or in anything where that is None."""
+    one, other = (
+        {c["id"]: [c[key] for key in keys or sorted(c)] for c in r["claims"]} for r in (a, b)
+    )
+    names = sorted(one.keys() | other.keys())
+    return [f"claim {name}: not the same" for name in names if one.get(name) != other.get(name)]
+
+
+def _is_timing(value: Any) -> bool:
+    return isinstance(value, dict) and value["timing"]
+
+
+def _paired_measures(
+    a: Mapping[str, Any], b: Mapping[str, Any], differences: list[str]
+) -> list[tuple[str, Any, Any]]:
+    """The measures of both records, without timings; what only one of them has is a difference."""
+    one, other = a["measures"], b["measures"]
+    differences += [f"measure {name}: only in one" for name in sorted(one.keys() ^ other.keys())]
+    both = [(name, one[name], other[name]) for name in one if name in other]
+    return [(name, x, y) for name, x, y in both if not (_is_timing(x) and _is_timing(y))]
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Whether two values of one measure lie within the declared tolerance."""
+    if isinstance(a, bool | str) or isinstance(b, bool | str):
+        return type(a) is type(b) and a == b
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_agree, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a["statistic"] != b["statistic"] or a["unit"] != b["unit"]:
+            return False
+        reach = sum((s["high"] - s["low"]) / 2 for s in (a, b) if s["low"] is not None)
+        a, b = a[a["statistic"]], b[b["statistic"]]
+        return abs(a - b) <= max(reach, ATOL + RTOL * abs(b))
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return abs(a - b) <= ATOL + RTOL * abs(b)
+    return False
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, dict):
+        return repr(value)
+    centre = f"{value['statistic']} {value[value['statistic']]:.6g}"
+    return centre if value["low"] is None else f"{centre} [{value['low']:.6g}, {value['high']:.6g}]"
