@@ -1,0 +1,153 @@
+"""The command line: `python -m labkit --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from labkit import environment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command; return its exit code."""
+    parser = _parser()
+    options, options.rest = parser.parse_known_args(arguments)
+    if options.rest and options.command is not _lab:
+        parser.error(f"unrecognised: {' '.join(options.rest)}")
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m labkit", description="Runs the course lab.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run chapters and publish their results")
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="02 or its full name; else all")
+    run.add_argument(
+        "--profile", choices=[*environment.PROFILE_NAMES, "auto"], default="auto",
+        help="auto (the default): full where there is a CUDA device, else cpu",
+    )  # fmt: skip
+    run.add_argument(
+        "--set", dest="given", action="append", default=[], metavar="NAME=VALUE",
+        help="override one parameter, may be repeated",
+    )  # fmt: skip
+    run.add_argument("--threads", type=_positive, default=1, help="threads of each process (1)")
+    run.add_argument("--workers", type=_positive, help="trainings at once (one for each core)")
+    run.add_argument("--force", action="store_true", help="run also what is up to date")
+    run.set_defaults(command=_run)
+
+    verify = commands.add_parser("verify", help="check that the published results are as written")
+    verify.add_argument("--strict", action="store_true", help="stale results are errors too")
+    verify.set_defaults(command=_verify)
+
+    report = commands.add_parser("report", help="write results/REPORT.md from the records")
+    report.set_defaults(command=_report)
+
+    compare = commands.add_parser("compare", help="compare two records or two folders of them")
+    compare.add_argument("a", metavar="A", help="a record file, or a folder of records")
+    compare.add_argument("b", metavar="B")
+    compare.add_argument("--identical", action="store_true", help="no tolerance: bit for bit")
+    compare.set_defaults(command=_compare)
+
+    notebooks = commands.add_parser("notebooks", help="refresh the outputs stored in the notebooks")
+    notebooks.add_argument("chapters", nargs="*", metavar="CHAPTER")
+    notebooks.set_defaults(command=_notebooks)
+
+    lab = commands.add_parser("lab", help="open JupyterLab; passes other options on")
+    lab.add_argument("--threads", type=_positive, default=1)
+    lab.set_defaults(command=_lab)
+
+    clean = commands.add_parser("clean", help="remove unpublished runs and finished trainings")
+    clean.set_defaults(command=_clean)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got '{text}'")
+    return int(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from labkit import runner
+
+    profile = options.profile
+    if profile == "auto":
+        import torch
+
+        profile = "full" if torch.cuda.is_available() else "cpu"
+    return runner.run(
+        options.chapters,
+        runner.Options(
+            profile, tuple(options.given), options.threads, options.workers, options.force
+        ),
+    )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from labkit import results
+
+    verification = results.verify()
+    print(verification.report())
+    return int(bool(verification.tampered or (options.strict and verification.stale)))
+
+
+def _report(options: argparse.Namespace) -> int:
+    from labkit import report
+
+    print(f"wrote {report.write()}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from labkit import results
+
+    a, b = _records(Path(options.a)), _records(Path(options.b))
+    if len(a) == len(b) == 1:  # two files may have any names
+        a, b = ({"record": next(iter(records.values()))} for records in (a, b))
+    compare = results.identical if options.identical else results.compare
+    differences = [f"{name}: only in one of the two" for name in sorted(a.keys() ^ b.keys())]
+    for name in sorted(a.keys() & b.keys()):
+        differences += [f"{name}: {difference}" for difference in compare(a[name], b[name])]
+    print("\n".join(differences) or f"{len(a)} compared, no differences")
+    return int(bool(differences))
+
+
+def _records(path: Path) -> dict[str, dict]:
+    """The record in a file, or those in a folder, by name."""
+    files = sorted(path.glob("[0-9]*.json")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"no records in {path}")
+    return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from labkit import refresh, runner
+
+    return refresh.refresh_all(runner.select(options.chapters))
+
+
+def _lab(options: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "jupyterlab", str(environment.NOTEBOOKS), *options.rest]
+    variables = {**os.environ, **environment.kernel_environment(options.threads)}
+    os.execve(sys.executable, command, variables)
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from labkit import runner
+
+    runner.clean()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Shared fixtures, and the environment that nbval's kernels inherit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from labkit import environment
+
+os.environ.update(environment.kernel_environment())
+os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs that nbval compares
+
+PARAMETERS = 'profile: str = "quick"\nseeds: int = 2\nrate: float = 0.5'
+RECORD = """from labkit import results
+settings, measures = {{"seeds": seeds}}, {{"sum": seeds + rate}}
+results.write_record({chapter!r}, profile=profile, settings=settings, measures=measures)"""
+
+
+class Lab:
+    """A lab of tiny chapters in a folder of its own, run through the real command line."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.results = root / "results"
+        self._processes: list[subprocess.Popen[str]] = []
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("LABKIT_")
+        } | {"LABKIT_ROOT": str(root)}
+
+    def add(
+        self,
+        chapter: str,
+        *sources: str,
+        parameters: str | None = PARAMETERS,
+        record: bool = True,
+        settings: object = None,
+        tags: tuple[str, ...] = (),
+    ) -> Path:
+        """Write a chapter: a parameters cell, the given code cells and the record's cell."""
+        new = nbformat.v4.new_code_cell
+        cells = [nbformat.v4.new_markdown_cell("# A chapter\n\n## A section")]
+        if parameters is not None:
+            cells.append(new(parameters, metadata={"tags": ["parameters"]}))
+        cells += [new(source, metadata={"tags": list(tags)}) for source in sources]
+        if record:
+            cells.append(new(RECORD.format(chapter=chapter)))
+        for number, cell in enumerate(cells):
+            cell.id = f"cell-{number}"
+        kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+        path = self.root / "notebooks" / f"{chapter}.ipynb"
+        for profile in environment.PROFILE_NAMES:
+            file = self.root / "notebooks" / "profiles" / profile / f"{chapter}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({} if settings is None else settings))
+        nbformat.write(notebook, path)
+        return path
+
+    def start(self, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
+        """Start `python -m labkit`, or the given code, in the background."""
+        command = ["-c", code] if code else ["-m", "labkit"]
+        process = subprocess.Popen(
+            [sys.executable, *command, *arguments],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def run(self, *arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, within a minute."""
+        process = self.start(*arguments, code=code)
+        stdout, stderr = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=10)
+
+    def record(self, chapter: str, profile: str = "quick") -> dict:
+        return json.loads((self.results / profile / f"{chapter}.json").read_text())
+
+    def wait_for(self, name: str, seconds: float = 30) -> str:
+        """The content of a file that a cell writes into the lab's folder, once it is there."""
+        path, deadline = self.root / name, time.monotonic() + seconds
+        while not path.exists() or not path.read_text():
+            assert time.monotonic() < deadline, f"{path} did not appear within {seconds} s"
+            time.sleep(0.05)
+        return path.read_text()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """An empty lab."""
+    with contextlib.closing(Lab(tmp_path)) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """An empty lab for one module, for tests that look at one run from several sides."""
+    with contextlib.closing(Lab(tmp_path_factory.mktemp("lab"))) as lab:
+        yield lab
