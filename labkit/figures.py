@@ -1,0 +1,219 @@
+"""Every plot of the lab: a function takes results and returns a matplotlib Figure.
+
+Each figure carries a name and an alternative text, and uses colours that colour-blind readers can
+tell apart. No pyplot state is touched, so a figure depends on its data alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import seaborn as sns
+from IPython.display import Image, Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PALETTE = sns.color_palette("colorblind")
+COLOURS = {"srn": PALETTE[1], "lstm": PALETTE[0], "gru": PALETTE[2], "chance": PALETTE[7]}
+LABELS = {"srn": "SRN", "lstm": "LSTM", "gru": "GRU"}
+DPI = 144
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "DejaVu Sans",
+}
+
+
+def new_figure(
+    name: str,
+    alt: str,
+    nrows: int = 1,
+    ncols: int = 1,
+    *,
+    figsize: tuple[float, float] = (7.0, 4.2),
+    **subplots: Any,
+) -> tuple[Figure, Axes | np.ndarray]:
+    """A figure with a name, an alternative text and axes, laid out so that nothing overlaps.
+
+    `figsize` is in inches; `subplots` goes to `Figure.subplots` (sharex, squeeze, ...). Returns
+    the figure and one Axes, or an array of them as `Figure.subplots` shapes it. ValueError for a
+    name that is not a plain file stem or for an empty alternative text.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"figure name {name!r}: use lower-case letters, digits and underscores")
+    if not alt.strip():
+        raise ValueError(f"figure {name!r} needs an alternative text that says what it shows")
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=figsize, dpi=DPI, layout="constrained")
+        axes = fig.subplots(nrows, ncols, **subplots)
+        for ax in fig.axes:
+            ax.grid(True, alpha=0.3)  # said here, since grid lines are made when they are drawn
+    fig.labkit_name, fig.labkit_alt = name, " ".join(alt.split())
+    return fig, axes
+
+
+def png_bytes(fig: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same data; the metadata holds its text."""
+    buffer = io.BytesIO()
+    metadata = {"Title": fig.labkit_name, "Description": fig.labkit_alt, "Software": None}
+    with matplotlib.rc_context({**STYLE, "savefig.bbox": "standard"}):
+        fig.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata=metadata)
+    return buffer.getvalue()
+
+
+def _plotted_arrays(ax: Axes) -> Iterator[np.ndarray]:
+    for line in ax.lines:
+        yield line.get_xydata()
+    for collection in ax.collections:
+        yield collection.get_offsets()
+        for path in collection.get_paths():
+            yield path.vertices
+        if collection.get_array() is not None:
+            yield collection.get_array()
+    for image in ax.images:
+        yield image.get_array()
+    for patch in ax.patches:
+        yield patch.get_patch_transform().transform(patch.get_path().vertices)
+
+
+def data_digest(fig: Figure) -> str:
+    """SHA-256 of what is plotted (lines, collections, images, patches), to 6 significant digits.
+
+    It does not depend on fonts, colours or the machine's renderer.
+    """
+    digest = hashlib.sha256()
+    for ax in fig.axes:
+        for array in _plotted_arrays(ax):
+            values = np.ma.filled(np.ma.asarray(array, dtype=float), np.nan)
+            digest.update(f"{values.shape}:".encode())
+            digest.update(" ".join(f"{v + 0.0:.5e}" for v in values.ravel()).encode())
+    return digest.hexdigest()
+
+
+def show(fig: Figure) -> None:
+    """Display the figure with its alternative text, then one line with the digest of its data."""
+    width = round(fig.get_figwidth() * 100)
+    display(Image(png_bytes(fig), format="png", width=width, alt=fig.labkit_alt))
+    print(f"{fig.labkit_name}: {fig.labkit_alt} (data digest {data_digest(fig)[:12]})")
+
+
+def show_source(*objects: Any) -> None:
+    """Display the source of classes, functions or methods, so that no notebook holds a copy."""
+    for obj in objects:
+        source = textwrap.dedent(inspect.getsource(obj)).rstrip()
+        where = f"{obj.__module__.replace('.', '/')}.py"
+        display(Markdown(f"`{where}`, `{obj.__qualname__}`\n\n```python\n{source}\n```"))
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Display rows of values under a header as a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
+
+
+# 01 LSTM operator
+
+
+def _faintness(count: int) -> float:
+    """Opacity of one of `count` marks, so that many together do not hide what lies above them."""
+    return float(np.clip(6 / count, 0.08, 0.5))
+
+
+def parity_plot(differences: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Largest differences from torch, `differences[cell][dtype]`, one value for each shape."""
+    dtypes = {"float64": (PALETTE[0], "o", 1e-10), "float32": (PALETTE[1], "D", 1e-5)}
+    fig, ax = new_figure(
+        "parity",
+        "Largest absolute difference between the handwritten layers and torch's, one dot for each "
+        "random shape, on a logarithmic axis. Rows SRN, LSTM and GRU; float64 and float32 form two "
+        "clouds, each compared with its dashed limit, 1e-10 and 1e-5.",
+        figsize=(7.0, 3.0),
+    )
+    for row, by_dtype in enumerate(differences.values()):
+        for dtype, values in by_dtype.items():
+            colour, marker, _ = dtypes[dtype]
+            heights = row + np.linspace(-0.25, 0.25, len(values))
+            shown = np.maximum(values, 1e-17)  # a difference of 0 has no place on this axis
+            label = dtype if row == 0 else None
+            faint = {"s": 22, "alpha": _faintness(len(values)), "linewidths": 0}
+            ax.scatter(shown, heights, color=colour, marker=marker, **faint)
+            ax.scatter([], [], s=22, color=colour, marker=marker, label=label)
+    for dtype, (colour, _, limit) in dtypes.items():
+        ax.axvline(limit, color=colour, linestyle="--", label=f"limit for {dtype}")
+    ax.set(xscale="log", xlabel="largest |ours − torch| over outputs, states and gradients")
+    ax.set_yticks(range(len(differences)), [LABELS[cell] for cell in differences])
+    ax.invert_yaxis()
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return fig
+
+
+def speed_plot(times: Mapping[str, Mapping[str, Sequence[float]]], size: str) -> Figure:
+    """Seconds of every run, `times[passes][layer]`, compared run by run with the last layer."""
+    fig, axes = new_figure(
+        "speed",
+        "Time of one call of each LSTM layer in milliseconds, every timed run a dot, on a "
+        "logarithmic axis; the bar is the median, and the number above the median multiple of "
+        f"nn.LSTM's time. Panels: {' and '.join(times)}. Size {size}.",
+        ncols=len(times),
+        figsize=(1.5 + 3.25 * len(times), 4.0),
+        sharey=True,
+        squeeze=False,
+    )
+    for ax, (passes, by_layer) in zip(axes[0], times.items(), strict=True):
+        *_, compared = by_layer.values()
+        for x, values in enumerate(by_layer.values()):
+            milliseconds = np.asarray(values) * 1e3
+            median, multiple = np.median(milliseconds), np.median(np.divide(values, compared))
+            spread = x + np.linspace(-0.2, 0.2, len(values))
+            ax.scatter(spread, milliseconds, s=10, color=PALETTE[x], alpha=0.3, linewidths=0)
+            ax.hlines(median, x - 0.3, x + 0.3, color="black", linewidth=2)
+            ax.annotate(
+                f"{median:.2f} ms\n{multiple:.1f} ×",
+                (x, milliseconds.max()),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+            )
+        ax.set(title=passes, yscale="log", xlim=(-0.6, len(by_layer) - 0.4))
+        ax.set_xticks(range(len(by_layer)), by_layer)
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.margins(y=0.2)
+    axes[0][0].set_ylabel(f"time of one call (ms), {size}")
+    return fig
+
+
+def gradient_plot(norms: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Norms of dL/dh_t, `norms[cell][start]` of shape (seeds, T): every seed and the median."""
+    fig, axes = new_figure(
+        "gradient_norm",
+        "Norm of the gradient of the loss at the last step with respect to the hidden state at "
+        "each earlier step, on a logarithmic axis. Left SRN, right LSTM; one colour for each way "
+        "of starting the weights, every seed a faint line, the median of the seeds strong.",
+        ncols=len(norms),
+        figsize=(9.5, 4.2),
+        sharey=True,
+        squeeze=False,
+    )
+    for ax, (cell, by_start) in zip(axes[0], norms.items(), strict=True):
+        for colour, (start, values) in zip(PALETTE, by_start.items(), strict=False):
+            steps = np.arange(1, values.shape[1] + 1)
+            ax.plot(steps, values.T, color=colour, alpha=_faintness(len(values)), linewidth=0.7)
+            median = np.median(values, axis=0)
+            ax.plot(steps, median, color="white", linewidth=4.5)
+            ax.plot(steps, median, color=colour, linewidth=2.5, label=start)
+        ax.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
+        ax.set(title=LABELS[cell], yscale="log", xlabel="step t (the loss reads the last one)")
+        ax.legend(loc="lower right", frameon=True, framealpha=0.9, title="start")
+    axes[0][0].set_ylabel("‖∂L/∂hₜ‖  (1 at the last step)")
+    return fig

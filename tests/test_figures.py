@@ -1,0 +1,160 @@
+"""Figures: names, alternative texts, stable bytes and digests of what is plotted."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from labkit import figures
+
+
+def png_chunks(png: bytes) -> dict[str, list[bytes]]:
+    chunks: dict[str, list[bytes]] = {}
+    position = 8
+    while position < len(png):
+        (length,) = struct.unpack(">I", png[position : position + 4])
+        kind = png[position + 4 : position + 8].decode()
+        chunks.setdefault(kind, []).append(png[position + 8 : position + 8 + length])
+        position += length + 12
+    return chunks
+
+
+def png_texts(png: bytes) -> dict[str, str]:
+    chunks = png_chunks(png)
+    texts = [chunk.split(b"\0", 1) for chunk in chunks.get("tEXt", [])]
+    found = {key.decode(): value.decode("latin-1") for key, value in texts}
+    for chunk in chunks.get("iTXt", []):
+        key, rest = chunk.split(b"\0", 1)
+        compressed, _, rest = rest[0], rest[1], rest[2:]
+        text = rest.split(b"\0", 2)[2]
+        found[key.decode()] = (zlib.decompress(text) if compressed else text).decode()
+    return found
+
+
+def one_line(values, name="line", alt="A line."):
+    fig, ax = figures.new_figure(name, alt)
+    ax.plot(values)
+    return fig
+
+
+def test_name_and_alternative_text_are_kept_in_the_figure_and_its_png():
+    fig = one_line([1, 2], alt="Rises from\n  one to two.")
+    assert (fig.labkit_name, fig.labkit_alt) == ("line", "Rises from one to two.")
+    texts = png_texts(figures.png_bytes(fig))
+    assert texts == {"Title": "line", "Description": "Rises from one to two."}
+
+
+@pytest.mark.parametrize("name", ["", "Speed", "../speed", "a b", "1st"])
+def test_a_name_that_is_no_file_stem_is_refused(name):
+    with pytest.raises(ValueError, match="lower-case letters, digits and underscores"):
+        figures.new_figure(name, "text")
+
+
+def test_an_empty_alternative_text_is_refused():
+    with pytest.raises(ValueError, match="'plot' needs an alternative text"):
+        figures.new_figure("plot", "  ")
+
+
+def test_bytes_depend_on_the_data_alone():
+    assert figures.png_bytes(one_line([1, 2, 3])) == figures.png_bytes(one_line([1, 2, 3]))
+    assert figures.png_bytes(one_line([1, 2, 3])) != figures.png_bytes(one_line([1, 2, 4]))
+
+
+def artists(ax, kind, value):
+    data = np.array([[1.0, 2.0], [3.0, value]])
+    if kind == "line":
+        ax.plot(data[0], data[1])
+    elif kind == "scatter":
+        ax.scatter(data[0], data[1])
+    elif kind == "band":
+        ax.fill_between([0, 1], data[0], data[1])
+    elif kind == "segments":
+        ax.hlines(data[1], 0, 1)
+    elif kind == "bars":
+        ax.bar([0, 1], data[1])
+    elif kind == "image":
+        ax.imshow(data)
+    elif kind == "mesh":
+        ax.pcolormesh(data)
+
+
+KINDS = ["line", "scatter", "band", "segments", "bars", "image", "mesh"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_digest_follows_the_data_to_six_digits(kind):
+    def digest(value):
+        fig, ax = figures.new_figure("plot", "text")
+        artists(ax, kind, value)
+        return figures.data_digest(fig)
+
+    assert digest(4.0) == digest(4.0 + 1e-9)
+    assert digest(4.0) != digest(4.001)
+
+
+def test_digest_takes_missing_values_and_ignores_looks():
+    fig = one_line([1.0, np.nan, 3.0])
+    digest = figures.data_digest(fig)
+    fig.axes[0].set_title("another title")
+    fig.axes[0].lines[0].set_color("red")
+    assert figures.data_digest(fig) == digest
+    assert figures.data_digest(one_line([-0.0])) == figures.data_digest(one_line([0.0]))
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", shown.append)
+    return shown
+
+
+def test_show_displays_the_alternative_text_and_prints_one_line(displayed, capsys):
+    fig = one_line([1, 2])
+    figures.show(fig)
+    (image,) = displayed
+    data, metadata = image._repr_png_()
+    assert data
+    assert metadata["alt"] == "A line."
+    digest = figures.data_digest(fig)[:12]
+    assert capsys.readouterr().out == f"line: A line. (data digest {digest})\n"
+
+
+def test_source_and_tables_are_shown_as_markdown(displayed):
+    figures.show_source(figures.data_digest)
+    figures.show_table(["a", "b"], [[1, 2.5]])
+    source, table = (markdown.data for markdown in displayed)
+    assert source.startswith("`labkit/figures.py`, `data_digest`")
+    assert "def data_digest(fig: Figure) -> str:" in source
+    assert table == "| a | b |\n| --- | --- |\n| 1 | 2.5 |"
+
+
+def chapter_01_figures():
+    rng = np.random.default_rng(0)
+    differences = {cell: {"float64": [0.0, 1e-15], "float32": [1e-7]} for cell in ("srn", "lstm")}
+    times = {"forward": {"naive": [0.002, 0.003], "nn.LSTM": [0.001, 0.001]}}
+    norms = {"srn": {"Xavier": rng.random((3, 5))}, "lstm": {"b_f = 1": rng.random((3, 5))}}
+    return {
+        "parity": lambda: figures.parity_plot(differences),
+        "speed": lambda: figures.speed_plot(times, "B=1"),
+        "gradient_norm": lambda: figures.gradient_plot(norms),
+    }
+
+
+@pytest.mark.parametrize("name", ["parity", "speed", "gradient_norm"])
+def test_chapter_01_figures(name):
+    make = chapter_01_figures()[name]
+    fig = make()
+    assert fig.labkit_name == name
+    assert len(fig.labkit_alt) > 80
+    assert all(ax.get_xlabel() or ax.get_xticklabels() for ax in fig.axes)
+    assert figures.png_bytes(fig) == figures.png_bytes(make())
+
+
+def test_speed_plot_states_the_median_of_the_paired_multiples():
+    times = {"forward": {"naive": [0.002, 0.006, 0.004], "nn.LSTM": [0.001, 0.002, 0.001]}}
+    fig = figures.speed_plot(times, "B=1")
+    texts = [text.get_text() for text in fig.axes[0].texts]
+    assert texts == ["4.00 ms\n3.0 ×", "1.00 ms\n1.0 ×"]
