@@ -96,10 +96,7 @@ def fit(
     settings: FitSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> History:
-    """Train every replica and leave the ensemble holding each replica's best checkpoint.
-
-    `progress(done, total)` is called after each evaluation, with counts of steps.
-    """
+    """Train every replica and leave it at its best checkpoint; `progress` gets (done, total)."""
     optimiser = torch.optim.Adam([ensemble.trainable], lr=settings.lr, fused=True)
     stream = batches(train, settings, ensemble.seeds)
 
