@@ -107,8 +107,9 @@ def largest_differences(
     """Largest absolute difference of each result of one forward and one backward pass.
 
     X (B, T, I) and `state` as `module` takes them; `reference` is batch-first. The loss weighs
-    every output and every final state by a fixed cosine, so no two gradients are alike, and is a
-    mean over sequences and steps, so gradients keep their size in long sequences. Keys: output,
+    every entry of the output and the final states by a fixed cosine, so that entries are not
+    interchangeable, and is a mean over sequences and steps, so gradients keep their size in long
+    sequences. Keys: output,
     h_n, c_n, "gradient/X", "gradient/h_0", ..., "gradient/weight_ih_l0", ...
     """
     ours = _results(module, X, state)

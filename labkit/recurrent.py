@@ -21,7 +21,11 @@ State = Tensor | tuple[Tensor, Tensor]  # h_n, or (h_n, c_n) for the LSTM, each 
 
 
 class _Layer(nn.Module):
-    """One layer in one direction. A subclass names its `gates` and writes its `step`."""
+    """One layer in one direction. A subclass names its `gates` and writes its `step`.
+
+    `gates` lists the endings of the parameters' names: each gets a W, a U and a b. The state is
+    (h,), for the LSTM (h, c).
+    """
 
     gates: tuple[str, ...] = ()
     blocks = 1  # how many gates one parameter holds, side by side
@@ -107,7 +111,7 @@ class LSTMLayer(_Layer):
 class GRULayer(_Layer):
     """Gated recurrent unit as torch computes it: the reset gate acts after the product with U_n.
 
-    Cho et al. (2014) reset the state before that product, (r * h) U_n, which needs no second bias.
+    The reset-first order, (r * h) U_n as in arXiv:1406.1078v3, needs no second bias.
     """
 
     gates = ("_r", "_z", "_n")
@@ -345,8 +349,8 @@ def architecture(module: nn.Module) -> dict[str, Any]:
 def gradient_norms(module: SRN | GRU | LSTM, X: Tensor, readout: Tensor) -> dict[str, Tensor]:
     """How much of a gradient at the last step reaches the states before it.
 
-    The loss is L = h_T · readout, one for each sequence of X (B, T, I), with readout (H,). Returns
-    the L2 norms of dL/dh_t, and for the LSTM of dL/dc_t, t = 1 ... T, each (B, T). Both count all
+    The loss is ℓ = h_T · readout, one for each sequence of X (B, T, I), with readout (H,). Returns
+    the L2 norms of dℓ/dh_t, and for the LSTM of dℓ/dc_t, t = 1 ... T, each (B, T). Both count all
     paths from step t to the loss. ValueError when the module is stacked or bidirectional.
     """
     if len(module.layers) > 1:

@@ -153,8 +153,27 @@ def test_chapter_01_figures(name):
     assert figures.png_bytes(fig) == figures.png_bytes(make())
 
 
+def test_parity_plot_labels_each_limit_and_counts_the_shapes():
+    fig = chapter_01_figures()["parity"]()
+    texts = [text.get_text() for text in fig.axes[0].texts]
+    assert texts == ["limit 1e-10\nfloat64", "limit 1e-05\nfloat32"]
+    assert fig.axes[0].get_legend().get_title().get_text() == "2 shapes, two types"
+
+
+def test_gradient_plot_dashes_every_other_start_and_labels_the_line_at_one():
+    rng = np.random.default_rng(0)
+    norms = {"srn": {start: rng.random((3, 5)) for start in ("torch", "Xavier")}}
+    fig = figures.gradient_plot(norms)
+    styles = {line.get_label(): line.get_linestyle() for line in fig.axes[0].lines}
+    assert styles["torch"] == "--"
+    assert styles["Xavier"] == "-"
+    assert styles["norm 1"] == ":"
+
+
 def test_speed_plot_states_the_median_of_the_paired_multiples():
     times = {"forward": {"naive": [0.002, 0.006, 0.004], "nn.LSTM": [0.001, 0.002, 0.001]}}
     fig = figures.speed_plot(times, "B=1")
     texts = [text.get_text() for text in fig.axes[0].texts]
     assert texts == ["4.00 ms\n3.0 ×", "1.00 ms\n1.0 ×"]
+    assert len({text.xy[1] for text in fig.axes[0].texts}) == 1
+    assert fig.axes[0].get_ylim()[1] > 6.0
