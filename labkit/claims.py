@@ -47,7 +47,8 @@ def judge_differences(
     """A claim of the form "better at every length", judged by one paired difference a length.
 
     A difference counts where its whole interval lies above 0. The claim holds if that is so at
-    every length; otherwise the verdict names the lengths at which it is.
+    every length; otherwise the verdict names the lengths at which it is. Where it is so at none,
+    the claim "does not hold" if an interval lies below 0 at some length, else it is "not shown".
     """
     above = [length for length, d in differences.items() if _low(d) > 0]
     below = [length for length, d in differences.items() if _high(d) < 0]
@@ -58,12 +59,12 @@ def judge_differences(
     elif above:
         verdict = f"holds only at length {_listed(above)}"
     else:
-        verdict = "does not hold"
+        verdict = "does not hold" if below else "not shown"
     reason = f"{what}: " + ", ".join(
         f"{d['mean']:+.2f} [{_low(d):+.2f}, {_high(d):+.2f}] at {length}"
         for length, d in differences.items()
     )
-    if below:
+    if below and _n(differences) >= MIN_SEEDS:
         reason += f"; the other way round at length {_listed(below)}"
     return {
         "id": claim_id,
@@ -85,7 +86,7 @@ def judge_trend(
     elif holds:
         verdict = "holds on average"
     else:
-        verdict = "does not hold" if _low(slope) <= 0 else "does not hold: it rises"
+        verdict = "not shown" if _low(slope) <= 0 else "does not hold: it rises"
     return {
         "id": claim_id,
         "claim": claim,
@@ -93,8 +94,8 @@ def judge_trend(
         "verdict": verdict,
         "reason": (
             f"mean slope {slope['mean']:+.3f} [{_low(slope):+.3f}, {_high(slope):+.3f}] for every "
-            f"ten digits more, over {slope['n']} seeds; {monotonic:.0%} of the single seeds fall "
-            "from each length to the next"
+            f"ten digits more, over {slope['n']} seeds; {monotonic:.0%} of the single seeds never "
+            "rise from one length to the next"
         ),
         "evidence": [name],
     }

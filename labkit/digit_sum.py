@@ -1,9 +1,10 @@
 """The digit-sum task: add the first two digits of a sequence, however long the rest is.
 
-Two protocols. *published* repeats the textbook's experiment on its own data, byte for byte: 300
-training sequences in file order, 100 for development, 100 for the test. *sound* draws fresh data
-for every seed, shuffles, keeps twenty digit pairs out of the training set, and tests on thousands
-of sequences, of trained and of held-out pairs apart.
+Three protocols. *published* repeats the textbook's experiment on its own data, byte for byte: 300
+training sequences in file order, which is sorted by digit pair, 100 for development, 100 for the
+test. *shuffled* is the same with a new order in every epoch. *sound* draws fresh data for every
+seed, shuffles, keeps twenty digit pairs out of the training set, and tests on thousands of
+sequences, of trained and of held-out pairs apart.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from labkit.training import FitSettings, Split
 
 LENGTHS = (5, 10, 15, 20, 25, 30, 35)
 SPLITS = {"train": 3, "dev": 1, "test": 1}  # copies of each of the hundred digit pairs
-NUM_CLASSES = 19
+PROTOCOLS = ("published", "shuffled", "sound")
 CHANCE = 0.10  # always answering 9 is right for ten of the hundred pairs
 MODULES = ("labkit.classifier", "labkit.ensemble", "labkit.training", "labkit.digit_sum")
 
@@ -188,25 +189,25 @@ def sound_data(length: int, seed: int) -> dict[str, Split]:
 
 # what the write-ups printed
 
-# each write-up's hidden choices: start of the recurrent weights / embedding
-SOURCE_SETTINGS = {"nndl-a": "zero/trained", "nndl-b": "zero/frozen", "nndl-c": "zero/trained"}
 PublishedRow = tuple[str, str, str, list[int], list[float]]
 
 
 def published_rows() -> dict[str, list[PublishedRow]]:
-    """The published accuracies by setting: (source, cell, quantity, lengths, values)."""
+    """The published accuracies by setting (start/embedding): (source, cell, quantity, lengths,
+    values). A source's hidden setting stands beside its figures in data/published.toml.
+    """
     tables = tomllib.loads((environment.DATA / "published.toml").read_text())["digit_sum"]
     rows: dict[str, list[PublishedRow]] = {}
     for source in ("nndl-a", "nndl-b"):
         table = tables["lstm"][source]
         for quantity in ("dev_accuracy", "test_accuracy"):
             row = (source, "lstm", quantity, table["lengths"], table[quantity])
-            rows.setdefault(SOURCE_SETTINGS[source], []).append(row)
+            rows.setdefault(f"{table['init']}/{table['embedding']}", []).append(row)
     rerun = tables["rerun"]["nndl-c"]
     for cell in ("lstm", "srn"):
         for quantity in ("dev_accuracy", "test_accuracy"):
             row = ("nndl-c", cell, quantity, rerun["lengths"], rerun[f"{cell}_{quantity}"])
-            rows[SOURCE_SETTINGS["nndl-c"]].append(row)
+            rows.setdefault(f"{rerun['init']}/{rerun['embedding']}", []).append(row)
     return rows
 
 
@@ -226,8 +227,8 @@ def training_task(
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Describe one training of `len(seeds)` replicas, for `labkit.sweep.run_tasks`."""
-    if protocol not in ("published", "sound"):
-        raise ValueError(f"protocol must be 'published' or 'sound', got {protocol!r}")
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}; got {protocol!r}")
     check_length(length)
     ModelSpec(cell, init, train_embedding)
     FitSettings(steps=steps, evaluate_every=evaluate_every)
@@ -267,7 +268,7 @@ def train_task(
     """Train the replicas of one task and test each one's best checkpoint.
 
     Returns, for R replicas and K evaluations: first_loss, dev_accuracy, best_step and
-    test_accuracy (published) or test_accuracy_seen_pairs and test_accuracy_unseen_pairs (sound),
+    test_accuracy, or for sound test_accuracy_seen_pairs and test_accuracy_unseen_pairs,
     each (R,); step (K,); train_loss, dev_loss, dev_curve (R, K); and the chosen parameters under
     "parameters.<name>", (R, ...).
     """
@@ -275,7 +276,7 @@ def train_task(
     ensemble = Ensemble(
         ModelSpec(task["cell"], task["init"], task["train_embedding"]), task["seeds"], device=device
     )
-    if task["protocol"] == "published":
+    if task["protocol"] != "sound":
         data = load_published(task["length"])
         tests = {"test_accuracy": data["test"]}
     else:
@@ -284,7 +285,7 @@ def train_task(
     settings = FitSettings(
         steps=task["steps"],
         evaluate_every=task["evaluate_every"],
-        shuffle=task["protocol"] == "sound",
+        shuffle=task["protocol"] != "published",
     )
     train, dev = data["train"].to(device), data["dev"].to(device)
 
@@ -340,7 +341,8 @@ def explode(
     `clip` is "none", "per_tensor" (the textbook's framework) or "global" (torch's
     `clip_grad_norm_`), to `max_norm`. Returns, for R replicas and K steps, "loss" (R, K), a mean
     per sequence; the L2 norms before clipping "gradient/W", "gradient/U", "gradient/b" and of the
-    parameters "weight/W", "weight/U", "weight/b", each (R, K); and "dev_accuracy" (R,) at the end.
+    parameters "weight/W", "weight/U", "weight/b", each (R, K); and at the end (R,) "dev_accuracy"
+    and "saturated", the share of hidden values on the dev set beyond ±0.999.
     """
     clippers = {
         "none": None,
@@ -367,5 +369,8 @@ def explode(
             clippers[clip](ensemble, max_norm)
         with torch.no_grad():
             ensemble.trainable -= lr * ensemble.trainable.grad
-    curves = {name: torch.stack(values, 1) for name, values in rows.items()}
-    return curves | {"dev_accuracy": ensemble.evaluate(*data["dev"])[1]}
+    hidden = ensemble.trace(data["dev"].X)["h"]
+    return {name: torch.stack(values, 1) for name, values in rows.items()} | {
+        "dev_accuracy": ensemble.evaluate(*data["dev"])[1],
+        "saturated": (hidden.abs() > 0.999).to(hidden.dtype).mean(dim=(1, 2, 3)),
+    }

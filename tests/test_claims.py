@@ -29,6 +29,7 @@ def test_a_claim_about_every_length_needs_every_length():
     assert some["verdict"] == "holds only at length 10"
     assert "the other way round at length 30" in some["reason"]
     assert judged({10: -0.1, 20: 0.0})["verdict"] == "does not hold"
+    assert judged({10: 0.0, 20: 0.001})["verdict"] == "not shown"
 
 
 def test_differences_are_paired_by_seed():
