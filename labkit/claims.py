@@ -28,7 +28,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seeds: Sequence[in
 
 
 def trend(by_length: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> Measure:
-    """The slope of each seed's values over the length, per ten digits; least squares."""
+    """The slope of each seed's values over the length, per ten digits; least squares.
+
+    ValueError for fewer than two lengths.
+    """
+    if len(by_length) < 2:
+        raise ValueError(f"a trend needs at least two lengths, got {list(by_length)}")
     lengths = np.array(list(by_length), dtype=float)
     values = np.array([by_length[length] for length in by_length])  # (lengths, seeds)
     slopes = [stats.linregress(lengths, column).slope * 10 for column in values.T]
@@ -69,7 +74,7 @@ def judge_differences(
     return {
         "id": claim_id,
         "claim": claim,
-        "holds": None if verdict.startswith("undecided") else verdict == "holds",
+        "holds": None if verdict.startswith(("undecided", "not shown")) else verdict == "holds",
         "verdict": verdict,
         "reason": f"{reason}; paired over {_n(differences)} seeds",
         "evidence": list(names),
@@ -86,7 +91,8 @@ def judge_trend(
     elif holds:
         verdict = "holds on average"
     else:
-        verdict = "not shown" if _low(slope) <= 0 else "does not hold: it rises"
+        holds = None if _low(slope) <= 0 else False
+        verdict = "not shown" if holds is None else "does not hold: it rises"
     return {
         "id": claim_id,
         "claim": claim,

@@ -261,11 +261,25 @@ class Ensemble:
 
     # loss and backward
 
+    def _targets(self, X: Tensor, y: Tensor) -> Tensor:
+        """Check the classes y (B,) or (R, B) of the sequences X and return them as (R, B)."""
+        R, B, C = len(self), X.shape[-2], self.spec.num_classes
+        if y.dtype != torch.int64:
+            raise TypeError(f"y must hold int64 classes, got dtype {y.dtype}")
+        if tuple(y.shape) not in ((B,), (R, B)):
+            raise ValueError(
+                f"y must have shape (B={B},) or (R={R}, B={B}) as X has, got {tuple(y.shape)}"
+            )
+        low, high = y.aminmax()
+        if low < 0 or high >= C:
+            raise ValueError(f"y must hold classes 0..{C - 1}, got {int(low)}..{int(high)}")
+        return y.expand(R, B)
+
     @torch.no_grad()
     def evaluate(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (R,) and accuracy (R,) on X (B, T) or (R, B, T), y (B,) or (R, B)."""
         logits = self.logits(X)
-        y = y.expand(len(self), -1)
+        y = self._targets(X, y)
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), y, reduction="none")
         return losses.mean(1), (logits.argmax(-1) == y).to(self.dtype).mean(1)
 
@@ -283,7 +297,7 @@ class Ensemble:
         last = work.hidden_steps[-1]
 
         log_p = self._head(last).log_softmax(-1)  # (R, B, C)
-        y = y.expand(len(self), -1).unsqueeze(-1)
+        y = self._targets(X, y).unsqueeze(-1)
         losses = -log_p.gather(-1, y).squeeze(-1)  # (R, B)
 
         # d loss / d logits is softmax minus one-hot

@@ -7,6 +7,7 @@ does not count: it calls a notebook that ended in `sys.exit(0)` completed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ import nbformat
 from jsonschema import ValidationError
 from nbformat import NotebookNode
 
-from labkit import environment, results
+from labkit import digests, environment, results
 from labkit.kernels import Supervisor
 from labkit.progress import Display
 
@@ -101,6 +102,8 @@ class Execution:
         values = environment.kernel_environment(threads)
         values |= {
             "LABKIT_ROOT": str(environment.ROOT),
+            "LABKIT_CACHE": str(environment.CACHE),
+            "LABKIT_CODE": json.dumps(digests.code_parts(self.chapter)),
             "LABKIT_STAGING": str(self.staging),
             "LABKIT_RUN_ID": self.run_id,
             "LABKIT_PROGRESS": str(self.progress),
@@ -187,8 +190,11 @@ class Execution:
         except ValueError as error:
             raise ChapterError(self.place, str(error), self._read_and_rerun()) from error
         executed = environment.RESULTS / ".executed" / self.profile / self.notebook.name
-        executed.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.notebook, executed)
+        with contextlib.suppress(
+            OSError
+        ):  # the chapter is published, whatever becomes of this copy
+            executed.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.notebook, executed)
         for suffix in (".ipynb", ".log"):
             self._kept(suffix).unlink(missing_ok=True)
 

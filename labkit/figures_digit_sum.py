@@ -12,11 +12,15 @@ from labkit.figures import COLOURS, LABELS, PALETTE, new_figure
 
 CELLS = ("srn", "lstm")
 MARKERS = {"nndl-a": "s", "nndl-b": "^", "nndl-c": "D"}
+SOURCES = {"nndl-a": "write-up A", "nndl-b": "write-up B", "nndl-c": "rerun of A"}
+OFFSET = {"textcoords": "offset points"}
+# clipping has nothing to do with the cells, so it has colours of its own
+CLIPPING = (PALETTE[3], PALETTE[2], PALETTE[4])
 
 
 def _every_seed_and_median(ax: Axes, x: Sequence, values: np.ndarray, cell: str) -> None:
     """Values (seeds, len(x)): a faint line for each seed, a strong one for their median."""
-    ax.plot(x, np.transpose(values), color=COLOURS[cell], alpha=0.25, linewidth=0.7)
+    ax.plot(x, np.transpose(values), color=COLOURS[cell], alpha=0.35, linewidth=0.8)
     ax.plot(x, np.median(values, axis=0), color=COLOURS[cell], linewidth=2.2, label=LABELS[cell])
 
 
@@ -34,26 +38,40 @@ def loss_curves(name: str, setting: str, curves: Mapping[str, Mapping[int, Mappi
         ncols=len(lengths),
         figsize=(2.3 * len(lengths) + 1.2, 4.8),
         sharex=True,
-        sharey="row",
+        sharey=True,
         squeeze=False,
     )
     pairs = np.add.outer(np.arange(10), np.arange(10)).ravel()
     frequency = np.bincount(pairs) / 100
     guessing = -(frequency * np.log(frequency)).sum()
+    fig.suptitle(setting)
+    medians = [
+        np.median(np.asarray(curves[cell][length][quantity]), axis=0)
+        for cell in CELLS
+        for length in lengths
+        for quantity in ("train_loss", "dev_loss")
+    ]
+    top = 1.1 * max(values.max() for values in medians)
     for row, (quantity, label) in enumerate({"train_loss": "train", "dev_loss": "dev"}.items()):
         for ax, length in zip(axes[row], lengths, strict=True):
             for cell in CELLS:
                 found = curves[cell][length]
                 steps = np.asarray(found["step"]) / 1000
                 _every_seed_and_median(ax, steps, np.asarray(found[quantity]), cell)
-            ax.axhline(guessing, color=COLOURS["chance"], linestyle=":", linewidth=1.2)
+            ax.axhline(
+                guessing,
+                color=COLOURS["chance"],
+                linestyle=":",
+                linewidth=1.2,
+                label=f"class frequencies, {guessing:.2f}",
+            )
             if row == 0:
                 ax.set_title(f"{length} digits", fontsize=10)
             else:
                 ax.set_xlabel("steps (1,000)")
         axes[row][0].set_ylabel(f"{label} loss (nats)")
-    axes[1][0].set_ylim(0, 6)
-    axes[0][-1].legend(fontsize=8)
+    axes[0][0].set_ylim(0, top)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
 
@@ -90,10 +108,11 @@ def accuracy_over_length(
                     _published_points(ax, source, cell, lengths, values)
         axes[0][column].set_title(setting, fontsize=10)
         axes[1][column].set_xlabel("sequence length (digits)")
-        handles = axes[0][column].get_legend_handles_labels()
-        axes[1][column].legend(
-            *handles, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18)
-        )
+    # the panels' legends together, each entry once
+    entries = {}
+    for ax in axes[1]:
+        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    fig.legend(entries.values(), entries, loc="outside lower center", ncols=6, fontsize=9)
     axes[0][0].set_ylabel("dev accuracy")
     axes[1][0].set_ylabel("test accuracy")
     axes[0][0].set_ylim(-0.02, 1.02)
@@ -106,8 +125,18 @@ def _accuracy_panel(ax: Axes, by_cell: Mapping[str, Mapping[int, Mapping]], chan
         found = list(by_cell[cell].values())
         for length, summary in zip(lengths, found, strict=True):
             raw = np.asarray(summary["raw"])
-            jitter = np.linspace(-0.4, 0.4, len(raw))
-            ax.scatter(length + shift + jitter, raw, s=7, color=COLOURS[cell], alpha=0.35, lw=0)
+            jitter = np.linspace(-0.35, 0.35, len(raw))
+            label = f"one seed, {LABELS[cell]}" if length == lengths[0] else None
+            ax.scatter(
+                length + shift + jitter,
+                raw,
+                s=9,
+                color=COLOURS[cell],
+                alpha=0.45,
+                lw=0,
+                label=label,
+                zorder=3,
+            )
         means = np.array([summary["mean"] for summary in found])
         # a single seed has no interval
         low, high = (
@@ -119,12 +148,15 @@ def _accuracy_panel(ax: Axes, by_cell: Mapping[str, Mapping[int, Mapping]], chan
             means,
             yerr=[means - low, high - means],
             color=COLOURS[cell],
-            linewidth=1.8,
+            fmt="o-",
+            markersize=4,
+            linewidth=1.6,
             capsize=3,
-            label=LABELS[cell],
+            label=f"mean of the seeds, {LABELS[cell]}",
         )
     ax.axhline(chance, color=COLOURS["chance"], linestyle=":", label="chance")
     ax.set_xticks(lengths)
+    ax.set_xlim(min(lengths) - 3, max(lengths) + 3)
 
 
 def _published_points(
@@ -137,7 +169,8 @@ def _published_points(
         markerfacecolor="none",
         markeredgecolor=COLOURS[cell],
         markersize=6,
-        label=f"{source}, {LABELS[cell]}",
+        zorder=4,
+        label=f"{SOURCES[source]}, {LABELS[cell]}",
     )
 
 
@@ -166,8 +199,9 @@ def one_seed_studies(
         for colour, (source, where, row) in zip(
             PALETTE[3:], published.get(setting, ()), strict=False
         ):
+            label = SOURCES[source]
             ax.plot(
-                where, row, MARKERS[source], ls="--", lw=1.4, mfc="none", color=colour, label=source
+                where, row, MARKERS[source], ls="--", lw=1.4, mfc="none", color=colour, label=label
             )
         ax.axhline(chance, color=COLOURS["chance"], linestyle=":", label="chance")
         ax.set(title=setting, xlabel="sequence length (digits)", xticks=lengths)
@@ -177,12 +211,12 @@ def one_seed_studies(
 
 
 def sound_accuracy(
-    by_kind: Mapping[str, Mapping[str, Mapping[int, Mapping]]], chance: float
+    by_kind: Mapping[str, Mapping[str, Mapping[int, Mapping]]], chance: Mapping[str, float]
 ) -> Figure:
-    """Sound protocol: `by_kind[kind][cell][length]`, trained pairs left, held-out pairs right."""
+    """Sound protocol: `by_kind[kind][cell][length]`, and the chance line of each kind."""
     fig, axes = new_figure(
         "sound_accuracy",
-        "Test accuracy under the sound protocol over the sequence length, on 4,000 new sequences "
+        "Test accuracy under the sound protocol over the sequence length, on 4,000 fresh sequences "
         f"for each seed. Panels: {' and '.join(by_kind)}. SRN and LSTM in two colours: every seed "
         "a dot, the mean a line with its 95 % interval; the dotted line is chance.",
         ncols=len(by_kind),
@@ -191,10 +225,11 @@ def sound_accuracy(
         squeeze=False,
     )
     for ax, (kind, by_cell) in zip(axes[0], by_kind.items(), strict=True):
-        _accuracy_panel(ax, by_cell, chance)
+        _accuracy_panel(ax, by_cell, chance[kind])
         ax.set(title=kind, xlabel="sequence length (digits)", ylim=(-0.02, 1.02))
-        ax.legend(fontsize=8)
     axes[0][0].set_ylabel("test accuracy")
+    handles = axes[0][0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=5, fontsize=8)
     return fig
 
 
@@ -206,9 +241,9 @@ def explosion_plot(
     Each point is the largest value of one epoch; norms below 0.001 are drawn at 0.001.
     """
     quantities = {
-        "gradient/W": "‖∂L/∂W‖",
-        "gradient/U": "‖∂L/∂U‖",
-        "gradient/b": "‖∂L/∂b‖",
+        "gradient/W": "gradient norm of W",
+        "gradient/U": "gradient norm of U",
+        "gradient/b": "gradient norm of b",
         "loss": "loss (nats a sequence)",
     }
     fig, axes = new_figure(
@@ -216,19 +251,24 @@ def explosion_plot(
         "An SRN on 20 digits under SGD with learning rate 0.2 on a summed loss: L2 norms of the "
         "gradients of W, U and b before clipping, and the loss, the largest of each epoch, on "
         f"logarithmic axes. One colour for each of: {', '.join(runs)}. Every seed is a faint "
-        f"line, the median strong; the dashed line is the clipping norm {max_norm:g}.",
+        f"line, the median strong; the dashed line is the clipping norm {max_norm:g}; norms below "
+        "0.001 are drawn at 0.001.",
         ncols=4,
         figsize=(13.0, 3.6),
     )
     for ax, (quantity, label) in zip(axes, quantities.items(), strict=True):
-        for colour, (clip, run) in zip(PALETTE, runs.items(), strict=False):
+        for colour, (clip, run) in zip(CLIPPING, runs.items(), strict=False):
             values = np.asarray(run[quantity])
             values = values.reshape(len(values), -1, steps_per_epoch).max(axis=2).clip(min=1e-3)
             epochs = np.arange(1, values.shape[1] + 1)
             ax.plot(epochs, values.T, color=colour, alpha=0.2, linewidth=0.5)
             ax.plot(epochs, np.median(values, axis=0), color=colour, linewidth=2, label=clip)
+        ax.set(yscale="log", xlabel="epoch", title=label)
         if quantity.startswith("gradient"):
             ax.axhline(max_norm, color="black", linestyle="--", linewidth=0.9)
-        ax.set(yscale="log", xlabel="epoch", title=label)
-    axes[-1].legend(fontsize=8)
+            ax.set_ylim(5e-4, 1e5)
+        else:
+            ax.axhline(np.log(19), color="black", linestyle=":", linewidth=0.9)
+            ax.annotate("guessing, ln 19", (1, np.log(19)), xytext=(0, -11), fontsize=8, **OFFSET)
+    fig.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import seaborn as sns
 import torch
-from IPython.display import display
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from labkit.claims import MIN_SEEDS
 from labkit.ensemble import Ensemble
-from labkit.figures import COLOURS, PALETTE, new_figure, png_bytes, show
+from labkit.figures import COLOURS, PALETTE, new_figure, png_bytes, show, show_table
+from labkit.gates import Condition, verdict_rows
 
 PANELS = {
     "i": ("input gate", 0.0, 1.0, "viridis"),
@@ -23,6 +26,10 @@ PANELS = {
 }
 STARTS = {"zero": PALETTE[0], "xavier": PALETTE[1]}
 MARKERS = {"zero": "o", "xavier": "D"}
+DIRECTIONS = {"rises": (1, PALETTE[2]), "falls": (-1, PALETTE[4])}
+STATES = {"c": ("cell state c", "0.15", "o"), "h": ("hidden state h", PALETTE[4], "s")}
+FRAME = PALETTE[3]
+JUDGED = {("f", "falls"), ("o", "falls"), ("o", "rises"), ("c", "falls"), ("c", "rises")}
 
 
 def _heat_map(ax: Any, values: np.ndarray, digits: Sequence[int], panel: str) -> None:
@@ -44,77 +51,147 @@ def _heat_map(ax: Any, values: np.ndarray, digits: Sequence[int], panel: str) ->
 
 
 def gate_maps(
-    name: str, trace: Mapping[str, np.ndarray], digits: Sequence[int], predicted: int, model: str
+    name: str,
+    trace: Mapping[str, np.ndarray],
+    digits: Sequence[int],
+    predicted: int,
+    model: str,
+    framed: int,
 ) -> Figure:
     """Four heat maps of one sequence: `trace` holds "i", "f", "o" and "c", each (T, H).
 
-    `model` says which model it is, `predicted` the sum that it gives.
+    `model` says which model it is, `predicted` the sum that it gives; a frame is drawn around the
+    column of step `framed`, from 0.
     """
     text = " ".join(map(str, digits))
     fig, axes = new_figure(
         name,
         f"Four heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: input, "
         "forget and output gate on a scale from 0 to 1, cell state from −5 to 5. Hidden units run "
-        "down, the digits read run across.",
+        f"down, the digits read run across; the column of step {framed + 1} is framed.",
         ncols=4,
         figsize=(12.5, 5.2),
         sharey=True,
     )
     for ax, panel in zip(axes, PANELS, strict=True):
         _heat_map(ax, np.asarray(trace[panel]), digits, panel)
+        ax.add_patch(_frame(framed, len(trace[panel][0])))
     axes[0].set_ylabel("hidden unit")
     fig.suptitle(f"{text}  →  {predicted}   ({model})")
     return fig
 
 
 def _dots(ax: Any, x: float, measure: Mapping[str, Any], start: str, label: str | None) -> None:
-    """Every seed a dot, the mean a line with its interval beside them."""
+    """Every seed a dot, the mean a line; with enough seeds its interval a line across it."""
     raw = np.asarray(measure["raw"])
     colour = STARTS[start]
     spread = np.linspace(-0.09, 0.09, len(raw)) if len(raw) > 1 else np.zeros(1)
     ax.scatter(x + spread, raw, s=14, color=colour, marker=MARKERS[start], alpha=0.4, lw=0)
-    mean = measure["mean"]
-    low = mean if measure["low"] is None else measure["low"]
-    high = mean if measure["high"] is None else measure["high"]
-    ax.hlines(mean, x - 0.15, x + 0.15, color=colour, lw=2.4, label=label)
-    ax.vlines(x, low, high, color=colour, lw=1.4)
+    ax.hlines(measure["mean"], x - 0.15, x + 0.15, color=colour, lw=2.4, label=label)
+    if measure["n"] >= MIN_SEEDS:
+        ax.vlines(x, measure["low"], measure["high"], color=colour, lw=1.4)
 
 
-def by_condition(
-    name: str,
-    alt: str,
-    found: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    ylabel: str,
-    line: tuple[str, float] | None = None,
-) -> Figure:
-    """Dots for each condition and start, `found[start][condition]` a summary over seeds.
+def _marks(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """What the marks of `_dots` stand for, as a sentence for an alternative text."""
+    n = next(iter(next(iter(found.values())).values()))["n"]
+    interval = f"; fewer than {MIN_SEEDS} models, so no intervals"
+    if n >= MIN_SEEDS:
+        interval = ", an upright line its 95 % interval"
+    return f"Every model is a dot, a level line the mean{interval}."
 
-    `line` is the label and height of a dotted line to compare with.
-    """
+
+def _conditions(ax: Any, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Dots for each condition and start, `found[start][condition]` a summary over seeds."""
     conditions = list(next(iter(found.values())))
-    fig, ax = new_figure(name, alt, figsize=(1.15 * len(conditions) + 2.4, 4.2))
     for shift, (start, by_name) in zip((-0.2, 0.2), found.items(), strict=False):
         for x, condition in enumerate(conditions):
             label = f"{start} start" if x == 0 else None
             _dots(ax, x + shift, by_name[condition], start, label)
-    if line:
-        ax.axhline(line[1], color=COLOURS["chance"], ls=":", label=line[0])
     ax.set_xticks(range(len(conditions)), conditions)
-    ax.set(ylabel=ylabel, xlim=(-0.5, len(conditions) - 0.5))
+    ax.set_xlim(-0.5, len(conditions) - 0.5)
+
+
+def input_gate_spreads(
+    found: Mapping[str, Mapping[str, Mapping[str, Any]]], limit: float
+) -> Figure:
+    """`found[start][name]` a summary over seeds; the limit is drawn over all but "digits"."""
+    fig, ax = new_figure(
+        "input_gate_spread",
+        "Spread of the input gate over zeros only, over the zeros around a disturbing digit, over "
+        "those before and after it, and over the ten digits at one step; "
+        f"{' and '.join(f'{start} start' for start in found)}. A dotted line marks the limit for "
+        f"zeros, {limit}. {_marks(found)}",
+        figsize=(8.2, 4.2),
+    )
+    _conditions(ax, found)
+    zeros = len(next(iter(found.values()))) - 1
+    ax.hlines(limit, -0.5, zeros - 0.5, color="black", ls=":", label="limit for zeros")
+    ax.axvline(zeros - 0.5, color=COLOURS["chance"], lw=0.8)
+    ax.set_ylabel("spread of the input gate\n(standard deviation)")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 
-def digit_responses(shares: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+def ablation_plot(
+    found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], chance: float
+) -> Figure:
+    """Accuracies by condition, `found[when][start][condition]` a summary over seeds."""
+    fig, axes = new_figure(
+        "ablation",
+        "Accuracy over all pairs, places and digits, as trained and with the input, forget or "
+        f"output gate held at 1 or at its mean. Panels: {', '.join(found)}; the dotted line is "
+        f"chance. {_marks(next(iter(found.values())))}",
+        nrows=len(found),
+        figsize=(8.6, 3.2 * len(found)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for ax, (when, by_start) in zip(axes[:, 0], found.items(), strict=True):
+        _conditions(ax, by_start)
+        ax.axhline(chance, color=COLOURS["chance"], ls=":", label="chance")
+        ax.set(ylabel="accuracy", title=when, ylim=(0, 1.05))
+    axes[0, 0].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+def place_curves(accuracy: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Accuracy by the place of a disturbing digit, `accuracy[start]["places"]` (R, T − 2).
+
+    `accuracy[start]["zeros"]` (R,) is that without one.
+    """
+    fig, ax = new_figure(
+        "accuracy_by_place",
+        "Accuracy over all pairs against the place of a disturbing digit from 1 to 9, "
+        f"{' and '.join(f'{start} start' for start in accuracy)}: every model a faint line, their "
+        "mean a strong one. Dashed: the mean without a disturbing digit.",
+        figsize=(7.6, 3.6),
+    )
+    for start, by_name in accuracy.items():
+        values, colour = np.asarray(by_name["places"]), STARTS[start]
+        places = np.arange(3, values.shape[1] + 3)
+        ax.plot(places, values.T, color=colour, alpha=0.3, lw=0.8)
+        mean, marker = values.mean(0), MARKERS[start]
+        ax.plot(places, mean, color=colour, marker=marker, ms=5, lw=2.2, label=f"{start} start")
+        alone = float(np.mean(by_name["zeros"]))
+        ax.axhline(alone, color=colour, ls="--", lw=1.2, label=f"{start} start, only zeros")
+        ax.set_xticks(places)
+    ax.set(xlabel="step of the disturbing digit", ylabel="accuracy", ylim=(0, 1.05))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+def digit_responses(shares: Mapping[str, Mapping[str, np.ndarray]], limit: float) -> Figure:
     """Shares of units that fall or rise, `shares[start]["f/falls"]` and so on, each (R, 10)."""
-    digits = range(1, 10)
+    digits = np.arange(1, 10)
     fig, axes = new_figure(
         "digit_responses",
         "Share of hidden units that fall (below the axis) and rise (above it) where a digit from 1 "
         "to 9 stands instead of a zero. Columns: input gate, forget gate, output gate, size of the "
-        f"cell state; rows: {' and '.join(f'{s} start' for s in shares)}. Every seed a faint line, "
-        "their mean a strong one.",
+        f"cell state; rows: {' and '.join(f'{s} start' for s in shares)}. Bars are means, every "
+        f"dot is a model; dotted lines mark the limit, {limit:g}, of what is claimed.",
         nrows=len(shares),
         ncols=len(PANELS),
         figsize=(11.5, 2.6 * len(shares) + 0.6),
@@ -124,19 +201,30 @@ def digit_responses(shares: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     )
     for row, (start, by_name) in zip(axes, shares.items(), strict=True):
         for ax, (panel, (title, *_)) in zip(row, PANELS.items(), strict=True):
-            for direction, sign, colour in (("rises", 1, PALETTE[1]), ("falls", -1, PALETTE[0])):
-                values = sign * np.asarray(by_name[f"{panel}/{direction}"])[:, 1:]
-                ax.plot(digits, values.T, color=colour, alpha=0.25, lw=0.7)
-                ax.plot(digits, values.mean(0), color=colour, lw=2.2, marker="o", ms=4)
+            for direction, (sign, colour) in DIRECTIONS.items():
+                values = sign * np.asarray(by_name[f"{panel}/{direction}"])[:, 1:]  # (R, 9)
+                ax.bar(digits, values.mean(0), color=colour, alpha=0.6)
+                x = digits + np.linspace(-0.2, 0.2, len(values))[:, None]
+                ax.scatter(x, values, s=7, color="0.15", alpha=min(1.0, 8 / len(values)), lw=0)
+                if (panel, direction) in JUDGED:
+                    ax.axhline(sign * limit, color="black", ls=":", lw=1)
             ax.axhline(0, color="black", lw=0.8)
             if ax in axes[0]:
                 ax.set_title("size of the cell state" if panel == "c" else title)
-            ax.set_xticks(list(digits))
+            ax.set_xticks(digits)
         row[0].set_ylabel(f"{start} start\nfalls ← share of units → rises")
         row[0].yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     for ax in axes[-1]:
         ax.set_xlabel("digit instead of 0")
     return fig
+
+
+def show_verdict(verdict: Mapping[str, Any], conditions: Mapping[str, Sequence[Condition]]) -> None:
+    """Display a claim in its own words, the verdict of `gates.judge`, and every condition."""
+    text = f"Claim {verdict['id']}: “{verdict['claim']}” **{verdict['verdict'].capitalize()}.**"
+    display(Markdown(text))
+    head = ["start", "condition", "mean over models", "95 % interval", "must be"]
+    show_table(head, verdict_rows(conditions))
 
 
 def read_out_curves(
@@ -146,31 +234,33 @@ def read_out_curves(
     kinds = {
         "known": "pairs that the probe was fitted on",
         "held_out": "pairs held out of the probe",
+        "held_out_zeros": "held out, only zeros behind them",
     }
-    states = {"c": "cell state c", "h": "hidden state h"}
     fig, axes = new_figure(
         "read_out",
         "Accuracy with which a linear probe reads the sum after each step. Columns: probed pairs "
-        f"known or held out; rows: {' and '.join(f'{s} start' for s in accuracy)}. Cell state and "
-        "hidden state in two colours, every seed a faint line, their mean a strong one; the dotted "
-        "line is chance.",
+        "known, held out, and held out of sequences without a disturbing digit; rows: "
+        f"{' and '.join(f'{s} start' for s in accuracy)}. Cell state and hidden state in two "
+        "colours, every seed a faint line, their mean a strong one; the dotted line is chance.",
         nrows=len(accuracy),
-        ncols=2,
-        figsize=(9.0, 2.8 * len(accuracy) + 0.4),
+        ncols=len(kinds),
+        figsize=(12.0, 2.8 * len(accuracy) + 0.4),
         sharex=True,
         sharey=True,
         squeeze=False,
     )
     for row, (start, by_name) in zip(axes, accuracy.items(), strict=True):
         for ax, (kind, title) in zip(row, kinds.items(), strict=True):
-            for colour, marker, (state, label) in zip(PALETTE, "os", states.items(), strict=False):
+            for state, (label, colour, marker) in STATES.items():
                 values = np.asarray(by_name[f"{state}/{kind}"])
                 steps = np.arange(1, values.shape[1] + 1)
                 ax.plot(steps, values.T, color=colour, alpha=0.25, lw=0.7)
                 ax.plot(
                     steps, values.mean(0), color=colour, marker=marker, ms=4, lw=2.2, label=label
                 )
-            ax.axhline(chance[kind], color=COLOURS["chance"], ls=":", label="chance")
+            ax.axhline(
+                chance[kind.removesuffix("_zeros")], color=COLOURS["chance"], ls=":", label="chance"
+            )
             ax.set_xticks(steps)
             if ax in axes[0]:
                 ax.set_title(title, fontsize=11)
@@ -214,10 +304,10 @@ def explorer_plot(
     _heat_map(left, values, digits, panel)
     left.set_ylabel("hidden unit")
     left.add_patch(_frame(step, values.shape[1]))
-    middle.barh(range(values.shape[1]), values[step], color=PALETTE[0])
-    middle.set(title=f"after step {step + 1} (digit {digits[step]})", xlabel=title)
+    middle.barh(range(values.shape[1]), values[step], color=PALETTE[7])
+    middle.set(title=f"at step {step + 1} (digit {digits[step]})", xlabel=title)
     middle.set(xlim=(low, high), ylim=(values.shape[1] - 0.5, -0.5))
-    colours = [PALETTE[1] if s == predicted else PALETTE[7] for s in range(len(chances))]
+    colours = [PALETTE[2] if s == predicted else PALETTE[7] for s in range(len(chances))]
     right.bar(range(len(chances)), chances, color=colours)
     right.set(title=f"predicts {predicted}", xlabel="sum", ylabel="probability", ylim=(0, 1))
     right.set_xticks(range(0, len(chances), 3))
@@ -225,9 +315,7 @@ def explorer_plot(
 
 
 def _frame(step: int, height: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((step, 0), 1, height, fill=False, edgecolor=PALETTE[1], linewidth=2.5)
+    return Rectangle((step, 0), 1, height, fill=False, edgecolor=FRAME, linewidth=2.5)
 
 
 class GateExplorer:
@@ -283,8 +371,8 @@ class GateExplorer:
 def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
     """Display the explorer, or its plot alone where a notebook runs with nobody to turn a knob.
 
-    The lab's own runs name a progress file in `LABKIT_PROGRESS`; then no widget is made, so no
-    widget state ends up in a stored notebook.
+    `python -m labkit` names a progress file in `LABKIT_PROGRESS` when it runs a notebook; then no
+    widget is made, so no widget state ends up in what it stores.
     """
     if os.environ.get("LABKIT_PROGRESS"):
         first = next(iter(ensembles.values()))

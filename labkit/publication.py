@@ -278,7 +278,10 @@ def _stale_reasons(chapter: str, profile: str, entry: dict[str, Any]) -> list[st
     if not (environment.NOTEBOOKS / f"{chapter}.ipynb").is_file():
         return ["its notebook is gone"]
     reasons = []
-    code = digests.code_parts(chapter)
+    try:
+        code = digests.code_parts(chapter)
+    except ValueError as error:
+        return [str(error)]
     if sha256(canonical(code)) != entry["code"]:
         before = {"notebook": entry["notebook"], **entry["modules"]}
         names = sorted(code.keys() | before.keys())

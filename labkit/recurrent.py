@@ -233,6 +233,7 @@ class _Recurrent(nn.Module):
     def set_weights(self, weights: Mapping[str | int, Any]) -> None:
         """Copy `weights`, as the constructor takes them, after checking names and shapes."""
         where = type(self).__name__
+        checked = []
         for key, value in weights.items():
             index, given = (key, value) if isinstance(key, int) else (0, {key: value})
             if not 0 <= index < len(self.layers):
@@ -247,7 +248,9 @@ class _Recurrent(nn.Module):
                     raise ValueError(f"{where}: unknown weight {name!r}, allowed are {allowed}")
                 place = f"{where}: weight {name} of layer {index}"
                 _check_tensor(place, tensor, own[name].shape, own[name].dtype)
-                own[name].copy_(tensor)
+                checked.append((own[name], tensor))
+        for parameter, tensor in checked:
+            parameter.copy_(tensor)
 
     def _start(self, X: Tensor, state: State | None) -> tuple[Tensor, ...]:
         """Check X and `state`; return the start states, each (L*D, B, H)."""

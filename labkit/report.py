@@ -113,7 +113,8 @@ def judge(
     The verdict is "inside our seeds" where it lies between the lowest and the highest, both
     included; else it says whether ours are better or worse.
     """
-    raw = measure["raw"]
+    # accuracies come from float32: 0.77 is stored as 0.7699999809
+    raw = [published if math.isclose(v, published, rel_tol=1e-6) else v for v in measure["raw"]]
     below, equal = sum(v < published for v in raw), sum(v == published for v in raw)
     above = len(raw) - below - equal
     of = f"of {len(raw)} {'runs' if measure['timing'] else 'seeds'}"

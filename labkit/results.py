@@ -132,12 +132,8 @@ def _folder(profile: str) -> Path:
 def _code_provenance(chapter: str) -> dict[str, Any]:
     """Digests of the code that ran; a file that was edited meanwhile is marked, never to match."""
     parts = digests.code_parts(chapter)
-    for name in parts:
-        path = environment.NOTEBOOKS / f"{chapter}.ipynb"
-        if name != "notebook":
-            path = digests.module_path(name)
-        if path.stat().st_mtime > _started:
-            parts[name] = "edited during the run"
+    before = json.loads(os.environ.get("LABKIT_CODE", "null")) or parts
+    parts = {n: d if before.get(n) == d else "edited during the run" for n, d in parts.items()}
     return {
         "code": digests.sha256(digests.canonical(parts)),
         "notebook": parts.pop("notebook"),

@@ -185,6 +185,8 @@ def clean() -> None:
     with contextlib.ExitStack() as stack:
         for name in (*environment.PROFILE_NAMES, "notebooks"):
             stack.enter_context(lock(name))
+        for name in environment.PROFILE_NAMES:
+            results.recover(name)  # else what is half published would stay so
         folders = [environment.RESULTS / name for name in RUN_FOLDERS]
         for folder in [*folders, environment.DATA / "cache"]:
             if folder.is_dir() and not folder.is_symlink():

@@ -1,8 +1,9 @@
 """Independent trainings side by side, each in a process of its own, kept once finished.
 
 A finished training is stored under a name made of everything that decides its result: the code of
-the modules that compute it, and the task with its settings, data digest and seeds. A sweep that was
-cut off therefore goes on where it stopped, and two chapters that need the same training share it.
+the modules that compute it, which also hold the checksums of the data, torch's version, and the
+task with its settings and seeds. A sweep that was cut off therefore goes on where it stopped, and
+two chapters that need the same training share it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from labkit import digests, environment
+
+# the code that this process holds, whatever becomes of the files
+_LOADED = {
+    p.stem: digests.module_digest([f"labkit.{p.stem}"]) for p in digests.PACKAGE.glob("*.py")
+}
 
 Arrays = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
@@ -40,6 +47,7 @@ def run_tasks(
     `workers` processes work at once, by default `LABKIT_WORKERS` or one for each core; each uses
     one thread, so the number of processes changes no result. Results come in the tasks' order.
     """
+    _check_unedited(modules)
     code = digests.module_digest(modules)
     paths = [_path(task, worker, code) for task in tasks]
     results: list[Arrays | None] = [_load(path) for path in paths]
@@ -48,7 +56,7 @@ def run_tasks(
 
     report = _Reporter(name, len(tasks), len(missing))
     sweep = {"sweep": name, "tasks": len(tasks), "stored": len(tasks) - len(missing)}
-    jobs = [(index, dict(tasks[index]), worker, paths[index], sweep) for index in missing]
+    jobs = [(index, dict(tasks[index]), worker, paths[index], sweep, modules) for index in missing]
     for index in _finished(jobs, count):
         results[index] = _load(paths[index])
         report.finished()
@@ -73,7 +81,7 @@ def _run_one(job: tuple, own_process: bool = True) -> int:
     import torch
     from safetensors.numpy import save
 
-    index, task, worker, path, sweep = job
+    index, task, worker, path, sweep, modules = job
     if own_process:
         _end_with_parent()
         environment.prepare(seed=0, device=task.get("device", "cpu"))
@@ -83,9 +91,19 @@ def _run_one(job: tuple, own_process: bool = True) -> int:
         arrays = worker(task, _event_writer(str(task.get("label", path.stem)), sweep))
     finally:
         torch.set_num_threads(threads)
+    _check_unedited(modules)
     contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
     digests.write_atomically(path, save(contiguous))
     return index
+
+
+def _check_unedited(modules: Sequence[str]) -> None:
+    """Raise ValueError where the files are no longer the code in memory, whose result is stored."""
+    for name in modules:
+        if digests.module_digest([name]) != _LOADED[name.rpartition(".")[2]]:
+            raise ValueError(
+                f"{name} was edited after this kernel had loaded it; restart the kernel"
+            )
 
 
 def _default_workers() -> int:
@@ -98,7 +116,12 @@ def _default_workers() -> int:
 def _path(task: Mapping[str, Any], worker: Worker, code: str) -> Path:
     facts = {key: value for key, value in task.items() if key != "label"}
     key = json.dumps(
-        {"task": facts, "worker": f"{worker.__module__}.{worker.__qualname__}", "code": code},
+        {
+            "task": facts,
+            "worker": f"{worker.__module__}.{worker.__qualname__}",
+            "code": code,
+            "torch": metadata.version("torch"),
+        },
         sort_keys=True,
         allow_nan=False,
     )

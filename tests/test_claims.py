@@ -29,7 +29,8 @@ def test_a_claim_about_every_length_needs_every_length():
     assert some["verdict"] == "holds only at length 10"
     assert "the other way round at length 30" in some["reason"]
     assert judged({10: -0.1, 20: 0.0})["verdict"] == "does not hold"
-    assert judged({10: 0.0, 20: 0.001})["verdict"] == "not shown"
+    unclear = judged({10: 0.0, 20: 0.001})
+    assert (unclear["verdict"], unclear["holds"]) == ("not shown", None)
 
 
 def test_differences_are_paired_by_seed():
@@ -56,7 +57,9 @@ def test_a_trend_is_judged_by_the_mean_slope():
     assert "rises" in verdict["verdict"]
 
     flat = {length: noisy(0.5, length) for length in (10, 20, 30)}
-    assert claims.judge_trend("b", "falls", claims.trend(flat, SEEDS), 0.0, "s")["holds"] is False
+    assert claims.judge_trend("b", "falls", claims.trend(flat, SEEDS), 0.0, "s")["holds"] is None
+    with pytest.raises(ValueError, match=r"at least two lengths, got \[10\]"):
+        claims.trend({10: flat[10]}, SEEDS)
 
 
 def test_monotonic_share_counts_seeds_that_never_rise():

@@ -167,6 +167,22 @@ def test_bad_digits_are_refused(X, error, message):
 
 
 @pytest.mark.parametrize(
+    "y, error, message",
+    [
+        (torch.zeros(3, dtype=torch.int64), ValueError, r"shape \(B=4,\) or \(R=2, B=4\)"),
+        (torch.zeros(4), TypeError, "int64 classes"),
+        (torch.full((4,), 19), ValueError, r"classes 0\.\.18, got 19\.\.19"),
+        (torch.full((2, 4), -1), ValueError, r"classes 0\.\.18, got -1\.\.-1"),
+    ],
+)
+def test_bad_classes_are_refused(y, error, message):
+    ensemble, X = Ensemble(ModelSpec("srn"), [0, 1]), torch.zeros(4, 5, dtype=torch.int64)
+    for method in (ensemble.loss_and_gradients, ensemble.evaluate):
+        with pytest.raises(error, match=message):
+            method(X, y)
+
+
+@pytest.mark.parametrize(
     "arguments, error, message",
     [
         ({"cell": "gru"}, ValueError, "cell must be one of srn, lstm; got 'gru'"),

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from labkit import figures
+from labkit import figures, figures_recurrent
 
 
 def png_chunks(png: bytes) -> dict[str, list[bytes]]:
@@ -137,9 +137,9 @@ def chapter_01_figures():
     times = {"forward": {"naive": [0.002, 0.003], "nn.LSTM": [0.001, 0.001]}}
     norms = {"srn": {"Xavier": rng.random((3, 5))}, "lstm": {"b_f = 1": rng.random((3, 5))}}
     return {
-        "parity": lambda: figures.parity_plot(differences),
-        "speed": lambda: figures.speed_plot(times, "B=1"),
-        "gradient_norm": lambda: figures.gradient_plot(norms),
+        "parity": lambda: figures_recurrent.parity_plot(differences),
+        "speed": lambda: figures_recurrent.speed_plot(times, "B=1"),
+        "gradient_norm": lambda: figures_recurrent.gradient_plot(norms),
     }
 
 
@@ -163,7 +163,7 @@ def test_parity_plot_labels_each_limit_and_counts_the_shapes():
 def test_gradient_plot_dashes_every_other_start_and_labels_the_line_at_one():
     rng = np.random.default_rng(0)
     norms = {"srn": {start: rng.random((3, 5)) for start in ("torch", "Xavier")}}
-    fig = figures.gradient_plot(norms)
+    fig = figures_recurrent.gradient_plot(norms)
     styles = {line.get_label(): line.get_linestyle() for line in fig.axes[0].lines}
     assert styles["torch"] == "--"
     assert styles["Xavier"] == "-"
@@ -172,7 +172,7 @@ def test_gradient_plot_dashes_every_other_start_and_labels_the_line_at_one():
 
 def test_speed_plot_states_the_median_of_the_paired_multiples():
     times = {"forward": {"naive": [0.002, 0.006, 0.004], "nn.LSTM": [0.001, 0.002, 0.001]}}
-    fig = figures.speed_plot(times, "B=1")
+    fig = figures_recurrent.speed_plot(times, "B=1")
     texts = [text.get_text() for text in fig.axes[0].texts]
     assert texts == ["4.00 ms\n3.0 ×", "1.00 ms\n1.0 ×"]
     assert len({text.xy[1] for text in fig.axes[0].texts}) == 1
