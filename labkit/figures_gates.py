@@ -86,7 +86,7 @@ def _dots(ax: Any, x: float, measure: Mapping[str, Any], start: str, label: str 
     raw = np.asarray(measure["raw"])
     colour = STARTS[start]
     spread = np.linspace(-0.09, 0.09, len(raw)) if len(raw) > 1 else np.zeros(1)
-    ax.scatter(x + spread, raw, s=14, color=colour, marker=MARKERS[start], alpha=0.4, lw=0)
+    ax.scatter(x + spread, raw, s=14, color=colour, marker=MARKERS[start], alpha=0.6, lw=0)
     ax.hlines(measure["mean"], x - 0.15, x + 0.15, color=colour, lw=2.4, label=label)
     if measure["n"] >= MIN_SEEDS:
         ax.vlines(x, measure["low"], measure["high"], color=colour, lw=1.4)
@@ -172,10 +172,10 @@ def place_curves(accuracy: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     for start, by_name in accuracy.items():
         values, colour = np.asarray(by_name["places"]), STARTS[start]
         places = np.arange(3, values.shape[1] + 3)
-        ax.plot(places, values.T, color=colour, alpha=0.3, lw=0.8)
+        ax.plot(places, values.T, color=colour, alpha=0.4, lw=0.9)
         mean, marker = values.mean(0), MARKERS[start]
         ax.plot(places, mean, color=colour, marker=marker, ms=5, lw=2.2, label=f"{start} start")
-        alone = float(np.mean(by_name["zeros"]))
+        alone = float(np.asarray(by_name["zeros"]).mean())
         ax.axhline(alone, color=colour, ls="--", lw=1.2, label=f"{start} start, only zeros")
         ax.set_xticks(places)
     ax.set(xlabel="step of the disturbing digit", ylabel="accuracy", ylim=(0, 1.05))
@@ -223,7 +223,7 @@ def show_verdict(verdict: Mapping[str, Any], conditions: Mapping[str, Sequence[C
     """Display a claim in its own words, the verdict of `gates.judge`, and every condition."""
     text = f"Claim {verdict['id']}: “{verdict['claim']}” **{verdict['verdict'].capitalize()}.**"
     display(Markdown(text))
-    head = ["start", "condition", "mean over models", "95 % interval", "must be"]
+    head = ["start", "condition", "mean over models", "95 % interval (or range)", "must be"]
     show_table(head, verdict_rows(conditions))
 
 
@@ -254,7 +254,7 @@ def read_out_curves(
             for state, (label, colour, marker) in STATES.items():
                 values = np.asarray(by_name[f"{state}/{kind}"])
                 steps = np.arange(1, values.shape[1] + 1)
-                ax.plot(steps, values.T, color=colour, alpha=0.25, lw=0.7)
+                ax.plot(steps, values.T, color=colour, alpha=0.4, lw=0.9)
                 ax.plot(
                     steps, values.mean(0), color=colour, marker=marker, ms=4, lw=2.2, label=label
                 )

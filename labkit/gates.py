@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.ensemble import Ensemble
+from labkit.claims import MIN_SEEDS
+from labkit.ensemble import EVALUATION_BATCH, Ensemble
 
 Trace = Mapping[str, Tensor]
 
@@ -22,7 +23,6 @@ ADDENDS = 2
 GATES = ("i", "f", "o")
 CHANGE = {"i": 0.1, "f": 0.1, "o": 0.1, "c": 0.5}  # a tenth of what the picture's colours span
 FOLDS = 5
-MIN_SEEDS = 5
 
 
 def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
@@ -55,8 +55,8 @@ def zero_variances(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
     sequences with another digit at step `position`. "alone" is the variance over the zeros of the
     first; "zeros" that over the zeros of the others, "before" and "after" over those on one side of
     the digit; "shift" the squared difference of the two sides' means; "digits" the variance over
-    all traces at step `position`. Each is a mean over sequences and units. A side with fewer than
-    two zeros has no entry.
+    all traces at that one step `position`. Each is a mean over sequences and units. A side with
+    fewer than two zeros has no entry.
     """
     gates = [trace["i"] for trace in traces]
     steps = range(ADDENDS, gates[0].shape[2])
@@ -81,8 +81,9 @@ def changed_shares(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
     a zero there by more than `CHANGE`, and rises likewise; the cell state counts by its absolute
     value, so that it "shrinks" towards zero. Returns "f/falls", "f/rises" and so on for i, f, o and
     c; "f_next/..." for the forget gate one step later; and "f_seen/..." and so on for the change
-    from the step before, as a reader of one picture sees it. Each is a mean over sequences, (R, D)
-    with one column for each trace; column 0 is the zero itself.
+    from the step before, as a reader of one picture sees it; they are left out right behind the
+    addends, where the step before read an addend. Each is a mean over sequences, (R, D) with one
+    column for each trace; column 0 is the zero itself.
     """
 
     def at(trace: Trace, name: str, step: int) -> Tensor:
@@ -91,8 +92,9 @@ def changed_shares(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
 
     zero = traces[0]
     compared = {name: [(t, position, zero, position) for t in traces] for name in CHANGE}
-    for name in CHANGE:
-        compared[f"{name}_seen"] = [(t, position, t, position - 1) for t in traces]
+    if position > ADDENDS:
+        for name in CHANGE:
+            compared[f"{name}_seen"] = [(t, position, t, position - 1) for t in traces]
     if position + 1 < zero["f"].shape[2]:
         compared["f_next"] = [(t, position + 1, zero, position + 1) for t in traces]
 
@@ -188,7 +190,8 @@ def read_out(
     Probes are fitted on the sequences X (B, T) with each of `fit_digits` at each place behind the
     addends and tested on those with each of `test_digits`. "<state>/known" tests pairs that the
     probe was fitted on, "<state>/held_out" pairs that it was not: five fits, each of which leaves
-    out another fold of `pair_folds`.
+    out another fold of `pair_folds`. "<state>/held_out_zeros" is the same on the sequences X alone,
+    one for each pair, so that no row is fitted on or tested in several copies.
     """
     if set(fit_digits) & set(test_digits):
         raise ValueError(f"fit_digits {fit_digits} and test_digits {test_digits} share a digit")
@@ -196,39 +199,92 @@ def read_out(
     places = [(p, d) for d in digits for p in range(ADDENDS, X.shape[1])]
     traces = [ensemble.trace(with_digit(X, p, d)) for p, d in places]
 
+    zeros, alone = ensemble.trace(X), torch.ones(len(y), dtype=torch.bool)
+
     sums, folds = y.repeat(len(places)), pair_folds(y).repeat(len(places))
     fit = torch.tensor([d in fit_digits for _, d in places]).repeat_interleave(len(y))
     found = {}
     for state in ("c", "h"):
         features = torch.cat([trace[state].cpu() for trace in traces], 1).transpose(1, 2)
         found[f"{state}/known"] = linear_probe(features, sums, fit, ~fit)  # (R, T)
-        right = torch.zeros_like(found[f"{state}/known"])
-        for fold in range(FOLDS):
-            left_out = folds == fold
-            accuracy = linear_probe(features, sums, fit & ~left_out, ~fit & left_out)
-            right += accuracy * (~fit & left_out).sum()
-        found[f"{state}/held_out"] = right / (~fit & (folds >= 0)).sum()
+        found[f"{state}/held_out"] = _held_out(features, sums, folds, fit, ~fit)
+        features = zeros[state].cpu().transpose(1, 2)
+        found[f"{state}/held_out_zeros"] = _held_out(features, y, pair_folds(y), alone, alone)
     return found
+
+
+def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Tensor) -> Tensor:
+    """`linear_probe` on the rows of `test` in one fold after another, fitted on `fit` without it;
+    over all folds together (...,)."""
+    right = torch.zeros(features.shape[:-2], dtype=torch.float64)
+    for fold in range(FOLDS):
+        left_out = folds == fold
+        accuracy = linear_probe(features, y, fit & ~left_out, test & left_out)
+        right += accuracy * (test & left_out).sum()
+    return right / (test & (folds >= 0)).sum()
 
 
 # what a gate is worth
 
 
-def ablations(ensemble: Ensemble, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+@torch.no_grad()
+def logits_with_held_gates(
+    ensemble: Ensemble, X: Tensor, held: Mapping[str, float | Tensor], first: int = 0
+) -> Tensor:
+    """Class scores (R, B, C) for X (B, T) with gates held at constants from step `first` on.
+
+    `held` gives the gates "i", "f" or "o" a number or a tensor that broadcasts to (R, B, H).
+    """
+    if unknown := sorted(set(held) - set(GATES)):
+        raise ValueError(f"held: no gate {unknown[0]!r}; allowed: {', '.join(GATES)}")
+    if not 0 <= first < X.shape[1]:
+        raise ValueError(f"first must be in 0..{X.shape[1] - 1}, got {first}")
+    p, H = ensemble.parameters, ensemble.spec.hidden_size
+    table = p["embedding"] @ p["W"] + p["b"]  # (R, V, 4H), columns in the order o, i, f, g
+    found = []
+    for part in X.split(4 * EVALUATION_BATCH):
+        h = c = table.new_zeros(len(ensemble), len(part), H)
+        for t, digits in enumerate(part.unbind(1)):
+            Z = (table[:, digits] + h @ p["U"]).split(H, dim=-1)
+            gate = dict(zip("oif", (z.sigmoid() for z in Z[:3]), strict=True))
+            if t >= first:
+                gate |= {name: torch.as_tensor(value) for name, value in held.items()}
+            c = gate["f"] * c + gate["i"] * Z[3].tanh()
+            h = gate["o"] * c.tanh()
+        found.append(h @ p["head_weight"] + p["head_bias"])
+    return torch.cat(found, 1)
+
+
+def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[str, Tensor]:
     """Accuracy (R,) on X (B, T), y (B,) "as trained" and with one gate made useless.
 
-    "f = 1" holds the forget gate at 1 for every unit at every step; "f = mean" holds each unit at
-    its own mean over the sequences and steps of X, so that it no longer reacts. Likewise i and o.
+    From step `first` on, "f = 1" holds the forget gate at 1 for every unit; "f = mean" holds each
+    unit at its own mean over the sequences and these steps, so that it no longer reacts. Likewise
+    i and o. `first` = 2 leaves the reading of the addends as trained.
     """
     trace = ensemble.trace(X)
     conditions: dict[str, dict[str, Any]] = {"as trained": {}}
     for gate in GATES:
+        mean = trace[gate][:, :, first:].mean(dim=(1, 2)).unsqueeze(1)  # (R, 1, H)
         conditions[f"{gate} = 1"] = {gate: 1.0}
-        conditions[f"{gate} = mean"] = {gate: trace[gate].mean(dim=(1, 2)).unsqueeze(1)}
+        conditions[f"{gate} = mean"] = {gate: mean}
     return {
-        name: (ensemble.logits(X, ablate=ablate).argmax(-1) == y).double().mean(1)
-        for name, ablate in conditions.items()
+        name: _accuracy(logits_with_held_gates(ensemble, X, held, first), y)
+        for name, held in conditions.items()
     }
+
+
+def accuracy_by_place(ensemble: Ensemble, X: Tensor, y: Tensor) -> Tensor:
+    """Accuracy (R, T − 2, 10) on X (B, T), y (B,) with each digit put at each later place."""
+    rows = [
+        [_accuracy(ensemble.logits(with_digit(X, p, d)), y) for d in range(10)]
+        for p in range(ADDENDS, X.shape[1])
+    ]
+    return torch.stack([torch.stack(row, 1) for row in rows], 1)
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.argmax(-1) == y).double().mean(1)
 
 
 # verdicts
@@ -251,14 +307,33 @@ class Condition(NamedTuple):
             return None
         return (low > self.limit) == (self.side == "above")
 
-    def __str__(self) -> str:
+    def spread(self) -> str:
+        """The interval; for fewer than `MIN_SEEDS` seeds the range, which is no interval."""
         m = self.measure
-        interval = "" if m["low"] is None else f" [{m['low']:.3f}, {m['high']:.3f}]"
-        return f"{self.label} {m['mean']:.3f}{interval} (needs {self.side} {self.limit:g})"
+        if m["n"] < MIN_SEEDS:
+            return f"range {m['min']:.3f} to {m['max']:.3f}"
+        return f"[{m['low']:.3f}, {m['high']:.3f}]"
+
+    def __str__(self) -> str:
+        needs = f"needs {self.side} {self.limit:g}"
+        return f"{self.label} {self.measure['mean']:.3f} {self.spread()} ({needs})"
+
+
+def verdict_rows(by_start: Mapping[str, Sequence[Condition]]) -> list[list[str]]:
+    """A row for each start and condition: start, condition, mean, interval, limit."""
+    return [
+        [start, c.label, f"{c.measure['mean']:.3f}", c.spread(), f"{c.side} {c.limit:g}"]
+        for start, conditions in by_start.items()
+        for c in conditions
+    ]
 
 
 def judge(claim_id: str, claim: str, by_start: Mapping[str, Sequence[Condition]]) -> dict[str, Any]:
-    """A claim's verdict: it holds if all conditions do for the first start; the others are told."""
+    """A claim's verdict by the conditions of the first start; the other starts are told.
+
+    It holds if all conditions are met, holds only in part if some are met and another fails, and is
+    undecided if none fails but an interval spans its limit.
+    """
     (first, conditions), *others = by_start.items()
     holds, verdict = _verdict(conditions)
     reason = "; ".join(str(condition) for condition in conditions)

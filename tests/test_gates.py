@@ -6,7 +6,7 @@ import ipywidgets
 import pytest
 import torch
 
-from labkit import digit_sum, figures, figures_gates, gates, results
+from labkit import claims, digit_sum, figures, figures_gates, gates, results
 from labkit.classifier import ModelSpec, SequenceClassifier
 from labkit.ensemble import Ensemble
 from labkit.gates import Condition
@@ -122,6 +122,13 @@ def test_a_drift_is_seen_in_the_picture_but_is_not_the_digits_doing():
     assert found["o_seen/rises"].tolist() == [[1, 1], [1, 1]]
 
 
+def test_right_behind_the_addends_nothing_is_compared_with_the_step_before():
+    trace = synthetic()
+    trace["c"][:, :, 2:] = 3.0  # grows from the second addend to the first zero, then stays
+    assert not any("_seen" in name for name in gates.changed_shares([trace, trace], 2))
+    assert gates.changed_shares([trace, trace], 3)["c_seen/rises"].sum() == 0
+
+
 def test_the_study_compares_the_same_sequences_with_and_without_the_digit(ensemble):
     X = digit_sum.all_pairs(5).X
     spreads, shares = gates.study(ensemble, X)
@@ -234,10 +241,27 @@ def test_the_read_out_tells_a_sum_from_a_pair():
     assert by_sum["c/known"].min() == by_sum["c/held_out"].min() == 1
     assert by_sum["c/known"].shape == (1, 4)
     assert by_sum["h/known"].max() <= 0.1
+    assert by_sum["c/held_out_zeros"].tolist() == [[1, 1, 1, 1]]
 
     by_pair = gates.read_out(Pairs("pair"), X, y)
     assert by_pair["c/known"].min() > 2 * by_pair["c/held_out"].max()
     assert by_pair["c/held_out"].max() < 0.3
+    assert by_pair["c/held_out_zeros"].max() < 0.3
+
+
+class SideBySide:
+    """A stand-in for an ensemble: c holds a share for each addend, with no sum computed."""
+
+    def trace(self, X):
+        shares = torch.randn(2, 10, 32, generator=torch.Generator().manual_seed(0))
+        state = shares[0, X[:, 0]] + shares[1, X[:, 1]]
+        state = state[None, :, None].expand(1, -1, X.shape[1], -1).clone()
+        return {"c": state, "h": state}
+
+
+def test_a_linear_rule_can_add_two_addends_that_sit_side_by_side():
+    X, y = digit_sum.all_pairs(4)
+    assert gates.read_out(SideBySide(), X, y)["c/held_out_zeros"].min() > 0.9
 
 
 def test_a_read_out_that_tests_on_digits_it_was_fitted_with_is_refused(ensemble):
@@ -275,6 +299,68 @@ def test_ablation_changes_one_gate_and_only_that(ensemble):
     assert found["o = mean"].tolist() == pytest.approx(expected.tolist())
 
 
+@pytest.mark.parametrize("ablate", [{}, {"f": 1.0}, {"i": 0.3, "o": 0.6}])
+def test_gates_held_at_every_step_are_what_the_ensemble_computes(ensemble, ablate):
+    X = torch.cat([digit_sum.all_pairs(7, p, 4).X for p in range(2, 7)])
+    X = X.repeat(2, 1)  # more than one part
+    expected = ensemble.logits(X, ablate=ablate)
+    found = gates.logits_with_held_gates(ensemble, X, ablate)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_gates_held_from_a_step_on_leave_the_steps_before_alone(ensemble):
+    X = digit_sum.all_pairs(7, 4, 8).X
+    model = SequenceClassifier(ensemble.spec).double()
+    model.load_state_dict(ensemble.parameters_of(1))
+    lstm, held = model.recurrent.layers[0], torch.full((2, 1, 32), 0.7, dtype=torch.float64)
+    with torch.no_grad():
+        embedded = model.embedding(X)
+        _, (h, c) = model.recurrent(embedded[:, :2])
+        for x in embedded[:, 2:].unbind(1):
+            i, o = (
+                torch.sigmoid(
+                    x @ getattr(lstm, f"W_{g}") + h[0] @ getattr(lstm, f"U_{g}")
+                    + getattr(lstm, f"b_{g}")
+                )
+                for g in "io"
+            )  # fmt: skip
+            candidate = torch.tanh(x @ lstm.W_c + h[0] @ lstm.U_c + lstm.b_c)
+            c = 0.7 * c + i * candidate
+            h = o * torch.tanh(c)
+        expected = model.head(h[0])
+    found = gates.logits_with_held_gates(ensemble, X, {"f": held}, first=2)
+    torch.testing.assert_close(found[1], expected, rtol=0, atol=1e-10)
+    everywhere = gates.logits_with_held_gates(ensemble, X, {"f": held})
+    assert (everywhere - found).abs().max() > 0.1
+
+
+def test_a_mean_from_a_step_on_is_that_of_these_steps(ensemble):
+    X, y = digit_sum.all_pairs(6)
+    mean = ensemble.trace(X)["i"][:, :, 2:].mean((1, 2)).unsqueeze(1)
+    logits = gates.logits_with_held_gates(ensemble, X, {"i": mean}, first=2)
+    expected = (logits.argmax(-1) == y).double().mean(1)
+    assert gates.ablations(ensemble, X, y, first=2)["i = mean"].tolist() == expected.tolist()
+    assert gates.ablations(ensemble, X, y)["i = mean"].tolist() != expected.tolist()
+
+
+@pytest.mark.parametrize(
+    "held, first, message",
+    [({"g": 1.0}, 0, "no gate 'g'; allowed: i, f, o"), ({}, 10, "first must be in 0..9, got 10")],
+)
+def test_holding_what_cannot_be_held_is_refused(ensemble, held, first, message):
+    with pytest.raises(ValueError, match=message):
+        gates.logits_with_held_gates(ensemble, digit_sum.all_pairs(10).X, held, first)
+
+
+def test_accuracy_by_place_has_a_column_for_each_digit(ensemble):
+    X = digit_sum.all_pairs(5).X
+    y = ensemble.logits(digit_sum.all_pairs(5, 3, 6).X).argmax(-1)[0]
+    found = gates.accuracy_by_place(ensemble, X, y)
+    assert found.shape == (2, 3, 10)
+    assert (found[0] == 1).nonzero().tolist() == [[1, 6]]
+    assert (found[:, :, 0] == found[:, :1, 0]).all()
+
+
 # verdicts
 
 
@@ -282,7 +368,7 @@ def condition(values, side="above", limit=0.1, label="share"):
     return Condition(label, f"gates/{label}", results.summarise(values), side, limit)
 
 
-HIGH, LOW, WIDE = [0.2, 0.21, 0.22, 0.2, 0.23], [0.01, 0.02, 0.03, 0.01, 0.02], [0.0, 0.3] * 4
+HIGH, LOW, WIDE = [0.2, 0.21, 0.22, 0.23] * 2, [0.01, 0.02, 0.03, 0.02] * 2, [0.0, 0.3] * 4
 
 
 @pytest.mark.parametrize(
@@ -293,11 +379,11 @@ HIGH, LOW, WIDE = [0.2, 0.21, 0.22, 0.2, 0.23], [0.01, 0.02, 0.03, 0.01, 0.02], 
         (LOW, "above", False),
         (LOW, "below", True),
         (WIDE, "above", None),
-        (HIGH[:4], "above", None),
+        (HIGH[:7], "above", None),
         ([0.5], "above", None),
     ],
 )
-def test_a_condition_needs_the_whole_interval_and_five_seeds(values, side, expected):
+def test_a_condition_needs_the_whole_interval_and_eight_seeds(values, side, expected):
     assert condition(values, side).holds() is expected
 
 
@@ -309,7 +395,7 @@ def test_a_condition_needs_the_whole_interval_and_five_seeds(values, side, expec
         ([HIGH, LOW], False, "holds only in part: first"),
         ([HIGH, WIDE], None, "undecided: an interval spans its limit"),
         ([LOW, WIDE], False, "does not hold"),
-        ([HIGH[:2], HIGH[:2]], None, "not judged: fewer than 5 seeds"),
+        ([HIGH[:7], HIGH[:7]], None, "not judged: fewer than 8 seeds"),
     ],
 )
 def test_verdicts(samples, holds, verdict):
@@ -323,9 +409,20 @@ def test_verdicts(samples, holds, verdict):
 def test_the_first_start_decides_and_the_reason_gives_both():
     found = gates.judge("a", "A claim.", {"zero": [condition(HIGH)], "xavier": [condition(LOW)]})
     assert found["holds"] is True
-    assert "zero start, n = 5: share 0.212 [" in found["reason"]
+    assert "zero start, n = 8: share 0.215 [" in found["reason"]
     assert "(needs above 0.1)" in found["reason"]
-    assert found["reason"].endswith("xavier start: does not hold (share 0.018)")
+    assert found["reason"].endswith("xavier start: does not hold (share 0.020)")
+
+
+def test_all_chapters_need_the_same_number_of_seeds():
+    assert gates.MIN_SEEDS == claims.MIN_SEEDS == len(HIGH)
+
+
+def test_the_rows_of_a_verdict_call_a_range_a_range():
+    rows = gates.verdict_rows({"zero": [condition(HIGH)], "xavier": [condition([0.5, 0.75])]})
+    assert rows[0][:3] == ["zero", "share", "0.215"]
+    assert rows[0][3].startswith("[0.2")
+    assert rows[1] == ["xavier", "share", "0.625", "range 0.500 to 0.750", "above 0.1"]
 
 
 # the explorer
@@ -390,15 +487,16 @@ def test_the_picture_shows_units_down_digits_across_and_the_published_scales(ens
     trace = {
         name: values[0, 0] for name, values in ensemble.trace(torch.tensor([SEQUENCE])).items()
     }
-    fig = figures_gates.gate_maps("gate_maps", trace, SEQUENCE, 13, "seed 3")
+    fig = figures_gates.gate_maps("gate_maps", trace, SEQUENCE, 13, "seed 3", framed=4)
     maps = fig.axes[:4]
     for ax, name in zip(maps, "ifoc", strict=True):
         mesh = ax.collections[0]
         assert mesh.get_array().reshape(32, 10).tolist() == trace[name].T.tolist()
         assert mesh.get_clim() == ((-5, 5) if name == "c" else (0, 1))
         assert [label.get_text() for label in ax.get_xticklabels()] == [str(d) for d in SEQUENCE]
+        assert ax.patches[-1].get_bbox().bounds == (4, 0, 1, 32)
     assert "6 7 0 0 1 0 0 0 0 0" in fig.labkit_alt
-    again = figures_gates.gate_maps("gate_maps", trace, SEQUENCE, 13, "seed 3")
+    again = figures_gates.gate_maps("gate_maps", trace, SEQUENCE, 13, "seed 3", framed=4)
     assert figures.png_bytes(fig) == figures.png_bytes(again)
 
 
@@ -408,29 +506,55 @@ def test_falls_are_drawn_below_the_axis_and_rises_above_without_the_digit_zero()
         for gate in "ifoc"
         for way in ("falls", "rises")
     }
-    fig = figures_gates.digit_responses({"zero": shares, "xavier": shares})
+    fig = figures_gates.digit_responses({"zero": shares, "xavier": shares}, limit=0.2)
     assert len(fig.axes) == 8
     for ax in fig.axes:
-        curves = [line for line in ax.lines if len(line.get_xdata()) == 9]
-        assert {round(float(line.get_ydata()[0]), 6) for line in curves} == {-0.3, 0.1}
-        assert list(curves[0].get_xdata()) == list(range(1, 10))
+        assert {round(bar.get_height(), 6) for bar in ax.patches} == {-0.3, 0.1}
+        assert sorted({round(bar.get_x() + 0.4) for bar in ax.patches}) == list(range(1, 10))
+        assert [len(dots.get_offsets()) for dots in ax.collections] == [18, 18]
+    limits = [sorted({line.get_ydata()[0] for line in ax.lines} - {0}) for ax in fig.axes[:4]]
+    assert limits == [[], [-0.2], [-0.2, 0.2], [-0.2, 0.2]]
 
 
-def test_every_seed_is_a_dot_and_the_mean_a_line():
-    found = {"zero": {"as trained": results.summarise([0.2, 0.4, 0.9])}}
-    fig = figures_gates.by_condition("dots", "Dots.", found, "accuracy", line=("chance", 0.1))
+def summaries(names, n):
+    return {name: results.summarise([0.2, 0.4, 0.9, 0.5] * (n // 4)) for name in names}
+
+
+@pytest.mark.parametrize("n, marks", [(4, 2), (8, 3)])
+def test_every_seed_is_a_dot_the_mean_a_line_and_an_interval_needs_eight_seeds(n, marks):
+    fig = figures_gates.input_gate_spreads({"zero": summaries(["zeros", "digits"], n)}, 0.05)
     (ax,) = fig.axes
-    assert sorted(ax.collections[0].get_offsets()[:, 1].tolist()) == [0.2, 0.4, 0.9]
+    assert sorted(ax.collections[0].get_offsets()[:, 1].tolist())[:: n // 4] == [0.2, 0.4, 0.5, 0.9]
     assert ax.collections[1].get_segments()[0][0, 1] == pytest.approx(0.5)
+    assert len(ax.collections) == 2 * marks + 1
+    assert ("95 % interval" in fig.labkit_alt) == (n >= 8)
+    assert ax.collections[-1].get_segments()[0].tolist() == [[-0.5, 0.05], [0.5, 0.05]]
+
+
+def test_ablations_held_early_and_late_stand_one_above_the_other():
+    found = {when: {"zero": summaries(["as trained", "f = 1"], 8)} for when in ("all", "late")}
+    fig = figures_gates.ablation_plot(found, 0.1)
+    assert [ax.get_title() for ax in fig.axes] == ["all", "late"]
+    assert [label.get_text() for label in fig.axes[1].get_xticklabels()] == ["as trained", "f = 1"]
+
+
+def test_places_count_from_three_and_every_model_is_a_line():
+    accuracy = {"zero": {"places": torch.tensor([[0.2, 0.8], [0.4, 1.0]]), "zeros": torch.ones(2)}}
+    (ax,) = figures_gates.place_curves(accuracy).axes
+    first, _, mean, zeros = ax.lines
+    assert list(mean.get_xdata()) == [3, 4]
+    assert list(mean.get_ydata()) == pytest.approx([0.3, 0.9])
+    assert list(first.get_ydata()) == pytest.approx([0.2, 0.8])
+    assert list(zeros.get_ydata()) == [1, 1]
 
 
 def test_probe_curves_stand_in_the_panel_of_their_kind():
     accuracy = {
         f"{state}/{kind}": torch.full((2, 10), value)
         for state in "ch"
-        for kind, value in (("known", 0.9), ("held_out", 0.4))
+        for kind, value in (("known", 0.9), ("held_out", 0.4), ("held_out_zeros", 0.6))
     }
     fig = figures_gates.read_out_curves({"zero": accuracy}, {"known": 0.1, "held_out": 0.11})
-    for ax, value, chance in zip(fig.axes, (0.9, 0.4), (0.1, 0.11), strict=True):
+    for ax, value, chance in zip(fig.axes, (0.9, 0.4, 0.6), (0.1, 0.11, 0.11), strict=True):
         heights = {round(float(line.get_ydata()[0]), 6) for line in ax.lines}
         assert heights == {value, chance}
