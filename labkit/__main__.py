@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -124,10 +123,12 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _records(path: Path) -> dict[str, dict]:
     """The record in a file, or those in a folder, by name."""
+    from labkit.publication import read_any_record
+
     files = sorted(path.glob("[0-9]*.json")) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"no records in {path}")
-    return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+    return {file.stem: read_any_record(file) for file in files}
 
 
 def _notebooks(options: argparse.Namespace) -> int:

@@ -14,11 +14,12 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Where two records differ by more than the declared tolerance; [] where they agree.
 
     Settings, data, names and verdicts must be equal; single numbers may differ by 1e-6 plus 1e-4 of
-    their size; two summaries agree where their centres lie no further apart than the sum of the
-    half-widths of their intervals. Timings, provenance, curves and figures are not compared.
+    their size; two summaries of as many values agree where their centres lie no further apart than
+    the sum of the half-widths of their intervals. Timings, provenance, curves and figures are not
+    compared.
     """
     differences = _unequal(a, b, ("chapter", "settings", "data"))
-    differences += _compared_claims(a, b, ("id", "holds"))
+    differences += _compared_claims(a, b, ("id", "holds", "verdict"))
     for name, one, other in _paired_measures(a, b, differences):
         if not _agree(one, other):
             differences.append(f"measure {name}: {_shown(one)} and {_shown(other)}")
@@ -88,7 +89,7 @@ def _agree(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_agree, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
-        if a["statistic"] != b["statistic"] or a["unit"] != b["unit"]:
+        if any(a[key] != b[key] for key in ("n", "statistic", "unit")):
             return False
         reach = sum((s["high"] - s["low"]) / 2 for s in (a, b) if s["low"] is not None)
         a, b = a[a["statistic"]], b[b["statistic"]]
@@ -102,4 +103,6 @@ def _shown(value: Any) -> str:
     if not isinstance(value, dict):
         return repr(value)
     centre = f"{value['statistic']} {value[value['statistic']]:.6g}"
-    return centre if value["low"] is None else f"{centre} [{value['low']:.6g}, {value['high']:.6g}]"
+    if value["low"] is not None:
+        centre += f" [{value['low']:.6g}, {value['high']:.6g}]"
+    return f"{centre}, n = {value['n']}"

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -83,7 +84,8 @@ def normalise(source: str) -> str:
     """Python source as its syntax tree, without comments, docstrings and formatting.
 
     The form is the same under every version of Python: fields that are empty, which newer versions
-    add, are left out. Source that does not parse stays as it is.
+    add, are left out, and the text between an f-string's braces is in one piece. Source that does
+    not parse stays as it is.
     """
     try:
         tree = ast.parse(source)
@@ -100,6 +102,8 @@ def _plain(node: Any) -> Any:
     fields = dict(ast.iter_fields(node))
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         fields["body"] = fields["body"][ast.get_docstring(node, clean=False) is not None :]
+    if isinstance(node, ast.JoinedStr):
+        fields["values"] = _joined(node.values)
     kept = {
         name: _plain(value)
         for name, value in fields.items()
@@ -109,6 +113,22 @@ def _plain(node: Any) -> Any:
     if isinstance(node, ast.Constant):
         kept["value"] = repr(node.value)
     return [type(node).__name__, kept]
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string with neighbouring texts made one, and none of them empty.
+
+    Python 3.12 cuts these texts in other places than 3.11, and adds empty ones.
+    """
+    joined: list[ast.expr] = []
+    for part in values:
+        if not isinstance(part, ast.Constant):
+            joined.append(part)
+        elif joined and isinstance(joined[-1], ast.Constant):
+            joined[-1] = ast.Constant(joined[-1].value + part.value)
+        elif part.value:
+            joined.append(part)
+    return joined
 
 
 def notebook_sources(chapter: str) -> list[str]:
@@ -221,6 +241,34 @@ def lock_digest() -> str | None:
 
 
 def data_digest(name: str) -> str | None:
-    """SHA-256 of a file below data/; None where there is none."""
-    path = environment.DATA / name
-    return sha256(path.read_bytes()) if path.is_file() else None
+    """SHA-256 of a file below data/, or of one entry of a TOML file; None where there is none.
+
+    "published.toml#digit_sum.claims" names the entry `claims` of the table `digit_sum`: its value
+    counts as canonical JSON, so comments and the rest of the file do not.
+    """
+    file, mark, entry = name.partition("#")
+    path = environment.DATA / file
+    if not path.is_file():
+        return None
+    if not mark:
+        return sha256(path.read_bytes())
+    try:
+        value = tomllib.loads(path.read_text("utf-8"))
+        for key in entry.split("."):
+            value = value[key]
+        return sha256(canonical(value))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def published_digest(*entries: str) -> dict[str, str]:
+    """Name and SHA-256 of entries of data/published.toml, as `write_record` takes them in `data`.
+
+    `published_digest("gates")` gives {"published.toml#gates": ...}. ValueError for an entry that is
+    not there.
+    """
+    names = [f"published.toml#{entry}" for entry in entries]
+    found = {name: data_digest(name) for name in names}
+    if absent := [name for name, digest in found.items() if digest is None]:
+        raise ValueError(f"there is no {' and no '.join(absent)} in data/")
+    return found

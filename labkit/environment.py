@@ -53,6 +53,7 @@ def kernel_environment(threads: int = 1) -> dict[str, str]:
         "LABKIT_THREADS": count,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "JUPYTER_PREFER_ENV_PATH": "1",
+        "MATPLOTLIBRC": os.devnull,  # a reader's own settings would change the figures
     }
 
 

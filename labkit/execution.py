@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jsonschema import ValidationError
-from nbformat import NotebookNode
+from nbformat import NotebookNode, ValidationError
 
 from labkit import digests, environment, results
 from labkit.kernels import Supervisor
+from labkit.parameters import ParameterError, read_parameters
 from labkit.progress import Display
+from labkit.publication import shown
 
 
 class ChapterError(Exception):
@@ -75,8 +76,9 @@ class Execution:
             self._prepare()
             self._execute(supervisor, self._kernel_environment(threads, workers))
             supervisor.check()
-            check_cells(read_notebook(self.notebook), self.place, self._read_and_rerun())
-            self._check_record()
+            executed = read_notebook(self.notebook)
+            check_cells(executed, self.place, self._read_and_rerun(), self._run_smaller())
+            self._check_settings(executed, self._read_record())
             self._publish()
         except ChapterError:
             self._keep()
@@ -153,16 +155,19 @@ class Execution:
             return ChapterError(
                 where,
                 f"{how}; often the memory ran out",
-                f"close other programs, then {self.again} --workers 1 (finished trainings are "
-                "kept)",
+                self._run_smaller(),
             )
         return ChapterError(where, how, self._read_and_rerun())
 
     def _read_and_rerun(self) -> str:
-        return f"read {_shown(self._kept('.ipynb'))}, correct the cell, then {self.again}"
+        return f"read {shown(self._kept('.ipynb'))}, correct the cell, then {self.again}"
 
-    def _check_record(self) -> None:
-        """Raise ChapterError unless this run's record lies in the staging folder."""
+    def _run_smaller(self) -> str:
+        kept = "finished trainings are kept"
+        return f"close other programs, then {self.again} --workers 1 ({kept})"
+
+    def _read_record(self) -> dict[str, Any]:
+        """The record in the staging folder; ChapterError unless this run wrote it."""
         path = self.staging / f"{self.chapter}.json"
         next_step = (
             f"let the last code cell call results.write_record({self.chapter!r}, ...), "
@@ -183,6 +188,33 @@ class Execution:
                     f"its record has the {name} {found!r}, this run's is {value!r}",
                     next_step,
                 )
+        return record
+
+    def _check_settings(self, notebook: NotebookNode, record: Mapping[str, Any]) -> None:
+        """Raise ChapterError unless the record tells every parameter as the run was given it.
+
+        A list must be there, in whatever order the chapter has brought it.
+        """
+        try:
+            parameters = read_parameters(notebook.cells, self.place)
+        except ParameterError as error:  # the cell was edited after the check before the run
+            message = str(error).removeprefix(f"{self.place}: ")
+            raise ChapterError(self.place, message, self._read_and_rerun()) from error
+        given = {name: parameter.default for name, parameter in parameters.items()} | self.values
+        recorded = record.get("settings")
+        for name, value in given.items():
+            if name == "profile":
+                continue
+            if not isinstance(recorded, dict) or name not in recorded:
+                cause = f"its record's settings lack the parameter '{name}'"
+            elif not isinstance(value, list) and recorded[name] != value:
+                cause = (
+                    f"its record's settings say {name} = {recorded[name]!r}, the run had {value!r}"
+                )
+            else:
+                continue
+            next_step = f"write every parameter, as it was given, into settings, then {self.again}"
+            raise ChapterError(self.place, cause, next_step)
 
     def _publish(self) -> None:
         try:
@@ -190,9 +222,7 @@ class Execution:
         except ValueError as error:
             raise ChapterError(self.place, str(error), self._read_and_rerun()) from error
         executed = environment.RESULTS / ".executed" / self.profile / self.notebook.name
-        with contextlib.suppress(
-            OSError
-        ):  # the chapter is published, whatever becomes of this copy
+        with contextlib.suppress(OSError):  # published already, whatever becomes of this copy
             executed.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.notebook, executed)
         for suffix in (".ipynb", ".log"):
@@ -212,18 +242,25 @@ class Execution:
                 else:
                     kept.unlink(missing_ok=True)
             except OSError as error:
-                print(f"{_shown(kept)} could not be kept: {error.strerror}")
+                print(f"{shown(kept)} could not be kept: {error.strerror}")
 
 
-def check_cells(notebook: NotebookNode, place: str, next_step: str) -> None:
-    """Raise ChapterError for the first code cell that failed or never ran."""
+def check_cells(
+    notebook: NotebookNode, place: str, next_step: str, run_smaller: str | None = None
+) -> None:
+    """Raise ChapterError for the first code cell that failed or never ran.
+
+    `run_smaller` is the next step, if it is another, where a cell's worker process was killed.
+    """
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         where = f"{place}, {describe_cell(notebook, index)}"
         for output in cell.outputs:
             if output.output_type == "error":
-                raise ChapterError(where, f"{output.ename}: {output.evalue}", next_step)
+                killed = output.ename == "TerminatedWorkerError"  # joblib's, often for its memory
+                advice = run_smaller if killed and run_smaller else next_step
+                raise ChapterError(where, f"{output.ename}: {output.evalue}", advice)
         if cell.execution_count is None:
             raise ChapterError(where, "the cell never ran", next_step)
 
@@ -253,7 +290,3 @@ def describe_cell(notebook: NotebookNode, index: int) -> str:
 def one_line(text: str) -> str:
     """The first line of a message that says something."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(environment.ROOT))

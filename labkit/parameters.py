@@ -79,7 +79,7 @@ def _parameter(statement: ast.stmt, place: str) -> Parameter:
         )
     try:
         default = ast.literal_eval(v)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ParameterError(
             f"{place}: the default of parameter '{name}' must be a plain value, found '{line}'"
         ) from error
@@ -141,8 +141,8 @@ def parse_given(
             try:
                 literal = {"true": "True", "false": "False", "null": "None"}.get(raw, raw)
                 value = ast.literal_eval(literal.strip())
-            except (ValueError, SyntaxError):
-                value = raw
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                value = raw  # these are what literal_eval raises for what is no plain value
         check({name: value}, parameters, place, origin)
         values[name] = value
     return values

@@ -17,6 +17,7 @@ from typing import Any
 
 from labkit import digests, environment
 from labkit.digests import canonical, sha256, sync_folder, write_atomically
+from labkit.summary import SUMMARY_KEYS
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -27,34 +28,62 @@ RECORD_KEYS = (
     "schema", "chapter", "profile", "run_id", "settings", "measures", "claims", "curves", "figures",
     "data", "provenance", "timing",
 )  # fmt: skip
+CLAIM_KEYS = ("id", "claim", "holds", "verdict", "reason", "evidence")
 
 
 def read_record(path: Path, chapter: str, profile: str) -> dict[str, Any]:
     """The record in a file; ValueError that names the file when it is no record of that chapter."""
-    record = _read_json(path)
-    missing = [key for key in RECORD_KEYS if key not in record]
-    if missing:
-        raise ValueError(f"{_shown(path)} lacks {', '.join(missing)}: it is not a whole record")
+    record = read_any_record(path)
     found = (record["schema"], record["chapter"], record["profile"])
     if found != (SCHEMA, chapter, profile):
         raise ValueError(
-            f"{_shown(path)} has schema, chapter and profile {found}; "
+            f"{shown(path)} has schema, chapter and profile {found}; "
             f"expected {(SCHEMA, chapter, profile)}"
         )
     return record
+
+
+def read_any_record(path: Path) -> dict[str, Any]:
+    """The record in a file, whatever its chapter; ValueError that names the file for no record."""
+    record = _read_json(path)
+    missing = [key for key in RECORD_KEYS if key not in record]
+    if missing:
+        raise ValueError(f"{shown(path)} lacks {', '.join(missing)}: it is not a whole record")
+    if wrong := _unreadable(record):
+        raise ValueError(f"{shown(path)} is damaged: {', '.join(wrong)} cannot be read")
+    return record
+
+
+def _unreadable(record: dict[str, Any]) -> list[str]:
+    """The parts of a record that have not the form of such a part."""
+    kinds = {"measures": dict, "figures": dict, "claims": list}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(record[key], kind)]:
+        return wrong
+    measures = [
+        f"measure {name}"
+        for name, value in record["measures"].items()
+        if isinstance(value, dict) and value.keys() != SUMMARY_KEYS
+    ]
+    claims = [
+        f"claim {position}"
+        for position, claim in enumerate(record["claims"], start=1)
+        if not isinstance(claim, dict) or claim.keys() != set(CLAIM_KEYS)
+    ]
+    return measures + claims
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{_shown(path)} is damaged, not JSON: {error}") from error
+        raise ValueError(f"{shown(path)} is damaged, not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{_shown(path)} is damaged: it holds no JSON object")
+        raise ValueError(f"{shown(path)} is damaged: it holds no JSON object")
     return value
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
+    """A path as messages name it: relative to the repository where it lies in there."""
     inside = path.is_relative_to(environment.ROOT)
     return str(path.relative_to(environment.ROOT) if inside else path)
 
@@ -71,7 +100,7 @@ def read_manifest(profile: str) -> dict[str, Any]:
     manifest = _read_json(path)
     digest = manifest.pop("digest", None)
     if digest != sha256(canonical(manifest)):
-        raise ValueError(f"{_shown(path)} is not what was written: its own digest does not match")
+        raise ValueError(f"{shown(path)} is not what was written: its own digest does not match")
     return manifest["chapters"]
 
 
@@ -108,7 +137,8 @@ def _entry(staging: Path, chapter: str, profile: str) -> dict[str, Any]:
 def publish(staging: Path, chapter: str, profile: str) -> None:
     """Move a chapter's record and figures from its staging folder into `results/<profile>/`.
 
-    Raises ValueError for a record or figure that is not sound, with nothing published. An OSError
+    What other chapters have left there goes when their notebooks are gone. Raises ValueError for a
+    record or figure that is not sound, with nothing published. An OSError
     before the log is written leaves everything as it was; after that, `recover` finishes the work.
     """
     entry = _entry(staging, chapter, profile)
@@ -160,7 +190,9 @@ def _carry_out(staging: Path, log: dict[str, Any]) -> None:
     folder = environment.RESULTS / log["profile"]
     figures = folder / "figures"
     (figures if entry["figures"] else folder).mkdir(parents=True, exist_ok=True)
-    chapters = _mendable_manifest(log["profile"]) | {chapter: entry}
+    before = _mendable_manifest(log["profile"]) | {chapter: entry}
+    known = {*environment.chapters(), chapter}
+    chapters = {name: other for name, other in before.items() if name in known}
     write_atomically(staging / MANIFEST, _manifest_bytes(chapters))
 
     for source, target, _ in _moves(staging, log):
@@ -170,6 +202,10 @@ def _carry_out(staging: Path, log: dict[str, Any]) -> None:
     for path in figures.glob(f"{chapter}_*.png"):
         if f"figures/{path.name}" not in listed:
             path.unlink()
+    for gone in before.keys() - chapters.keys():
+        for name in (f"{gone}.json", *before[gone]["figures"]):
+            (folder / name).unlink(missing_ok=True)
+        print(f"{gone}: its notebook is gone, so its results are removed")
     os.replace(staging / MANIFEST, folder / MANIFEST)
 
     for touched in (figures, folder):
@@ -213,6 +249,12 @@ def verify() -> Verification:
         found.tampered += tampered
         published |= chapters.keys()
         for chapter, entry in chapters.items():
+            if chapter not in environment.chapters():
+                found.stale.append(
+                    f"{chapter} ({profile}): its notebook is gone; the next chapter that is run "
+                    f"with --profile {profile} removes its results"
+                )
+                continue
             again = f"python -m labkit run {chapter} --profile {profile}"
             reasons = _stale_reasons(chapter, profile, entry)
             found.stale += [f"{chapter} ({profile}): {reason}; {again}" for reason in reasons]
@@ -257,7 +299,7 @@ def _check_files(profile: str) -> tuple[dict[str, Any], list[str]]:
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
         if not hidden and not path.is_dir() and name.as_posix() not in listed:
-            tampered.append(f"{_shown(path)} is not in the manifest")
+            tampered.append(f"{shown(path)} is not in the manifest")
     return chapters, tampered
 
 
@@ -267,16 +309,14 @@ def _check_chapter(chapter: str, profile: str, entry: dict[str, Any]) -> list[st
     for name, digest in {f"{chapter}.json": entry["record"], **entry["figures"]}.items():
         path = folder / name
         if not path.is_file():
-            tampered.append(f"{_shown(path)} is missing")
+            tampered.append(f"{shown(path)} is missing")
         elif sha256(path.read_bytes()) != digest:
-            tampered.append(f"{_shown(path)} is not what was written")
+            tampered.append(f"{shown(path)} is not what was written")
     return tampered
 
 
 def _stale_reasons(chapter: str, profile: str, entry: dict[str, Any]) -> list[str]:
     """In what respects the sources of a published chapter have moved on."""
-    if not (environment.NOTEBOOKS / f"{chapter}.ipynb").is_file():
-        return ["its notebook is gone"]
     reasons = []
     try:
         code = digests.code_parts(chapter)
@@ -333,7 +373,7 @@ def _check_report(expected: bool) -> list[str]:
 
     path = environment.RESULTS / REPORT
     if not path.exists():
-        return [f"{_shown(path)} is missing; python -m labkit report"] if expected else []
+        return [f"{shown(path)} is missing; python -m labkit report"] if expected else []
     if path.read_text("utf-8") != report.render():
-        return [f"{_shown(path)} is not what the records give; python -m labkit report"]
+        return [f"{shown(path)} is not what the records give; python -m labkit report"]
     return []

@@ -241,6 +241,11 @@ class _Recurrent(nn.Module):
                     f"{where}: weights are given for layer {index}, "
                     f"layers are numbered 0 to {len(self.layers) - 1}"
                 )
+            if not isinstance(given, Mapping):
+                raise TypeError(
+                    f"{where}: weights[{index}] must map names to tensors, "
+                    f"got {type(given).__name__}"
+                )
             own = dict(self.layers[index].named_parameters())
             for name, tensor in given.items():
                 if name not in own:

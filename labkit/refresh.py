@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
@@ -30,11 +31,13 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 def refresh(chapter: str, supervisor: Supervisor, threads: int = 1) -> list[str]:
     """Execute one notebook in place; return notes on what was taken out of its outputs.
 
-    A notebook that fails stays as it was, and ChapterError says where and why.
+    A notebook that fails, or that was edited meanwhile, stays as it is, and ChapterError says where
+    and why.
     """
     path = environment.NOTEBOOKS / f"{chapter}.ipynb"
     place = f"notebooks/{path.name}"
     next_step = f"correct the cell, then python -m labkit notebooks {chapter}"
+    before = _content(path)
     notebook = read_notebook(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -46,8 +49,18 @@ def refresh(chapter: str, supervisor: Supervisor, threads: int = 1) -> list[str]
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     if counts != list(range(1, len(counts) + 1)):
         raise ChapterError(place, f"execution counts are {counts}", "remove empty code cells")
+    if _content(path) != before:
+        raise ChapterError(
+            place,
+            "it was edited while it ran, so its outputs are not stored",
+            f"python -m labkit notebooks {chapter}",
+        )
     write_atomically(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
     return notes
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _execute(

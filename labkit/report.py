@@ -23,7 +23,8 @@ TITLES = {
     DIGIT_SUM: "02 Digit-sum memory sweep",
     GATES: "03 Gate analysis",
 }
-INSIDE, BETTER, WORSE = "inside our seeds", "ours better", "ours worse"
+INSIDE, OUTSIDE = "inside our seeds", "outside our seeds"
+BETTER, WORSE = "ours better", "ours worse"
 MISSING = "no result yet"
 TOY_TOLERANCE = 5e-5  # the published values are rounded to four decimals
 
@@ -44,7 +45,8 @@ HOW_TO_READ = """\
   source differed from us by nothing but its seed, its number would still fall outside with
   probability 2/(n + 1): {outside}. With {rows} rows, some land outside by chance alone.
 - **ours better**, **ours worse**: the published number lies outside that range, on the side that
-  the words tell. The reason says how it ranks among our seeds.
+  the words tell; **outside our seeds**: the same for a number of which neither more nor less is
+  better. The reason says how it ranks among our seeds.
 - An accuracy p that was counted on m examples carries a sampling error of its own; ± gives the
   half-width of its 95 % binomial interval, 1.96 · √(p(1 − p)/m), for the published number.
 - A claim made in words **holds**, **does not hold**, or holds within the limits that its verdict
@@ -106,22 +108,23 @@ def write() -> Path:
 
 
 def judge(
-    published: float, measure: Mapping[str, Any], *, higher_is_better: bool
+    published: float, measure: Mapping[str, Any], *, higher_is_better: bool | None
 ) -> tuple[str, str]:
     """Verdict and rank of a published number among the raw values of a summary.
 
     The verdict is "inside our seeds" where it lies between the lowest and the highest, both
-    included; else it says whether ours are better or worse.
+    included; else it says whether ours are better or worse, or just "outside our seeds" where
+    `higher_is_better` is None.
     """
     # accuracies come from float32: 0.77 is stored as 0.7699999809
     raw = [published if math.isclose(v, published, rel_tol=1e-6) else v for v in measure["raw"]]
     below, equal = sum(v < published for v in raw), sum(v == published for v in raw)
     above = len(raw) - below - equal
     of = f"of {len(raw)} {'runs' if measure['timing'] else 'seeds'}"
-    if below == len(raw):
-        return (WORSE if higher_is_better else BETTER), f"higher than all {of[3:]}"
-    if above == len(raw):
-        return (BETTER if higher_is_better else WORSE), f"lower than all {of[3:]}"
+    if len(raw) in (below, above):
+        ours = BETTER if (above == len(raw)) == higher_is_better else WORSE
+        rank = f"{'lower' if above else 'higher'} than all {of[3:]}"
+        return (OUTSIDE if higher_is_better is None else ours), rank
     rank = f"higher than {below} {of}"
     return INSIDE, f"{rank}, equal to {equal}" if equal else rank
 
@@ -138,7 +141,7 @@ def _number_row(
     chapter: str,
     name: str,
     *,
-    higher_is_better: bool,
+    higher_is_better: bool | None,
     examples: int | None = None,
     unit: str = "",
 ) -> Row:
@@ -262,7 +265,7 @@ def _accuracy_rows(
 def _first_loss_row(value: float, record: Mapping[str, Any] | None) -> Row:
     return _number_row(
         "LSTM, loss at the first step", value, record, DIGIT_SUM,
-        "published/lstm/zero/trained/first_step_loss", higher_is_better=False,
+        "published/lstm/zero/trained/first_step_loss", higher_is_better=None,
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ computed with. Its neighbours are offered here too: the statistics of one measur
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -23,8 +22,18 @@ import numpy as np
 from labkit import digests, environment
 from labkit.comparison import compare, identical
 from labkit.digests import code_digest, module_digest, write_atomically
-from labkit.publication import Verification, publish, read_record, recover, up_to_date, verify
-from labkit.summary import summarise
+from labkit.publication import (
+    CLAIM_KEYS,
+    SCHEMA,
+    Verification,
+    publish,
+    read_record,
+    recover,
+    shown,
+    up_to_date,
+    verify,
+)
+from labkit.summary import SUMMARY_KEYS, summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,10 +56,7 @@ __all__ = [
     "write_record",
 ]
 
-SCHEMA = 1
 REPORTED_PROFILES = ("full", "cpu")  # the first that holds a record is reported
-CLAIM_KEYS = ("id", "claim", "holds", "verdict", "reason", "evidence")
-SUMMARY_KEYS = frozenset(summarise([0.0]))
 
 _started = time.time()
 
@@ -74,9 +80,10 @@ def write_record(
     Each of `measures` is what `summarise` returns, or a plain value (number, text, bool or nested
     list) where there is only one. A claim has the keys `CLAIM_KEYS`: `holds` is True, False or None
     (undecided), `evidence` names measures. `curves` holds lists of numbers at any depth, `figures`
-    figures made by `labkit.figures`, `data` the SHA-256 of each file used, by its path below
-    `data/`. Raises ValueError or TypeError, and writes nothing, for NaN and infinities, for what
-    JSON cannot hold, for an unknown profile or measure, and for a figure without alternative text.
+    figures made by `labkit.figures`, `data` the SHA-256 of each input by a name that
+    `digests.data_digest` knows. Raises ValueError or TypeError, and writes nothing, for NaN and
+    infinities, for what JSON cannot hold, for an unknown profile or measure, and for a figure
+    without alternative text.
 
     The runner says where the record goes; without it, that is `results/.interactive/<profile>`.
     """
@@ -87,8 +94,6 @@ def write_record(
         raise ValueError(f"profile must be one of {allowed}; got {profile!r}")
     measures = {name: _measure(name, value) for name, value in measures.items()}
     images = {name: _png(name, figure) for name, figure in (figures or {}).items()}
-
-    finished = time.time()
     record = {
         "schema": SCHEMA,
         "chapter": chapter,
@@ -99,29 +104,36 @@ def write_record(
         "claims": _claims(claims, measures),
         "curves": plain(curves or {}, "curves"),
         "figures": {
-            name: {
-                "file": f"figures/{chapter}_{name}.png",
-                "sha256": digests.sha256(content),
-                "alt": figures[name].labkit_alt,
-            }
+            name: _figure_entry(f"figures/{chapter}_{name}.png", figures[name], content)
             for name, content in images.items()
         },
         "data": plain(data or {}, "data"),
         "provenance": environment.provenance() | _code_provenance(chapter),
-        "timing": {
-            "started": datetime.fromtimestamp(_started, UTC).isoformat(timespec="seconds"),
-            "duration_seconds": round(finished - _started, 3),
-        },
+        "timing": _timing(),
     }
-    content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    folder = _folder(profile)
-    for name, image in images.items():
-        write_atomically(folder / record["figures"][name]["file"], image)
-    path = folder / f"{chapter}.json"
-    write_atomically(path, content.encode())
+    path = _write_files(record, images)
     print(f"record of {chapter}: {len(measures)} measures, {len(images)} figures")
     return path
+
+
+def _write_files(record: Mapping[str, Any], images: Mapping[str, bytes]) -> Path:
+    """Write the figures, then the record; return the record's path."""
+    content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    folder = _folder(record["profile"])
+    for name, image in images.items():
+        write_atomically(folder / record["figures"][name]["file"], image)
+    path = folder / f"{record['chapter']}.json"
+    write_atomically(path, content.encode())
+    return path
+
+
+def _figure_entry(file: str, figure: Figure, content: bytes) -> dict[str, str]:
+    return {"file": file, "sha256": digests.sha256(content), "alt": figure.labkit_alt}
+
+
+def _timing() -> dict[str, Any]:
+    started = datetime.fromtimestamp(_started, UTC).isoformat(timespec="seconds")
+    return {"started": started, "duration_seconds": round(time.time() - _started, 3)}
 
 
 def _folder(profile: str) -> Path:
@@ -192,16 +204,14 @@ def _claims(claims: Iterable[Mapping[str, Any]], measures: Mapping[str, Any]) ->
 
 
 def _png(name: str, figure: Figure) -> bytes:
-    """The figure as PNG with its alternative text inside; the same bytes for the same figure."""
-    alt = getattr(figure, "labkit_alt", "")
+    """The figure as PNG; ValueError for a name or a figure that a record cannot hold."""
+    from labkit.figures import png_bytes
+
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"figure name {name!r}: use letters, digits and underscores")
-    if not alt.strip():
+    if not getattr(figure, "labkit_alt", "").strip() or not hasattr(figure, "labkit_name"):
         raise ValueError(f"figure {name!r} has no alternative text; make it with labkit.figures")
-    buffer = io.BytesIO()
-    metadata = {"Title": name, "Description": alt, "Software": None}
-    figure.savefig(buffer, format="png", dpi="figure", facecolor="white", metadata=metadata)
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 # reading
@@ -212,7 +222,7 @@ def load_record(chapter: str, profile: str) -> dict[str, Any]:
     path = environment.RESULTS / profile / f"{chapter}.json"
     if not path.exists():
         raise ValueError(
-            f"{_shown(path)} does not exist; make it with "
+            f"{shown(path)} does not exist; make it with "
             f"python -m labkit run {chapter} --profile {profile}"
         )
     return read_record(path, chapter, profile)
@@ -308,7 +318,7 @@ def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:,.0f}"
     if isinstance(value, list):
         return f"[{', '.join(number(item) for item in value)}]"
     return str(value)
@@ -317,8 +327,3 @@ def number(value: Any) -> str:
 def cell(text: str) -> str:
     """Text that cannot break a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _shown(path: Path) -> str:
-    inside = path.is_relative_to(environment.ROOT)
-    return str(path.relative_to(environment.ROOT) if inside else path)

@@ -103,3 +103,6 @@ def _bootstrap(values: np.ndarray, statistic: str, method: str) -> tuple[float, 
             rng=np.random.default_rng(0),
         )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+SUMMARY_KEYS = frozenset(summarise([0.0]))

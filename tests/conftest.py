@@ -21,7 +21,7 @@ os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs th
 
 PARAMETERS = 'profile: str = "quick"\nseeds: int = 2\nrate: float = 0.5'
 RECORD = """from labkit import results
-settings, measures = {{"seeds": seeds}}, {{"sum": seeds + rate}}
+settings, measures = {{"seeds": seeds, "rate": rate}}, {{"sum": seeds + rate}}
 results.write_record({chapter!r}, profile=profile, settings=settings, measures=measures)"""
 
 

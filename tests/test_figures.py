@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 
-from labkit import figures, figures_recurrent
+from labkit import environment, figures, figures_recurrent
 
 
 def png_chunks(png: bytes) -> dict[str, list[bytes]]:
@@ -61,6 +64,30 @@ def test_an_empty_alternative_text_is_refused():
 def test_bytes_depend_on_the_data_alone():
     assert figures.png_bytes(one_line([1, 2, 3])) == figures.png_bytes(one_line([1, 2, 3]))
     assert figures.png_bytes(one_line([1, 2, 3])) != figures.png_bytes(one_line([1, 2, 4]))
+
+
+RC = """
+import hashlib
+from labkit import figures
+fig, ax = figures.new_figure("line", "A line.")
+ax.plot([1, 2])
+ax.set_title("title")
+print(hashlib.sha256(figures.png_bytes(fig)).hexdigest())
+"""
+
+
+def test_the_readers_own_matplotlib_settings_change_nothing(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("savefig.bbox: tight\nfont.size: 14\n")
+    inherited = {name: value for name, value in os.environ.items() if name != "MATPLOTLIBRC"}
+    digests = []
+    for configured in ({}, {"MPLCONFIGDIR": str(tmp_path)}):
+        variables = inherited | environment.kernel_environment() | configured
+        done = subprocess.run(
+            [sys.executable, "-c", RC], env=variables, capture_output=True, text=True, check=True
+        )
+        digests.append(done.stdout)
+        assert done.stderr == ""
+    assert digests[0] == digests[1]
 
 
 def artists(ax, kind, value):

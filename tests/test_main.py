@@ -11,6 +11,7 @@ import pytest
 
 from labkit import __main__ as command
 from labkit import environment, results, runner
+from labkit.publication import RECORD_KEYS
 
 
 def test_help_imports_nothing_heavy():
@@ -83,11 +84,36 @@ def test_verify_tells_tampered_from_stale(monkeypatch, tampered, stale, strict, 
     assert command.main(["verify", *["--strict"] * strict]) == code
 
 
+RECORD = dict.fromkeys(RECORD_KEYS, 0) | {"measures": {}, "figures": {}, "claims": []}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"schema": 1, "chapters": {}, "digest": ""}', "lacks chapter, profile"),
+        ("{", "is damaged, not JSON"),
+        ("\xff", "is damaged, not JSON"),
+        ("[1]", "holds no JSON object"),
+        (RECORD | {"measures": []}, "is damaged: measures cannot be read"),
+        (RECORD | {"measures": {"x": {"n": 1}}}, "is damaged: measure x cannot be read"),
+        (RECORD | {"claims": ["a"]}, "is damaged: claim 1 cannot be read"),
+    ],
+)
+def test_compare_names_a_file_that_is_no_record(tmp_path, capsys, content, message):
+    path = tmp_path / "manifest.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "latin-1")
+    assert command.main(["compare", str(path), str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"labkit: {path} ")
+    assert message in lines[0]
+
+
 def test_compare_takes_files_and_folders(tmp_path, monkeypatch, capsys):
     for folder, value in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "01_x.json").write_text(json.dumps({"value": value}))
-    (tmp_path / "a" / "02_y.json").write_text("{}")
+        (tmp_path / folder / "01_x.json").write_text(json.dumps(RECORD | {"settings": value}))
+    (tmp_path / "a" / "02_y.json").write_text(json.dumps(RECORD))
     monkeypatch.setattr(results, "compare", lambda a, b: [] if a == b else ["value: 1 or 2"])
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
 

@@ -84,6 +84,7 @@ def test_given_values_are_read_as_declared(given, value):
         ("length=[5]", "unknown parameter 'length' from --set length=[5]; did you mean 'lengths'?"),
         ("profile=cpu", "choose the profile with --profile"),
         ("n", "--set takes name=value"),
+        ("n={[]:1}", "must be int, got '{[]:1}' (str)"),
     ],
 )
 def test_wrong_given_values_are_named(given, message):

@@ -234,6 +234,18 @@ def test_gradient_norms_equal_finite_differences(kind):
     torch.testing.assert_close(norms[:, 1], derivative.norm(dim=1), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"b_f": torch.ones(3)}, {"b": torch.ones(1, 3)}, {1: torch.ones(1)}, {2: {}}]
+)
+def test_one_wrong_weight_leaves_all_as_they_were(wrong):
+    module = LSTM(4, 3, 2)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises((ValueError, TypeError), match="LSTM: "):
+        module.set_weights({"b_i": torch.ones(1, 3), 1: {"b_i": torch.ones(1, 3)}} | wrong)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_cell_gradient_without_recurrent_weights_is_the_product_of_forget_gates():
     torch.manual_seed(0)
     module = LSTM(4, 1, weights={f"U_{g}": torch.zeros(1, 1) for g in "ifoc"})
@@ -268,6 +280,11 @@ WRONG = {
         lambda: LSTM(4, 3, weights={"b_i": [[0.0, 0.0, 0.0]]}),
         TypeError,
         "must be a tensor, got list",
+    ),
+    "weight map": (
+        lambda: LSTM(4, 3, weights={0: torch.zeros(4, 3)}),
+        TypeError,
+        r"weights\[0\] must map names to tensors, got Tensor",
     ),
     "weight layer": (lambda: LSTM(4, 3, weights={1: {}}), ValueError, "numbered 0 to 0"),
     "input axes": (lambda: LSTM(4, 3)(X[0]), ValueError, r"\(B, T, 4\), got \(5, 4\)"),

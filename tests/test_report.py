@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -71,7 +72,7 @@ def put(monkeypatch, chapter: str, measures: dict, claims=(), figures=None, prof
 def whole(monkeypatch) -> str:
     """The page with a record for every chapter."""
     fig = Figure(figsize=(1, 1))
-    fig.labkit_alt = "Two [lines] | one"
+    fig.labkit_name, fig.labkit_alt = "accuracy", "Two [lines] | one"
     put(monkeypatch, report.OPERATOR, operator_measures(), [claim("parity"), claim("speed")])
     claims = [claim("a/zero"), claim("a/xavier", "holds only at length 10"), claim("b"), claim("c")]
     put(monkeypatch, report.DIGIT_SUM, digit_sum_measures(), claims, {"accuracy": fig})
@@ -163,12 +164,24 @@ def test_missing_records_and_measures_say_which_command_fills_them(monkeypatch):
         (0.9, False, "ours better", "higher than all 4 seeds"),
         (0.3, True, "ours better", "lower than all 4 seeds"),
         (0.3, False, "ours worse", "lower than all 4 seeds"),
+        (0.3, None, "outside our seeds", "lower than all 4 seeds"),
+        (0.9, None, "outside our seeds", "higher than all 4 seeds"),
+        (0.5, None, "inside our seeds", "higher than 1 of 4 seeds, equal to 1"),
     ],
 )
 def test_verdicts_on_numbers(published, higher_is_better, verdict, reason):
     measure = results.summarise([0.5, 0.4, 0.8, 0.6])
     found = report.judge(published, measure, higher_is_better=higher_is_better)
     assert found == (verdict, reason)
+
+
+def test_an_accuracy_from_float32_equals_the_published_one():
+    raw = np.float32([0.77, 0.77, 0.5]).tolist()
+    assert raw[0] < 0.77
+    for values, reason in ((raw, "higher than 1 of 3 seeds, equal to 2"), (raw[:2], "equal to 2")):
+        verdict, rank = report.judge(0.77, results.summarise(values), higher_is_better=True)
+        assert verdict == "inside our seeds"
+        assert rank.endswith(reason)
 
 
 def test_the_binomial_half_width_is_the_one_of_the_textbooks():
@@ -193,6 +206,13 @@ def test_outside_our_seeds_the_row_says_on_which_side(monkeypatch):
     page = report.render()
     assert "| ours worse | higher than all 3 seeds" in row(page, "| LSTM, 10 digits, test", "0.93")
     assert "| ours better | lower than all 3 seeds" in row(page, "| LSTM, 35 digits, test", "0.19")
+
+
+@pytest.mark.parametrize("ours", [[2.81, 2.82], [2.84, 2.85]])
+def test_a_first_loss_is_neither_better_nor_worse(monkeypatch, ours):
+    measures = {"published/lstm/zero/trained/first_step_loss": results.summarise(ours)}
+    put(monkeypatch, report.DIGIT_SUM, measures)
+    assert "| outside our seeds |" in row(report.render(), "loss at the first step")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import itertools
 import json
@@ -63,6 +64,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(digests, "PACKAGE", tmp_path / "labkit")
     monkeypatch.delenv("LABKIT_STAGING", raising=False)
     monkeypatch.delenv("LABKIT_RUN_ID", raising=False)
+    monkeypatch.delenv("LABKIT_CODE", raising=False)
 
     for name, source in MODULES.items():
         put(tmp_path / "labkit" / f"{name}.py", source)
@@ -83,7 +85,7 @@ def folder(tmp_path, monkeypatch):
 def figure(height: float, alt: str = "A line.") -> Figure:
     fig = Figure(figsize=(1, 1))
     fig.subplots().plot([0, height])
-    fig.labkit_alt = alt
+    fig.labkit_name, fig.labkit_alt = "a_name", alt
     return fig
 
 
@@ -213,6 +215,16 @@ def test_a_record_holds_everything_and_can_be_read_again(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == ["record of 01_demo: 1 measures, 2 figures"]
 
 
+def test_a_record_holds_the_figure_that_the_notebook_shows(monkeypatch):
+    from labkit import figures
+
+    fig, ax = figures.new_figure("line", "A line.")
+    ax.plot([1, 2])
+    staging = write(monkeypatch, figures={"line": fig})
+    path = staging / "figures" / "01_demo_line.png"
+    assert path.read_bytes() == figures.png_bytes(fig)
+
+
 def test_figures_carry_their_alternative_text_and_are_the_same_bytes_again(monkeypatch):
     from PIL import Image
 
@@ -231,10 +243,24 @@ def test_outside_a_run_records_go_to_the_interactive_folder(monkeypatch):
 
 
 def test_code_that_was_edited_during_the_run_is_stale_at_once(monkeypatch):
-    path = environment.ROOT / "labkit" / "deep.py"
-    os.utime(path)
+    monkeypatch.setenv("LABKIT_CODE", json.dumps(digests.code_parts(CHAPTER)))
+    put_module("deep", "SCALE = 3\n")
     publish(monkeypatch)
-    assert "the code has moved on (labkit.deep)" in results.verify().stale[0]
+    modules = results.load_record(CHAPTER, "cpu")["provenance"]["modules"]
+    assert modules["labkit.deep"] == "edited during the run"
+    assert modules["labkit.demo"] == digests.code_parts(CHAPTER)["labkit.demo"]
+    for source in ("SCALE = 3\n", MODULES["deep"]):  # nobody knows which of them ran
+        put_module("deep", source)
+        assert "the code has moved on (labkit.deep)" in results.verify().stale[0]
+
+
+@pytest.mark.parametrize("source", [MODULES["deep"], "SCALE = 2  # another comment\n"])
+def test_a_touched_file_or_an_edited_comment_during_the_run_ages_nothing(monkeypatch, source):
+    monkeypatch.setenv("LABKIT_CODE", json.dumps(digests.code_parts(CHAPTER)))
+    put_module("deep", source)
+    os.utime(environment.ROOT / "labkit" / "deep.py")  # later than the start of the run
+    publish(monkeypatch)
+    assert results.verify() == results.Verification()
 
 
 @pytest.mark.parametrize(
@@ -281,6 +307,15 @@ def test_unknown_chapters_and_profiles_are_refused(names):
     chapter, profile = names
     with pytest.raises(ValueError, match=r"demo|gpu"):
         results.write_record(chapter, profile=profile, settings={}, measures={})
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(999.4, "999"), (999.5, "1,000"), (999.7, "1,000"), (-999.7, "-1,000"), (1234.5, "1,234"),
+     (0.5, "0.500"), (12.34, "12.3")],
+)  # fmt: skip
+def test_numbers_keep_three_digits_and_no_exponent(value, text):
+    assert results.number(value) == text
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 2}'])
@@ -407,6 +442,73 @@ def test_publishing_again_replaces_all_and_removes_what_is_gone(monkeypatch):
     assert results.load_record(CHAPTER, "cpu")["measures"] == {"x": 2}
     assert results.verify() == results.Verification()
     assert not list((environment.RESULTS / ".staging" / "cpu" / CHAPTER).glob("*.json"))
+
+
+def put_second(monkeypatch, text: str = "") -> Path:
+    """A second chapter, published; return its record's path."""
+    put(
+        environment.NOTEBOOKS / "02_more.ipynb",
+        text or (environment.NOTEBOOKS / f"{CHAPTER}.ipynb").read_text(),
+    )
+    put(environment.PROFILES / "cpu" / "02_more.json", "{}")
+    staging = environment.RESULTS / ".staging" / "cpu" / "02_more"
+    monkeypatch.setenv("LABKIT_STAGING", str(staging))
+    results.write_record(
+        "02_more", profile="cpu", settings={}, measures={"x": 1}, figures={"line": figure(1)}
+    )
+    results.publish(staging, "02_more", "cpu")
+    return environment.RESULTS / "cpu" / "02_more.json"
+
+
+def test_the_next_publication_removes_what_has_no_notebook(monkeypatch, capsys):
+    publish(monkeypatch)
+    put_second(monkeypatch)
+    assert results.verify() == results.Verification()
+    (environment.NOTEBOOKS / "02_more.ipynb").unlink()
+    assert results.verify().tampered == []
+    assert results.verify().stale == [
+        "02_more (cpu): its notebook is gone; the next chapter that is run with --profile cpu "
+        "removes its results"
+    ]
+
+    publish(monkeypatch)
+    assert "02_more: its notebook is gone, so its results are removed" in capsys.readouterr().out
+    assert not any("02_more" in name for name in snapshot())
+    assert results.verify() == results.Verification()
+
+
+def test_a_removal_cut_off_anywhere_is_finished(monkeypatch):
+    for step in itertools.count():
+        for path in sorted(environment.RESULTS.glob("**/*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        put(environment.RESULTS / "REPORT.md", "the report\n")
+        publish(monkeypatch)
+        put_second(monkeypatch)
+        (environment.NOTEBOOKS / "02_more.ipynb").unlink()
+        staging = write(monkeypatch, measures={"x": 2})
+        cut = False
+        with monkeypatch.context() as patch:
+            cut_at(patch, step)
+            try:
+                results.publish(staging, CHAPTER, "cpu")
+            except Cut:
+                cut = True
+        results.recover("cpu")
+        found = results.verify()
+        assert found.tampered == [], f"cut off at step {step}"
+        assert bool(found.stale) == (results.load_record(CHAPTER, "cpu")["measures"] != {"x": 2})
+        if not cut:
+            break
+
+
+def test_a_broken_notebook_does_not_hide_what_befell_another_chapter(monkeypatch):
+    publish(monkeypatch)
+    record = put_second(monkeypatch)
+    put(environment.NOTEBOOKS / f"{CHAPTER}.ipynb", "{")
+    edit_json(record, lambda content: content["measures"].update(x=9))
+    found = results.verify()
+    assert found.tampered == ["results/cpu/02_more.json is not what was written"]
+    assert any("notebooks/01_demo.ipynb is not a notebook" in line for line in found.stale)
 
 
 class Cut(BaseException):
@@ -575,7 +677,6 @@ MOVES = {
     "requirements-cpu.lock has moved on": lambda: put(
         environment.ROOT / "requirements-cpu.lock", "a==1\nb==3\n"
     ),
-    "its notebook is gone": lambda: (environment.NOTEBOOKS / f"{CHAPTER}.ipynb").unlink(),
 }
 
 
@@ -630,6 +731,37 @@ def test_downloads_may_be_absent_but_not_different(monkeypatch):
     assert "the data have moved on" in results.verify().stale[0]
 
 
+TABLE = "[gates]\nlength = 10 # digits\n[gates.claims]\na = 'It falls.'\n[speed]\nratio = 4.3\n"
+
+
+def test_a_table_of_published_figures_is_an_input_of_its_own(monkeypatch):
+    path = environment.DATA / "published.toml"
+    put(path, TABLE)
+    data = digests.published_digest("gates", "gates.claims")
+    assert data == {
+        "published.toml#gates": digests.sha256(b'{"claims":{"a":"It falls."},"length":10}'),
+        "published.toml#gates.claims": digests.sha256(b'{"a":"It falls."}'),
+    }
+    publish(monkeypatch, data=data)
+    put(path, TABLE.replace("10 # digits", "10").replace("4.3", "4.4"))
+    assert results.verify() == results.Verification()
+
+    put(path, TABLE.replace("10", "11"))
+    assert any("moved on (published.toml#gates);" in line for line in results.verify().stale)
+    for damaged in ("", "[gates", "gates = 3", "[gates]\nclaims = [1]\n"):
+        put(path, damaged)
+        assert any("published.toml#gates" in line for line in results.verify().stale)
+
+
+@pytest.mark.parametrize("entry", ["", "absent", "gates.absent", "gates.length.a"])
+def test_an_absent_table_is_named(entry):
+    put(environment.DATA / "published.toml", TABLE)
+    assert digests.data_digest(f"published.toml#{entry}") is None
+    assert digests.data_digest(f"absent.toml#{entry}") is None
+    with pytest.raises(ValueError, match=f"no published.toml#{entry} in data/"):
+        digests.published_digest("gates", entry)
+
+
 def test_a_report_of_other_records_is_stale(monkeypatch):
     publish(monkeypatch)
     put(environment.RESULTS / "REPORT.md", "by hand\n")
@@ -681,6 +813,39 @@ def test_module_digests_cover_the_named_modules_only():
 )
 def test_different_code_has_different_digests(one, other):
     assert digests.normalise(one) != digests.normalise(other)
+
+
+def joined(*values: ast.expr) -> str:
+    """The normalised form of an f-string with these parts."""
+    tree = ast.Expression(ast.JoinedStr(list(values)))
+    return json.dumps(digests._plain(tree))
+
+
+def test_an_f_string_has_one_form_however_the_parser_cuts_it():
+    hole = ast.FormattedValue(ast.Name("x", ast.Load()), -1)
+    text, empty = ast.Constant("ab"), ast.Constant("")
+    assert joined(text, hole) == joined(ast.Constant("a"), ast.Constant("b"), hole, empty)
+    assert joined(hole) == joined(empty, hole, empty, empty)
+    assert joined(hole, hole) == joined(hole, empty, hole)
+    assert joined() == joined(empty)
+    assert joined(text, hole) != joined(hole, text)
+    assert joined(text, hole, text) != joined(text, text, hole)
+
+
+@pytest.mark.parametrize(
+    "source, digest",
+    [
+        ("f'{a:<{width}}'", "0105bc3001d05410"),
+        ("f'{a!r:{b}.{c}f} {{x}} {d=}' 'tail'", "be50a732deed86eb"),
+        (
+            "@d\nasync def f(a, /, *b: int, c=1, **k) -> None:\n  'doc'\n"
+            "  async with a as (b, c): return [x async for x in y if (z := x)]",
+            "72d83de811e68079",
+        ),
+    ],
+)
+def test_the_normalised_form_is_the_same_under_every_python(source, digest):
+    assert digests.sha256(digests.normalise(source).encode())[:16] == digest
 
 
 # comparison
@@ -755,5 +920,16 @@ def test_a_verdict_that_turned_is_a_difference(monkeypatch):
     claim = dict.fromkeys(results.CLAIM_KEYS, "") | {"id": "a", "holds": True, "evidence": []}
     one = record_of(monkeypatch, claims=[claim])
     assert results.compare(one, record_of(monkeypatch, claims=[claim | {"reason": "1.0001"}])) == []
-    turned = record_of(monkeypatch, claims=[claim | {"holds": False}])
-    assert results.compare(one, turned) == ["claim a: not the same"]
+    for change in ({"holds": False}, {"verdict": "holds only at length 10"}):
+        turned = record_of(monkeypatch, claims=[claim | change])
+        assert results.compare(one, turned) == ["claim a: not the same"]
+
+
+def test_summaries_of_more_or_fewer_values_differ(monkeypatch):
+    one, other = (
+        record_of(monkeypatch, measures={"m": results.summarise([0.5] * n)}) for n in (3, 4)
+    )
+    assert results.compare(one, one) == []
+    assert results.compare(one, other) == [
+        "measure m: mean 0.5 [0.5, 0.5], n = 3 and mean 0.5 [0.5, 0.5], n = 4"
+    ]

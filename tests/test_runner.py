@@ -29,28 +29,42 @@ CAUSES = {
     "05_leaves": ["code cell 2", "the kernel died, exit code 0"],
     "06_other_run": ["run_id 'of another run'", "write_record('06_other_run', ...)"],
     "07_full_disk": ["code cell 3", "OSError: [Errno 28] No space left on device"],
+    "14_killed_worker": ["TerminatedWorkerError: gone", "--profile quick --workers 1 (finished"],
+    "15_lacks_rate": ["its record's settings lack the parameter 'rate'", "write every parameter"],
+    "16_other_seeds": ["its record's settings say seeds = 5, the run had 4"],
     "08_no_record": ["it wrote no record", "write_record('08_no_record', ...)"],
     "09_skips": ["code cell 2 (`x = 1`", "the cell never ran"],
     "10_no_parameters": ["exactly one code cell tagged 'parameters', found 0", "nothing was run"],
     "11_wrong_name": ["unknown parameter 'seedz'", "did you mean 'seeds'?", "seeds: int, rate:"],
     "12_wrong_type": ["'seeds' must be int, got '3' (str)", "profiles/quick/12_wrong_type.json"],
 }
+UNSTARTED = ("10_no_parameters", "11_wrong_name", "12_wrong_type")
 ENVIRONMENT = """import os
 from pathlib import Path
 found = [os.environ[name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "LABKIT_WORKERS")]
 assert found == ["0", "2", "3"], found
 assert Path.cwd().parts[-3:] == (".staging", "quick", "01_sound"), Path.cwd()
+from labkit import environment
+assert environment.CACHE == environment.ROOT / "elsewhere", environment.CACHE
 """
+KILLED = """from joblib.externals.loky.process_executor import TerminatedWorkerError
+raise TerminatedWorkerError("gone")"""
+LACKS = """from labkit import results
+results.write_record({!r}, profile=profile, settings={{"seeds": seeds}}, measures={{}})"""
 BEFORE = "what was published before"
 
 
 @pytest.fixture(scope="module")
 def faulty(shared_lab):
     """A lab with a sound first and last chapter and every fault between them, run once."""
+    shared_lab.environment["LABKIT_CACHE"] = "elsewhere"  # below the folder of the command
     shared_lab.add("01_sound", ENVIRONMENT)
     for chapter, sources in FAULTS.items():
         shared_lab.add(chapter, *sources)
     shared_lab.add("08_no_record", "x = 1", record=False)
+    shared_lab.add("14_killed_worker", KILLED)
+    shared_lab.add("15_lacks_rate", LACKS.format("15_lacks_rate"), record=False)
+    shared_lab.add("16_other_seeds", "seeds += 1", settings={"seeds": 4})
     shared_lab.add("09_skips", "x = 1", tags=("skip-execution",))
     shared_lab.add("10_no_parameters", parameters=None)
     shared_lab.add("11_wrong_name", settings={"seedz": 3})
@@ -79,7 +93,7 @@ def test_a_fault_is_one_line_and_publishes_nothing(faulty, chapter):
 
 def test_other_chapters_go_on_and_the_command_fails(faulty):
     lab, done = faulty
-    status = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()[-13:]}
+    status = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()[-16:]}
 
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == len(CAUSES)
@@ -94,7 +108,7 @@ def test_broken_notebooks_are_kept_and_sound_ones_too(faulty):
     failed = {path.stem for path in (lab.results / ".failed" / "quick").glob("*.ipynb")}
     executed = {path.stem for path in (lab.results / ".executed" / "quick").glob("*.ipynb")}
 
-    assert failed == {chapter for chapter in CAUSES if chapter < "10"}
+    assert failed == {chapter for chapter in CAUSES if chapter not in UNSTARTED}
     assert executed == {"01_sound", "13_sound"}
     assert not list((lab.results / ".staging").rglob("*.ipynb"))
 
@@ -203,7 +217,8 @@ def train(task, progress):
 tasks = [{{"label": f"task {{x}}", "x": x}} for x in range(4)]
 found = run_tasks(tasks, train, name="squares", modules=["labkit.sweep"], workers=1)
 measures = {{"sum": sum(float(arrays["value"][0]) for arrays in found)}}
-results.write_record("01_sweep", profile=profile, settings={{"n": 4}}, measures=measures)
+settings = {{"seeds": seeds, "rate": rate}}
+results.write_record("01_sweep", profile=profile, settings=settings, measures=measures)
 """
 
 
@@ -255,6 +270,63 @@ def test_stored_notebooks_are_refreshed_in_place(lab):
     first = path.read_bytes()
     assert lab.run("notebooks", "01").returncode == 0
     assert path.read_bytes() == first
+
+
+def test_an_edit_while_the_notebook_is_refreshed_is_kept(lab):
+    path = lab.add(
+        "01_a",
+        "from pathlib import Path\n"
+        f'path = Path("{lab.root}/notebooks/01_a.ipynb")\n'
+        'path.write_text(path.read_text().replace("A section", "By hand"));',
+    )
+    done = lab.run("notebooks")
+    assert done.returncode == 1
+    assert "FAILED notebooks/01_a.ipynb: it was edited while it ran" in done.stdout
+    assert "Next: python -m labkit notebooks 01_a" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert "By hand" in path.read_text()
+    assert '"execution_count": 1' not in path.read_text()
+
+
+def test_a_copy_that_cannot_be_kept_does_not_undo_a_publication(lab):
+    lab.add("01_a")
+    lab.results.mkdir()
+    (lab.results / ".executed").write_text("in the way")
+    done = lab.run("run", "--profile", "quick")
+    assert done.returncode == 0, done.stderr
+    assert lab.record("01_a")["measures"]["sum"] == 2.5
+    assert "01_a: up to date" in lab.run("run", "--profile", "quick").stdout
+
+
+def test_lists_may_be_recorded_in_another_order(lab):
+    record = (
+        "from labkit import results\n"
+        "results.write_record('01_a', profile=profile, settings={'lengths': sorted(lengths)}, "
+        "measures={})"
+    )
+    lines = 'profile: str = "quick"\nlengths: list[int] = [20, 10]'
+    lab.add("01_a", record, parameters=lines, record=False)
+    assert lab.run("run", "--profile", "quick").returncode == 0
+    assert lab.record("01_a")["settings"] == {"lengths": [10, 20]}
+
+
+CUT_OFF = """
+import sys
+from labkit import __main__, publication
+publication._carry_out = lambda *_: None
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+def test_clean_first_finishes_a_publication_that_was_cut_off(lab):
+    lab.add("01_a")
+    lab.run("run", "--profile", "cpu", code=CUT_OFF)
+    assert not (lab.results / "cpu" / "01_a.json").exists()
+    done = lab.run("clean")
+    assert done.returncode == 0, done.stderr
+    assert "01_a: finished the publication that was cut off" in done.stdout
+    assert lab.record("01_a", "cpu")["measures"]["sum"] == 2.5
+    assert not (lab.results / ".staging").exists()
 
 
 def test_clean_removes_runs_and_keeps_what_is_published(lab, monkeypatch):

@@ -74,6 +74,25 @@ def test_a_damaged_file_is_made_again(cache):
     assert_same(first, run(tasks()))
 
 
+@pytest.mark.parametrize("name", [m.removeprefix("labkit.") for m in digit_sum.MODULES])
+def test_no_result_is_taken_for_code_that_this_process_does_not_hold(cache, monkeypatch, name):
+    run(tasks())
+    monkeypatch.setitem(sweep._LOADED, name, "0" * 64)
+    with pytest.raises(ValueError, match=f"labkit.{name} was edited after.*restart the kernel"):
+        run(tasks(), worker=refuse)
+
+
+def test_no_result_is_stored_for_code_that_was_edited_meanwhile(cache, monkeypatch):
+    def edited(task, progress):
+        found = digit_sum.train_task(task, progress)
+        monkeypatch.setitem(sweep._LOADED, "training", "0" * 64)
+        return found
+
+    with pytest.raises(ValueError, match=r"labkit\.training was edited after"):
+        run(tasks()[:1], worker=edited)
+    assert not list(cache.rglob("*.safetensors"))
+
+
 def test_progress_events_reach_the_runner(cache, tmp_path, monkeypatch):
     target = tmp_path / "progress.jsonl"
     monkeypatch.setenv("LABKIT_PROGRESS", str(target))
