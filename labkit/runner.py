@@ -67,6 +67,8 @@ def run(chapters: Sequence[str], options: Options) -> int:
             print(f"{interruption}; the next run goes on from here", file=sys.stderr, flush=True)
             code = interruption.exit_code
     print(_summary(outcomes), flush=True)
+    if all(outcome.status == "up to date" for outcome in outcomes):
+        print("Nothing had to run. To run all the same: make reproduce FORCE=1, or --force")
     return code or int(any(outcome.status == "failed" for outcome in outcomes))
 
 

@@ -121,6 +121,7 @@ def test_what_is_up_to_date_is_not_run_again(lab):
     again = lab.run("run", "01_a.ipynb", "--profile", "quick")
     assert again.returncode == 0
     assert "[1/1] 01_a: up to date" in again.stdout
+    assert "Nothing had to run. To run all the same: make reproduce FORCE=1" in again.stdout
     assert lab.record("01_a") == first
 
 
