@@ -270,5 +270,6 @@ def explosion_plot(
         else:
             ax.axhline(np.log(19), color="black", linestyle=":", linewidth=0.9)
             ax.annotate("guessing, ln 19", (1, np.log(19)), xytext=(0, -11), fontsize=8, **OFFSET)
+            ax.set_ylim(bottom=1.5)
     fig.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig

@@ -420,8 +420,11 @@ def unpickling(tree: ast.Module) -> set[str]:
     return found
 
 
-def test_chapter_modules_are_imported_by_notebooks_alone() -> None:
-    found = {path.stem: chapter_imports(tree) for path, tree in syntax_trees()}
+def test_chapter_modules_are_imported_by_notebooks_and_their_own_figures_alone() -> None:
+    found = {
+        path.stem: chapter_imports(tree) - {f"labkit.{path.stem.removeprefix('figures_')}"}
+        for path, tree in syntax_trees()
+    }
     assert {module: names for module, names in found.items() if names} == {}
 
 
