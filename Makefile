@@ -81,7 +81,7 @@ report: setup  ## Write results/REPORT.md from the records
 
 verify: setup  ## Check that results are what was written, and name what is stale
 	@$(LABKIT) verify $(if $(STRICT),--strict)
-	$(next) 'To renew what is stale: make reproduce'
+	$(next) 'If anything above is stale: make reproduce'
 
 notebooks: setup  ## Run the quick chapters in place, so that their stored outputs are fresh
 	@$(LABKIT) notebooks $(CHAPTERS)

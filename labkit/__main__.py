@@ -139,6 +139,8 @@ def _notebooks(options: argparse.Namespace) -> int:
 
 def _lab(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "jupyterlab", str(environment.NOTEBOOKS), *options.rest]
+    if os.geteuid() == 0 and "--allow-root" not in command:  # as in a container
+        command.append("--allow-root")
     variables = {**os.environ, **environment.kernel_environment(options.threads)}
     os.execve(sys.executable, command, variables)
 

@@ -311,7 +311,7 @@ def _check_chapter(chapter: str, profile: str, entry: dict[str, Any]) -> list[st
         if not path.is_file():
             tampered.append(f"{shown(path)} is missing")
         elif sha256(path.read_bytes()) != digest:
-            tampered.append(f"{shown(path)} is not what was written")
+            tampered.append(f"{shown(path)} is not what was written; restore it or run again")
     return tampered
 
 

@@ -32,8 +32,8 @@ HEAD = """\
 # Published and ours
 
 `python -m labkit report` writes this page from `data/published.toml` and the records beside it; an
-edit by hand is lost, and `make verify` tells it. Each published accuracy comes from one seed; ours
-come from as many seeds as each row names.
+edit by hand is lost, and `make verify` reports it. Each published accuracy comes from one seed;
+ours come from as many seeds as each row names.
 """
 
 HOW_TO_READ = """\
@@ -44,6 +44,9 @@ HOW_TO_READ = """\
 - **inside our seeds**: the published number lies between our lowest and our highest seed. If the
   source differed from us by nothing but its seed, its number would still fall outside with
   probability 2/(n + 1): {outside}. With {rows} rows, some land outside by chance alone.
+- *inside* does not mean close: read the rank. **inside our runs** says the same of timed runs.
+  **reproduced** means equal as printed; **mistake reproduced**, that the source's error was made
+  again on purpose.
 - **ours better**, **ours worse**: the published number lies outside that range, on the side that
   the words tell; **outside our seeds**: the same for a number of which neither more nor less is
   better. The reason says how it ranks among our seeds.
@@ -51,7 +54,10 @@ HOW_TO_READ = """\
   half-width of its 95 % binomial interval, 1.96 · √(p(1 − p)/m), for the published number.
 - A claim made in words **holds**, **does not hold**, or holds within the limits that its verdict
   names. A verdict was reached by the chapter that measured it; the reason is its own.
-- Times belong to a machine: a faster machine makes ours better without any merit of the code.
+- Claims of chapter 02 are named after their setting: *zero* or *xavier*, how the recurrent weights
+  start; *trained* or *frozen*, the embedding.
+- The published times are means, ours are medians. Times belong to a machine: a faster
+  one makes ours better without any merit of the code.
 """
 
 
@@ -344,8 +350,8 @@ def _published_settings(published: Mapping[str, Any]) -> dict[str, str]:
         ),
         DIGIT_SUM: (
             f"Published runs: {sums['n_train']} training, {sums['n_dev']} dev and {sums['n_test']} "
-            f"test sequences a length, {sums['total_steps']} steps of "
-            f"{sums['steps_per_epoch']} an epoch."
+            f"test sequences a length, {sums['total_steps']:,} steps, "
+            f"{sums['steps_per_epoch']} to an epoch."
         ),
         GATES: (
             f"Published: heat maps of one LSTM that was trained on {gates['length']} digits, for "

@@ -129,12 +129,14 @@ def test_compare_takes_files_and_folders(tmp_path, monkeypatch, capsys):
     assert command.main(["compare", a, str(tmp_path / "none.json")]) == 1
 
 
-def test_lab_opens_jupyterlab_in_the_kernel_environment(monkeypatch):
+@pytest.mark.parametrize("user, extra", [(1000, []), (0, ["--allow-root"])])
+def test_lab_opens_jupyterlab_in_the_kernel_environment(monkeypatch, user, extra):
     calls = []
+    monkeypatch.setattr("os.geteuid", lambda: user)
     monkeypatch.setattr("os.execve", lambda *given: calls.append(given))
     command.main(["lab", "--threads", "2", "--no-browser", "--port=8890"])
     [(program, arguments, variables)] = calls
     assert program == sys.executable
     assert arguments[1:3] == ["-m", "jupyterlab"]
-    assert arguments[3:] == [str(environment.NOTEBOOKS), "--no-browser", "--port=8890"]
+    assert arguments[3:] == [str(environment.NOTEBOOKS), "--no-browser", "--port=8890", *extra]
     assert variables.items() >= environment.kernel_environment(2).items()

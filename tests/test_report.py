@@ -128,7 +128,7 @@ def test_all_numbers_of_the_published_settings_are_on_the_page(whole):
             return [leaf for item in value for leaf in leaves(item)]
         return [value] if isinstance(value, int | float) else []
 
-    page = set(re.findall(r"\d+(?:\.\d+)?", whole))
+    page = set(re.findall(r"\d+(?:\.\d+)?", whole.replace(",", "")))
     for number in leaves(PUBLISHED):
         forms = {str(number), f"{number:.2f}", f"{number:.0f}"}
         assert forms & page, number

@@ -507,7 +507,9 @@ def test_a_broken_notebook_does_not_hide_what_befell_another_chapter(monkeypatch
     put(environment.NOTEBOOKS / f"{CHAPTER}.ipynb", "{")
     edit_json(record, lambda content: content["measures"].update(x=9))
     found = results.verify()
-    assert found.tampered == ["results/cpu/02_more.json is not what was written"]
+    assert found.tampered == [
+        "results/cpu/02_more.json is not what was written; restore it or run again"
+    ]
     assert any("notebooks/01_demo.ipynb is not a notebook" in line for line in found.stale)
 
 
@@ -864,6 +866,17 @@ def test_two_runs_alike_are_identical_but_for_times(monkeypatch):
     other = record_of(monkeypatch, measures=measures, figures={"speed": figure(2)})
     assert results.identical(one, other) == []
     assert results.compare(one, other) == []
+
+
+@pytest.mark.parametrize("evidence, differ", [("speed/x", []), ("a", ["claim s: not the same"])])
+def test_the_reason_of_a_claim_counts_unless_it_quotes_times(monkeypatch, evidence, differ):
+    measures = {"a": 1.5, "speed/x": results.summarise([1.0], timing=True)}
+    claim = {"id": "s", "claim": "c", "holds": True, "verdict": "holds", "evidence": [evidence]}
+    one, other = (
+        record_of(monkeypatch, measures=measures, claims=[claim | {"reason": reason}])
+        for reason in ("took 1 s", "took 2 s")
+    )
+    assert results.identical(one, other) == differ
 
 
 @pytest.mark.parametrize(
