@@ -20,6 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment
     try:
         return options.command(options)
+    except ModuleNotFoundError as error:
+        print(
+            f"labkit: {sys.executable} has no {error.name}; run make setup, then use make, or the "
+            "Python that setup names",
+            file=sys.stderr,
+        )
+        return 1
     except (ValueError, OSError) as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

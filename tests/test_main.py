@@ -129,6 +129,13 @@ def test_compare_takes_files_and_folders(tmp_path, monkeypatch, capsys):
     assert command.main(["compare", a, str(tmp_path / "none.json")]) == 1
 
 
+def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "labkit.report", None)
+    monkeypatch.delattr("labkit.report", raising=False)
+    assert command.main(["report"]) == 1
+    assert "has no labkit.report; run make setup" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("user, extra", [(1000, []), (0, ["--allow-root"])])
 def test_lab_opens_jupyterlab_in_the_kernel_environment(monkeypatch, user, extra):
     calls = []
