@@ -55,7 +55,7 @@ HOW_TO_READ = """\
 - A claim made in words **holds**, **does not hold**, or holds within the limits that its verdict
   names. A verdict was reached by the chapter that measured it; the reason is its own.
 - Claims of chapter 02 are named after their setting: *zero* or *xavier*, how the recurrent weights
-  start; *trained* or *frozen*, the embedding.
+  start; *trained* or *frozen*, the embedding; *sound*, fresh data for every seed, Xavier start.
 - The published times are means, ours are medians. Times belong to a machine: a faster
   one makes ours better without any merit of the code.
 """
