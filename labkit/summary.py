@@ -23,15 +23,17 @@ def summarise(
     statistic: str = "mean",
     unit: str = "",
     timing: bool = False,
+    student: bool = False,
 ) -> dict[str, Any]:
     """Sum up one value a seed (or a run): n, mean, median, sd, min, max, interval and raw values.
 
     "low" and "high" bound a 95 % interval of the chosen `statistic`, "mean" or "median": the BCa
     bootstrap (Efron 1987) with 10,000 resamples from a fixed generator, so the same values always
-    give the same interval. They are None for a single value, and the value itself where all are
-    equal. `sd` divides by n − 1 and is None for a single value. `timing` marks what no two runs
-    repeat. Raises TypeError for what is not a number and ValueError for no values, NaN, infinities,
-    an unknown statistic, or seeds that do not match.
+    give the same interval. With `student` it is Student's t interval of the mean, which is wide
+    enough for a handful of values, where a bootstrap is not. They are None for a single value, and
+    the value itself where all are equal. `sd` divides by n − 1 and is None for a single value.
+    `timing` marks what no two runs repeat. Raises TypeError for what is not a number and ValueError
+    for no values, NaN, infinities, an unknown statistic, or seeds that do not match.
     """
     if statistic not in STATISTICS:
         raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}; got {statistic!r}")
@@ -39,7 +41,9 @@ def summarise(
     if seeds is not None and len(seeds) != len(raw):
         raise ValueError(f"{len(raw)} values but {len(seeds)} seeds; give one value for each seed")
 
-    low, high, interval = _interval(np.array(raw), statistic)
+    if student and statistic != "mean":
+        raise ValueError(f"a Student interval is that of the mean, not of the {statistic}")
+    low, high, interval = (_student if student else _interval)(np.array(raw), statistic)
     return {
         "n": len(raw),
         "mean": statistics.mean(raw),  # exact, so never outside min .. max
@@ -83,6 +87,15 @@ def _interval(values: np.ndarray, statistic: str) -> tuple[float | None, float |
         if math.isfinite(low) and math.isfinite(high):
             return low, high, f"95 % {name} bootstrap of the {statistic}"
     raise ValueError(f"no bootstrap interval can be made of {values.tolist()}")
+
+
+def _student(values: np.ndarray, statistic: str) -> tuple[float | None, float | None, str]:
+    from scipy import stats
+
+    if len(values) == 1 or values.min() == values.max():
+        return _interval(values, statistic)
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half), "95 % Student t of the mean"
 
 
 def _bootstrap(values: np.ndarray, statistic: str, method: str) -> tuple[float, float]:

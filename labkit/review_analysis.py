@@ -1,0 +1,189 @@
+"""What trained review models read: over the length, word by word, where they err, at what speed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from labkit import reviews, summary, vocabulary
+from labkit.review_classifier import ReviewClassifier, ReviewSpec
+from labkit.review_tasks import make_model, parameters_of
+from labkit.review_training import Trainer, TrainSpec, accuracy
+from labkit.reviews import Corpus
+
+# measures
+
+
+def accuracy_interval(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of an accuracy that was counted on n reviews."""
+    found = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def by_length(
+    probabilities: Sequence[Tensor], label: Tensor, length: Tensor, edges: Sequence[int]
+) -> list[dict[str, float]]:
+    """Accuracy of models of several seeds on reviews of `edges[k]` to `edges[k + 1]` - 1 words.
+
+    `probabilities` holds (N,) for each seed, `label` and `length` (N,). One row for each range:
+    its middle as the median length, the number of reviews, the mean accuracy, and low and high,
+    the Wilson interval of that mean on so many reviews.
+    """
+    rows = []
+    for first, last in itertools.pairwise(edges):
+        chosen = (length >= first) & (length < last)
+        n = int(chosen.sum())
+        if not n:
+            continue
+        mean = float(np.mean([accuracy(p[chosen], label[chosen]) for p in probabilities]))
+        low, high = accuracy_interval(round(mean * n), n)
+        middle = float(length[chosen].double().median())
+        rows.append({"length": middle, "n": n, "accuracy": mean, "low": low, "high": high})
+    return rows
+
+
+def paired(a: Sequence[float], b: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+    """The mean of a - b over seeds with its Student interval; both in the seeds' order."""
+    if not len(a) == len(b) == len(seeds):
+        raise ValueError(f"one value for each seed: {len(a)}, {len(b)}, {len(seeds)}")
+    return summary.summarise(np.subtract(a, b).tolist(), seeds=seeds, student=True)
+
+
+def judge(
+    claim_id: str, claim: str, differences: Mapping[str, Mapping[str, Any]], what: str
+) -> dict[str, Any]:
+    """A claim "the first is better", one paired difference for each comparison, by measure name.
+
+    It holds where every Student interval lies above 0, and does not hold where every one lies
+    below. Where some do, the verdict names them; otherwise it is "not shown". With fewer than
+    three seeds nothing is decided.
+    """
+    n = min(d["n"] for d in differences.values())
+    above = [name for name, d in differences.items() if d["low"] is not None and d["low"] > 0]
+    below = [name for name, d in differences.items() if d["high"] is not None and d["high"] < 0]
+    if n < 3:
+        verdict, holds = f"undecided: {n} seeds are too few", None
+    elif len(above) == len(differences):
+        verdict, holds = "holds", True
+    elif len(below) == len(differences):
+        verdict, holds = "does not hold: it is the other way round", False
+    elif above or below:
+        verdict, holds = "holds in part" if above else "does not hold", False
+    else:
+        verdict, holds = "not shown", None
+    parts = [f"{d['mean']:+.3f} [{_end(d, 'low')}, {_end(d, 'high')}] {name.rpartition('/')[2]}"
+             for name, d in differences.items()]  # fmt: skip
+    return {
+        "id": claim_id,
+        "claim": claim,
+        "holds": holds,
+        "verdict": verdict,
+        "reason": f"{what}: {', '.join(parts)}; paired over {n} seeds, Student interval",
+        "evidence": list(differences),
+    }
+
+
+def _end(measure: Mapping[str, Any], end: str) -> str:
+    return "–" if measure[end] is None else f"{measure[end]:+.3f}"
+
+
+# looking into a model
+
+
+def load_model(
+    task: Mapping[str, Any], arrays: Mapping[str, np.ndarray], corpus: Corpus
+) -> ReviewClassifier:
+    """The trained model of a task that kept its parameters, ready to predict."""
+    model = make_model(task, corpus)
+    model.load_state_dict(parameters_of(arrays), strict=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def read_aloud(model: ReviewClassifier, ids: Tensor, size: int = 64) -> Tensor:
+    """P(positive) after each word of a review `ids` (T,), as if it ended there: (T,)."""
+    found = []
+    for length in torch.arange(1, len(ids) + 1).split(size):
+        X = ids[: int(length.max())].long().expand(len(length), -1)
+        inside = torch.arange(X.shape[1]) < length.unsqueeze(1)
+        X = X.where(inside, torch.tensor(vocabulary.PAD_ID))
+        found.append(model(X, length).softmax(1)[:, 1])
+    return torch.cat(found)
+
+
+def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[str], Tensor]:
+    """The words of a typed text as the model sees them, and P(positive) after each, (T,).
+
+    ValueError for a text without a word.
+    """
+    words = vocabulary.tokenize(text)
+    if not words:
+        raise ValueError(f"there is no word in {text!r}; type a sentence")
+    numbers = {word: number for number, word in enumerate(corpus.words)}
+    ids = vocabulary.numericalize(words, numbers)
+    return [corpus.words[i] for i in ids], read_aloud(model, torch.tensor(ids))
+
+
+def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
+    """Positions (count,) of the reviews that a model got wrong with the greatest confidence."""
+    wrong = torch.where(label.bool(), 1 - probability, probability)
+    return wrong.argsort(descending=True, stable=True)[:count]
+
+
+# speed
+
+
+def naive_step(corpus: Corpus, index: Tensor, max_len: int, batch_size: int):
+    """A function that trains one batch the naive way: a DataLoader over reviews that are all padded
+    to `max_len`, `nn.LSTM`, the default Adam."""
+    X, length = reviews.pad(corpus, index, max_len, to=max_len)
+    items = TensorDataset(X, length, corpus.label[index])
+    loader = iter(DataLoader(items, batch_size=batch_size, shuffle=True))
+    model = ReviewClassifier(ReviewSpec(head_size=128), len(corpus.words))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def step() -> None:
+        X, length, y = next(loader)
+        loss = nn.functional.cross_entropy(model(X, length), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def epoch_seconds(
+    corpus: Corpus, index: Tensor, *, rounds: int, batches: int, max_len: int = 500
+) -> dict[str, list[float]]:
+    """Seconds of an epoch of 25,000 reviews, `naive` and `grouped` by length, interleaved.
+
+    In each of `rounds` rounds both train on `batches` batches of 64 of the reviews `index`, and
+    the time is scaled to an epoch. "grouped" is what `Trainer` does.
+    """
+    size = 64
+    spec = TrainSpec(batch_size=size, max_len=max_len)
+    scale = 25_000 / (batches * size)
+    chosen = index[: batches * size]
+    trainer = Trainer(
+        ReviewClassifier(ReviewSpec(head_size=128), len(corpus.words)), corpus, spec,
+        torch.device("cpu"),
+    )  # fmt: skip
+    found: dict[str, list[float]] = {"naive": [], "grouped": []}
+    for number in range(rounds):
+        step = naive_step(corpus, chosen, max_len, size)
+        start = time.perf_counter()
+        for _ in range(batches):
+            step()
+        found["naive"].append((time.perf_counter() - start) * scale)
+        start = time.perf_counter()
+        trainer.train_epoch(chosen, torch.Generator().manual_seed(number))
+        found["grouped"].append((time.perf_counter() - start) * scale)
+    return found
