@@ -7,6 +7,7 @@ drew and chose by, is an extra that no choice here looks at.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -123,10 +124,10 @@ class Trainer:
         """Train for `spec.epochs` and leave the model at its best dev accuracy.
 
         Returns one value an epoch: train_loss and train_accuracy (means over the epoch's batches,
-        while the model changes), dev_loss, dev_accuracy, with `curve` also curve_loss and
-        curve_accuracy; embedding apart, gradient_norm (a batch's L2 norm before clipping, their
-        mean) and moved (the distance of the parameters from their start over the start's length);
-        and best_epoch, from 1.
+        while the model changes), seconds (of training), dev_loss, dev_accuracy, with `curve` also
+        curve_loss and curve_accuracy; embedding apart, gradient_norm (a batch's L2 norm before
+        clipping, their mean) and moved (the distance of the parameters from their start over the
+        start's length); and best_epoch, from 1.
         """
         generator = torch.Generator().manual_seed(seed)
         rows: list[dict[str, float]] = []
@@ -153,7 +154,7 @@ class Trainer:
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, float]:
         """Read the reviews `train` once, in an order drawn from `generator`; a row of `fit`."""
-        spec = self.spec
+        spec, began = self.spec, time.perf_counter()
         self.model.train()
         sums = torch.zeros(4, dtype=torch.float64)  # loss, hits, reviews, gradient norms
         length = self.corpus.length[train].clamp(max=spec.max_len)
@@ -172,6 +173,7 @@ class Trainer:
             "train_loss": loss / n,
             "train_accuracy": hits / n,
             "gradient_norm": norm / len(batches),
+            "seconds": time.perf_counter() - began,
         }
 
     def _step(self, index: Tensor, generator: torch.Generator) -> tuple[float, int, float]:
