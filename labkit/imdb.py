@@ -7,8 +7,16 @@ pretrained word vectors. Every setting is a name with what it changes of `Review
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import torch
+
+from labkit import review_tasks, sweep
+from labkit.review_training import accuracy
+from labkit.reviews import Corpus
+from labkit.summary import summarise
 
 Setting = tuple[dict[str, Any], dict[str, Any]]  # what changes of the model, of the training
 
@@ -39,6 +47,22 @@ VARIATIONS: dict[str, Setting] = {
     "handwritten/batch128": (_HAND, {"batch_size": 128}),
 }
 STUDY_A = CORE | VARIATIONS
+
+# study A's model without a recurrent layer, and with the ratings 1 to 10 as its classes
+AVERAGED: Setting = ({"cell": "none", "pooling": "mean"}, {})
+RATING: Setting = ({**_TORCH, "pooling": "mean", "num_classes": 10}, {})
+
+# candidates for the best recurrent model; dev chooses
+_STRONG = {"bidirectional": True, "pooling": "max", "dropout": 0.5, "embedding_dropout": 0.3}
+_FALLING = {"lr": 3e-3, "decay": True, "clip": 1.0, "word_dropout": 0.2}
+BEST: dict[str, Setting] = {
+    "bilstm_max": (_STRONG, _FALLING),
+    "bigru_max": ({**_STRONG, "cell": "gru"}, _FALLING),
+    "bilstm_mean_max": (
+        {**_STRONG, "pooling": "mean_max", "embedding_size": 100, "embedding_dropout": 0.5},
+        {**_FALLING, "word_dropout": 0.1},
+    ),
+}
 
 # the published table of each setting of study A, in data/published.toml
 PUBLISHED_A = {
@@ -120,3 +144,114 @@ STACK: dict[str, Setting] = {
     "adam": (_STACK, {**_PLAIN, "optimiser": "adam"}),
     "adam, mean": ({**_STACK, "pooling": "mean"}, {**_PLAIN, "optimiser": "adam"}),
 }
+
+Arrays = Mapping[str, np.ndarray]
+Runs = dict[str, dict[int, Arrays]]  # by the name of the setting, then by seed
+
+
+def study_tasks(
+    study: str,
+    settings: Mapping[str, Setting],
+    corpus: Corpus,
+    *,
+    seeds: Iterable[int],
+    model: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    keep: Iterable[str] = (),
+    **common: Any,
+) -> list[dict[str, Any]]:
+    """One task for each setting and seed, under the name "<study>/<setting>".
+
+    `model` and `training` hold for all of them, unless a setting says otherwise; `keep` names the
+    settings whose parameters are stored; `common` goes to `review_tasks.training_task`. Without
+    `glove_words` the pretrained vectors are learned ones.
+    """
+    seeds, keep, tasks = list(seeds), set(keep), []
+    for name, (own_model, own_training) in settings.items():
+        chosen = {**(model or {}), **own_model}
+        if not common.get("glove_words"):
+            chosen["vectors"] = "learned"
+        tasks += [
+            review_tasks.training_task(
+                f"{study}/{name}",
+                corpus,
+                seed=seed,
+                model=chosen,
+                training={**(training or {}), **own_training},
+                keep=name in keep,
+                **common,
+            )
+            for seed in seeds
+        ]
+    return tasks
+
+
+def train(tasks: Sequence[Mapping[str, Any]], name: str) -> Runs:
+    """Train what is not kept yet; the results by setting and seed, in the tasks' order."""
+    # the dearest first, so that no process is left with a long training at the end
+    queue = sorted(tasks, key=_cost, reverse=True)
+    found = sweep.run_tasks(queue, review_tasks.train_task, name=name, modules=review_tasks.MODULES)
+    by_label = dict(zip([task["label"] for task in queue], found, strict=True))
+    runs: Runs = {}
+    for task in tasks:
+        runs.setdefault(setting_of(task), {})[task["seed"]] = by_label[task["label"]]
+    return runs
+
+
+def setting_of(task: Mapping[str, Any]) -> str:
+    """The name "<study>/<setting>" that a task was made under."""
+    return task["label"].rpartition(" seed ")[0]
+
+
+def _cost(task: Mapping[str, Any]) -> float:
+    """About how long a training takes, in no unit."""
+    units = task["model.hidden_size"] * task["model.num_layers"] * (1 + task["model.bidirectional"])
+    cell = {"rnn": 0.5, "gru": 1.3, "none": 0.1}.get(task["model.cell"], 1.0)
+    return units * cell * task["training.epochs"] * (task["num_train"] or 20_000)
+
+
+def accuracies(
+    by_seed: Mapping[int, Arrays], corpus: Corpus, *, held_out: bool = False
+) -> list[float]:
+    """The accuracy of each seed on the test part, or on the small study's held-out reviews."""
+    test = corpus.split()["test"]
+    chosen = torch.isin(test, review_tasks.held_out(corpus)) if held_out else slice(None)
+    y = corpus.label[test][chosen]
+    return [
+        accuracy(torch.from_numpy(arrays["test_probability"])[chosen], y)
+        for arrays in by_seed.values()
+    ]
+
+
+CURVES = ("train_loss", "train_accuracy", "curve_loss", "curve_accuracy", "gradient_norm", "moved")
+
+
+def measures_of(
+    runs: Runs, corpus: Corpus, epochs: Sequence[int] | None = None
+) -> dict[str, dict[str, Any]]:
+    """A summary over the seeds for everything that a setting's trainings have found.
+
+    "<setting>/test_accuracy", "held_out_accuracy", "dev_accuracy" and "best_epoch" belong to the
+    checkpoint that dev chose; "seconds" is a training's; and for every epoch k, from 1,
+    "<setting>/train_loss/k" and the other `CURVES` that were recorded.
+    """
+    measures = {}
+
+    def note(name: str, values: Sequence[float], **options: Any) -> None:
+        measures[name] = summarise([float(v) for v in values], student=True, **options)
+
+    for name, by_seed in runs.items():
+        seeds, arrays = list(by_seed), list(by_seed.values())
+        note(f"{name}/test_accuracy", accuracies(by_seed, corpus), seeds=seeds)
+        held_out = accuracies(by_seed, corpus, held_out=True)
+        note(f"{name}/held_out_accuracy", held_out, seeds=seeds)
+        note(f"{name}/dev_accuracy", [a["dev_accuracy"].max() for a in arrays], seeds=seeds)
+        note(f"{name}/best_epoch", [a["best_epoch"].item() for a in arrays], seeds=seeds)
+        seconds = [a["seconds"].sum() for a in arrays]
+        note(f"{name}/seconds", seconds, seeds=seeds, unit="s", timing=True)
+        for curve in CURVES:
+            if curve in arrays[0]:
+                for k in range(1, len(arrays[0][curve]) + 1):
+                    if epochs is None or k in epochs:
+                        note(f"{name}/{curve}/{k}", [a[curve][k - 1] for a in arrays], seeds=seeds)
+    return measures

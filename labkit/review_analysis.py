@@ -28,6 +28,11 @@ def accuracy_interval(hits: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def sign_test(only_a: int, only_b: int) -> float:
+    """p of the two-sided sign test (McNemar's, exact) on the reviews that one of two gets right."""
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
 def by_length(
     probabilities: Sequence[Tensor], label: Tensor, length: Tensor, edges: Sequence[int]
 ) -> list[dict[str, float]]:

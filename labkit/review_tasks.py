@@ -48,7 +48,7 @@ def training_task(
     glove_words: int = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Describe one training, for `labkit.sweep.run_tasks`.
+    """Describe one training, for `labkit.sweep.run_tasks`; `name` is for the eye, and not stored.
 
     `model` and `training` replace defaults of `ReviewSpec` and `TrainSpec`. `num_train` reviews are
     drawn by the seed, half of either label, all for 0; `num_dev` likewise, the same for every
@@ -62,7 +62,6 @@ def training_task(
         raise ValueError(f"vectors {spec.vectors!r} need glove_words, got {glove_words}")
     return {
         "label": f"{name} seed {seed}",
-        "name": name,
         "corpus": corpus_name,
         "data": corpus.digest,
         "vocab_size": len(corpus.words),
