@@ -28,6 +28,8 @@ BOOKKEEPING = (
     "labkit.parameters",
     "labkit.publication",
     "labkit.report",
+    "labkit.report_imdb",
+    "labkit.report_rows",
     "labkit.results",
 )
 LOCK = "requirements-cpu.lock"

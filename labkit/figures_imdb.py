@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from labkit.figures import COLOURS, LABELS, PALETTE, new_figure
 
-NAMES = {"rnn": LABELS["srn"].replace("SRN", "RNN"), "lstm": "LSTM", "gru": "GRU"}
+NAMES = {"rnn": "RNN", "lstm": LABELS["lstm"], "gru": LABELS["gru"]}
 CELL_COLOURS = {"rnn": COLOURS["srn"], "lstm": COLOURS["lstm"], "gru": COLOURS["gru"]}
+LINES = (PALETTE[2], PALETTE[4], PALETTE[1])
 Summary = Mapping[str, Any]
 
 
@@ -75,6 +76,7 @@ def learning_curves(
         ax.set_axis_off()
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles: dict[str, Any] = {}
     for ax in axes.flat:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -206,6 +208,7 @@ def small_curves(runs: Mapping[str, np.ndarray], published: Sequence[tuple[int, 
         ax.plot(*zip(*published, strict=True), "o", color="black", mfc="none", label="published")
     ax.axhline(0.5, color="black", linestyle=":", linewidth=1)
     ax.set(xlabel="epoch", ylabel="accuracy")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=8, ncols=2)
     return fig
 
@@ -230,6 +233,7 @@ def stack_plot(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             values = np.asarray(found[quantity], dtype=float)
             ax.plot(np.arange(1, len(values) + 1), values, ".-", color=colour, label=setting)
         ax.set(xlabel="epoch", title=label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if quantity != "train_accuracy":
             ax.set_yscale("log")
     fig.legend(

@@ -5,27 +5,27 @@ The page depends on these files alone, so that rendering it again shows whether 
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import environment
+from labkit import environment, report_imdb
 from labkit.digests import write_atomically
 from labkit.publication import REPORT
-from labkit.results import cell, machine_line, number, reported
+from labkit.report_rows import Row, binomial_half_width, judge, missing_row, number_row
+from labkit.results import cell, machine_line, reported
+
+__all__ = ["Row", "binomial_half_width", "judge", "render", "write"]
 
 OPERATOR, DIGIT_SUM, GATES = "01_lstm_operator", "02_digit_sum_sweep", "03_gate_analysis"
+IMDB = report_imdb.CHAPTER
 TITLES = {
     OPERATOR: "01 LSTM operator",
     DIGIT_SUM: "02 Digit-sum memory sweep",
     GATES: "03 Gate analysis",
+    IMDB: "04 Film reviews",
 }
-INSIDE, OUTSIDE = "inside our seeds", "outside our seeds"
-BETTER, WORSE = "ours better", "ours worse"
-MISSING = "no result yet"
 TOY_TOLERANCE = 5e-5  # the published values are rounded to four decimals
 
 HEAD = """\
@@ -50,6 +50,10 @@ HOW_TO_READ = """\
 - **ours better**, **ours worse**: the published number lies outside that range, on the side that
   the words tell; **outside our seeds**: the same for a number of which neither more nor less is
   better. The reason says how it ranks among our seeds.
+- Chapter 04 has few seeds, so its rows ask another question. **as one more seed**: the published
+  number lies where one more seed of ours is expected to, the 95 % range of Student's prediction;
+  else **ours better**, **ours worse** or **not as one more seed**. Its intervals are Student's.
+  One or two seeds give **too few seeds for a verdict**.
 - An accuracy p that was counted on m examples carries a sampling error of its own; ± gives the
   half-width of its 95 % binomial interval, 1.96 · √(p(1 − p)/m), for the published number.
 - A claim made in words **holds**, **does not hold**, or holds within the limits that its verdict
@@ -61,17 +65,6 @@ HOW_TO_READ = """\
 """
 
 
-@dataclass(frozen=True)
-class Row:
-    """One published figure or claim, ours, and what follows."""
-
-    what: str
-    published: str
-    ours: str
-    verdict: str
-    reason: str
-
-
 def render() -> str:
     """The report as Markdown; ValueError when a record or the published figures are damaged."""
     published = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))
@@ -80,11 +73,13 @@ def render() -> str:
         OPERATOR: [("", _operator_rows(published["operator"], records[OPERATOR]))],
         DIGIT_SUM: list(_digit_sum_tables(published["digit_sum"], records[DIGIT_SUM])),
         GATES: [("", _gate_rows(published["gates"], records[GATES]))],
+        IMDB: list(report_imdb.tables(published, records[IMDB])),
     }
     claims = {
         OPERATOR: {"parity": published["operator"]["parity_claim"]["claim"]},
         DIGIT_SUM: published["digit_sum"]["claims"],
         GATES: dict(zip("abc", published["gates"]["claims"], strict=True)),
+        IMDB: published["imdb"]["claims"],
     }
     claim_rows = {
         chapter: _claim_rows(chapter, claims[chapter], records[chapter]) for chapter in TITLES
@@ -110,70 +105,6 @@ def write() -> Path:
     return path
 
 
-# verdicts
-
-
-def judge(
-    published: float, measure: Mapping[str, Any], *, higher_is_better: bool | None
-) -> tuple[str, str]:
-    """Verdict and rank of a published number among the raw values of a summary.
-
-    The verdict is "inside our seeds" where it lies between the lowest and the highest, both
-    included; else it says whether ours are better or worse, or just "outside our seeds" where
-    `higher_is_better` is None.
-    """
-    # accuracies come from float32: 0.77 is stored as 0.7699999809
-    raw = [published if math.isclose(v, published, rel_tol=1e-6) else v for v in measure["raw"]]
-    below, equal = sum(v < published for v in raw), sum(v == published for v in raw)
-    above = len(raw) - below - equal
-    of = f"of {len(raw)} {'runs' if measure['timing'] else 'seeds'}"
-    if len(raw) in (below, above):
-        ours = BETTER if (above == len(raw)) == higher_is_better else WORSE
-        rank = f"{'lower' if above else 'higher'} than all {of[3:]}"
-        return (OUTSIDE if higher_is_better is None else ours), rank
-    rank = f"higher than {below} {of}"
-    return INSIDE, f"{rank}, equal to {equal}" if equal else rank
-
-
-def binomial_half_width(accuracy: float, examples: int) -> float:
-    """Half-width of the 95 % interval of an accuracy counted on so many examples (normal)."""
-    return 1.96 * math.sqrt(accuracy * (1 - accuracy) / examples)
-
-
-def _number_row(
-    what: str,
-    published: float,
-    record: Mapping[str, Any] | None,
-    chapter: str,
-    name: str,
-    *,
-    higher_is_better: bool | None,
-    examples: int | None = None,
-    unit: str = "",
-) -> Row:
-    shown = f"{published:.2f}" if examples else f"{published!r} {unit}".strip()
-    measure = (record or {"measures": {}})["measures"].get(name)
-    if not isinstance(measure, dict):
-        return _missing_row(what, shown, record, chapter, name)
-    verdict, reason = judge(published, measure, higher_is_better=higher_is_better)
-    if examples:
-        half_width = binomial_half_width(published, examples)
-        reason += f"; ±{half_width:.2f} from its {examples} examples"
-    if measure["timing"]:
-        verdict = verdict.replace("seeds", "runs")
-    return Row(what, shown, f"{number(measure)}, n = {measure['n']}", verdict, reason)
-
-
-def _missing_row(
-    what: str, published: str, record: Mapping[str, Any] | None, chapter: str, name: str
-) -> Row:
-    profile = record["profile"] if record else "cpu"
-    force = " --force" if record else ""
-    why = f"the record has no `{name}`: " if record else ""
-    command = f"`python -m labkit run {chapter} --profile {profile}{force}`"
-    return Row(what, published, "–", MISSING, f"{why}{command} fills it")
-
-
 # 01
 
 
@@ -186,7 +117,7 @@ def _operator_rows(published: Mapping[str, Any], record: Mapping[str, Any] | Non
         ("handwritten over `nn.LSTM`", "ratio", "ratio_naive_to_torch", ""),
     ):
         rows.append(
-            _number_row(
+            number_row(
                 f"speed ({speed['device']}): {what}", speed[key], record, OPERATOR,
                 f"speed/{name}", higher_is_better=False, unit=unit,
             )
@@ -200,7 +131,7 @@ def _toy_row(published: list, record: Mapping[str, Any] | None) -> Row:
     what = "toy example: last hidden state"
     ours = record and record["measures"].get("toy_output")
     if not ours:
-        return _missing_row(what, str(published), record, OPERATOR, "toy_output")
+        return missing_row(what, str(published), record, OPERATOR, "toy_output")
     pairs = list(zip(_flat(published), _flat(ours), strict=False))
     same = len(_flat(ours)) == len(_flat(published)) and all(
         abs(a - b) <= TOY_TOLERANCE for a, b in pairs
@@ -213,7 +144,7 @@ def _shapes_row(published: list, record: Mapping[str, Any] | None) -> Row:
     what = "parity: printed shapes, handwritten and `nn.LSTM`"
     ours = record and record["measures"].get("parity_mistake/shapes")
     if not ours:
-        return _missing_row(what, str(published), record, OPERATOR, "parity_mistake/shapes")
+        return missing_row(what, str(published), record, OPERATOR, "parity_mistake/shapes")
     verdict = "mistake reproduced" if ours == published else "not reproduced"
     reason = (
         "a batch-first tensor in an `nn.LSTM` with batch_first=False; equal layout, equal shape"
@@ -257,7 +188,7 @@ def _accuracy_rows(
     values: Iterable[tuple[int, float]],
 ) -> Iterator[Row]:
     for length, value in values:
-        yield _number_row(
+        yield number_row(
             f"{cell_name.upper()}, {length} digits, {split} accuracy",
             value,
             record,
@@ -269,7 +200,7 @@ def _accuracy_rows(
 
 
 def _first_loss_row(value: float, record: Mapping[str, Any] | None) -> Row:
-    return _number_row(
+    return number_row(
         "LSTM, loss at the first step", value, record, DIGIT_SUM,
         "published/lstm/zero/trained/first_step_loss", higher_is_better=None,
     )  # fmt: skip
@@ -283,7 +214,7 @@ def _gate_rows(published: Mapping[str, Any], record: Mapping[str, Any] | None) -
     what = f"prediction for {digits}"
     ours = record["measures"].get("prediction") if record else None
     if ours is None:
-        return [_missing_row(what, str(expected), record, GATES, "prediction")]
+        return [missing_row(what, str(expected), record, GATES, "prediction")]
     values = _flat(ours["raw"] if isinstance(ours, dict) else ours)
     hits = sum(value == expected for value in values)
     if hits in (0, len(values)):
@@ -312,7 +243,7 @@ def _claim_rows(
         for claim in judged:
             rows.append(Row(claim["id"], text, "", claim["verdict"], claim["reason"]))
         if not judged:
-            rows.append(_missing_row(key, text, record, chapter, f"claim {key}"))
+            rows.append(missing_row(key, text, record, chapter, f"claim {key}"))
     return rows
 
 
@@ -357,6 +288,7 @@ def _published_settings(published: Mapping[str, Any]) -> dict[str, str]:
             f"Published: heat maps of one LSTM that was trained on {gates['length']} digits, for "
             "one sequence."
         ),
+        IMDB: report_imdb.setting(published),
     }
 
 

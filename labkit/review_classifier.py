@@ -34,6 +34,7 @@ class ReviewSpec:
     `pooling`: what stands for a review. "last": the state of each direction after its last word;
     "mean", "max": over the review's words; "mean_max": both, side by side; "last_step": the outputs
     at the last word, where a backward direction has read one word only.
+    `skip`: each word's embedding stands beside the recurrent output before the pooling.
     `head_size` and `activation`: the head's hidden layer, none for 0.
     `vectors`: "learned", from a random start; "glove", pretrained and fixed; "glove_tuned",
     pretrained, then trained; "random", fixed random vectors for the words that GloVe knows.
@@ -47,6 +48,7 @@ class ReviewSpec:
     num_layers: int = 1
     bidirectional: bool = False
     pooling: str = "last"
+    skip: bool = False
     head_size: int = 0
     activation: str = "relu"
     dropout: float = 0.0
@@ -71,6 +73,8 @@ class ReviewSpec:
         for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"ReviewSpec.{name} must be in 0..1, got {getattr(self, name)}")
+        if self.skip and self.pooling in ("last", "last_step"):
+            raise ValueError(f"ReviewSpec.skip needs a pooling over time, not {self.pooling!r}")
 
 
 class ReviewClassifier(nn.Module):
@@ -91,7 +95,8 @@ class ReviewClassifier(nn.Module):
             nn.ModuleList(_layer(spec, size) for _ in range(D)) for size in sizes[:-1]
         )
 
-        pooled = sizes[-1] * (2 if spec.pooling == "mean_max" else 1)
+        width = sizes[-1] + (spec.embedding_size if spec.skip else 0)
+        pooled = width * (2 if spec.pooling == "mean_max" else 1)
         self.embedding_dropout = nn.Dropout(spec.embedding_dropout)
         self.dropout = nn.Dropout(spec.dropout)
         self.head = nn.Linear(pooled, spec.num_classes)
@@ -112,8 +117,8 @@ class ReviewClassifier(nn.Module):
     def run(
         self, X: Tensor, length: Tensor, *, front: bool = False, states: States | None = None
     ) -> Tensor:
-        """The top layer's outputs (B, T, D*H), forward direction first."""
-        Z = self.embedding_dropout(self.embedding(X))  # (B, T, E)
+        """The top layer's outputs (B, T, D*H), forward direction first; with `skip` E more."""
+        words = Z = self.embedding_dropout(self.embedding(X))  # (B, T, E)
         back = backward_order(X.shape[1], length, front=front)  # (B, T)
         given, ends = list(states or []), []
         for layer in self.layers:
@@ -126,7 +131,7 @@ class ReviewClassifier(nn.Module):
             Z = torch.cat(outputs, dim=-1)
         if states is not None:
             states[:] = ends
-        return Z
+        return torch.cat([Z, words], dim=-1) if self.spec.skip else Z
 
     def _start_embedding(self, table: Tensor | None) -> None:
         kind, weight = self.spec.vectors, self.embedding.weight

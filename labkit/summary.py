@@ -14,6 +14,7 @@ import numpy as np
 STATISTICS = {"mean": np.mean, "median": np.median}
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+STUDENT = "Student t of the mean"
 
 
 def summarise(
@@ -92,10 +93,12 @@ def _interval(values: np.ndarray, statistic: str) -> tuple[float | None, float |
 def _student(values: np.ndarray, statistic: str) -> tuple[float | None, float | None, str]:
     from scipy import stats
 
-    if len(values) == 1 or values.min() == values.max():
+    if len(values) == 1:
+        return None, None, f"none: a single value, no {STUDENT}"
+    if values.min() == values.max():
         return _interval(values, statistic)
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half), "95 % Student t of the mean"
+    return float(values.mean() - half), float(values.mean() + half), f"95 % {STUDENT}"
 
 
 def _bootstrap(values: np.ndarray, statistic: str, method: str) -> tuple[float, float]:

@@ -1,0 +1,174 @@
+"""The report's tables on film reviews: studies A and B, and the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from labkit.report_rows import Row, missing_row, number_row
+from labkit.results import number
+
+CHAPTER = "04_imdb_recurrent"
+Record = Mapping[str, Any] | None
+
+# our settings for each published table of study A; the first one is what its text describes
+STUDY_A = {
+    "rnn": ("rnn/mean", "rnn/last"),
+    "lstm": ("lstm/mean", "lstm/last"),
+    "gru": ("gru/mean", "gru/last"),
+    "handwritten_lstm": ("handwritten/mean",),
+    "handwritten_lstm_hidden128": ("handwritten/hidden128",),
+    "handwritten_lstm_two_cells": ("handwritten/two_cells",),
+    "handwritten_lstm_other_loss": ("handwritten/mse",),
+    "handwritten_lstm_bce_one_hot": ("handwritten/bce_on_softmax",),
+    "handwritten_lstm_adamax": ("handwritten/adamax",),
+    "handwritten_lstm_batch128": ("handwritten/batch128",),
+}
+# what a published curve is called in our record, and whether more of it is better
+CURVES = {
+    "test_accuracy": ("curve_accuracy", True),
+    "test_loss": ("curve_loss", False),
+    "train_accuracy": ("train_accuracy", None),
+    "train_loss": ("train_loss", None),
+}
+LOSSES = {
+    "handwritten_lstm_other_loss": "squared error assumed",
+    "handwritten_lstm_bce_one_hot": "cross-entropy on probabilities, inferred from its floor",
+    "handwritten_lstm_adamax": "learning rate 0.002 assumed",
+}
+
+
+def setting(published: Mapping[str, Any]) -> str:
+    """What the published figures were measured on."""
+    a, b = published["imdb"], published["imdb_glove"]
+    return (
+        f"Published, study A: {a['vocab_size']:,} words, embedding {a['embedding_dim']}, hidden "
+        f"{a['hidden_size']}, {a['epochs']} epochs on {a['n_train']:,} reviews, batches of "
+        f"{a['batch_size']}; one training each, chosen by the test curve. Study B: "
+        f"{b['n_train']:,} reviews, GloVe {b['embedding_dim']}d, front padding to {b['max_len']} "
+        f"words, batches of {b['batch_size']}, {b['n_test']:,} test reviews. Our curves are over "
+        "5,000 test reviews in study A and over the slice of 2,000 in study B; a test accuracy "
+        "without an epoch is that of the epoch chosen by dev, on all 25,000."
+    )
+
+
+def tables(published: Mapping[str, Any], record: Record) -> Iterator[tuple[str, list[Row]]]:
+    """A heading and its rows for each published table."""
+    for table, ours in STUDY_A.items():
+        for name in ours:
+            note = f" ({LOSSES[table]})" if table in LOSSES else ""
+            rows = list(_curve_rows(published["imdb"][table], record, name))
+            yield f"Study A, {table.replace('_', ' ')}, ours `{name}`{note}", rows
+    yield "Study A, seconds for five epochs", list(_second_rows(published["imdb"], record))
+    yield "Study B, bidirectional LSTM on 2,000 reviews", list(_glove_rows(published, record))
+    yield "Study B, stochastic gradient descent", list(_sgd_rows(published["imdb_glove"], record))
+    yield "Peers: public material on the same data", list(_peer_rows(published["peers"], record))
+
+
+def _curve_rows(table: Mapping[str, Any], record: Record, name: str) -> Iterator[Row]:
+    for quantity, (curve, better) in CURVES.items():
+        for epoch, value in enumerate(table.get(quantity, ()), start=1):
+            yield number_row(
+                f"{quantity.replace('_', ' ')}, epoch {epoch}", value, record, CHAPTER,
+                f"a/{name}/{curve}/{epoch}", higher_is_better=better,
+            )  # fmt: skip
+
+
+def _second_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
+    seconds = published["handwritten_lstm_batch128"]["seconds_for_5_epochs"]
+    for batch, name in (("batch64", "handwritten/mean"), ("batch128", "handwritten/batch128")):
+        yield number_row(
+            f"seconds for five epochs, {batch}", seconds[batch], record, CHAPTER,
+            f"a/{name}/seconds", higher_is_better=False, unit="s",
+        )  # fmt: skip
+
+
+def _glove_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
+    glove = published["imdb_glove"]
+    adam = glove["bilstm_adam"]
+    for epoch, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
+        yield number_row(
+            f"Adam, test accuracy at epoch {epoch}", percent / 100, record, CHAPTER,
+            f"b/mistake/all/curve_accuracy/{epoch}", higher_is_better=True, shown=f"{percent} %",
+        )  # fmt: skip
+    yield number_row(
+        "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"], record, CHAPTER,
+        "b/mistake/all/train_accuracy/31", higher_is_better=None,
+    )  # fmt: skip
+    for end, percent in zip(
+        ("lowest", "highest"),
+        glove["bilstm_adam_dropout"]["test_accuracy_percent_range"],
+        strict=True,
+    ):
+        yield number_row(
+            f"dropout 0.5, {end} test accuracy", percent / 100, record, CHAPTER,
+            "b/source/dropout/held_out_accuracy", higher_is_better=True, shown=f"{percent} %",
+        )  # fmt: skip
+    decay = glove["bilstm_adam_l2"]
+    for lam, percent in zip(decay["lambda"], decay["test_accuracy_percent"], strict=True):
+        yield number_row(
+            f"L2 penalty λ = {lam:g}, test accuracy", percent / 100, record, CHAPTER,
+            f"b/source/l2/{lam:g}/held_out_accuracy", higher_is_better=True, shown=f"{percent} %",
+        )  # fmt: skip
+    for label, name in (("with its mistakes", "all"), ("without the three mistakes", "none")):
+        yield number_row(
+            f"held-out slice, ours {label}", glove["held_out"]["bilstm_accuracy"], record, CHAPTER,
+            f"b/mistake/{name}/held_out_accuracy", higher_is_better=True,
+        )  # fmt: skip
+
+
+def _sgd_rows(glove: Mapping[str, Any], record: Record) -> Iterator[Row]:
+    lstm = glove["lstm_sgd"]
+    for every, epoch, outcome in zip(
+        lstm["halve_every"], lstm["epochs"], lstm["outcome"], strict=True
+    ):
+        what = f"LSTM, rate 0.1 halved every {every} epochs, {epoch} epochs"
+        yield _outcome_row(what, outcome, record, f"b/source/lstm_sgd/{every}")
+    for quantity, name in (("test_accuracy_percent", "test"), ("train_accuracy", "training")):
+        value = glove["bilstm_sgd"][quantity]
+        what = f"bidirectional, rate 0.03 halved every 20 epochs, 100 epochs, {name} accuracy"
+        shown = f"{value} %" if name == "test" else str(value)
+        yield _outcome_row(what, shown, record, "b/source/bilstm_sgd")
+    stack = glove["handwritten_two_layer_sgd"]
+    shown = f"{stack['test_accuracy_percent']} %, {stack['outcome']}"
+    for rate in ("0.1", "0.001", "1e-06"):
+        what = f"handwritten two-layer stack, plain SGD, rate {rate}"
+        yield _outcome_row(what, shown, record, f"b/stack/sgd/{rate}")
+
+
+def _outcome_row(what: str, published: str, record: Record, name: str) -> Row:
+    """A published outcome in words beside what our run of fewer epochs came to."""
+    measures = (record or {"measures": {}})["measures"]
+    found = measures.get(f"{name}/held_out_accuracy")
+    if found is None:
+        return missing_row(what, published, record, CHAPTER, f"{name}/held_out_accuracy")
+    epochs = record["settings"]["small_epochs"]
+    last = measures[f"{name}/train_accuracy/{epochs}"]["mean"]
+    learned = last >= 0.6
+    verdict = "learned" if learned else "did not learn"
+    reason = f"training accuracy {number(last)} after our {epochs} epochs; one seed, no interval"
+    return Row(what, published, f"{number(found)}, n = {found['n']}", verdict, reason)
+
+
+def _peer_rows(peers: Mapping[str, Any], record: Record) -> Iterator[Row]:
+    pairs = {
+        "bentrevett_nbow_test_accuracy": "baseline/averaged_embeddings/test_accuracy",
+        "bentrevett_bilstm_test_accuracy": "best/model/test_accuracy",
+        "nndl_textbook_bilstm_test_accuracy": "best/model/test_accuracy",
+    }
+    for peer, name in pairs.items():
+        yield number_row(
+            peer.removesuffix("_test_accuracy").replace("_", " "), peers[peer], record, CHAPTER,
+            name, higher_is_better=True,
+        )  # fmt: skip
+    value = peers["llms_from_scratch_logreg_test_accuracy"]
+    what = "llms from scratch logreg"
+    for kind in ("binary", "tfidf_pairs"):
+        name = f"baseline/{kind}/test_accuracy"
+        ours = (record or {"measures": {}})["measures"].get(name)
+        if ours is None:
+            yield missing_row(what, str(value), record, CHAPTER, name)
+            continue
+        verdict = "ours better" if ours > value else "ours worse"
+        reason = f"{ours - value:+.3f}; logistic regression, `{kind}`, no seed"
+        yield Row(what, str(value), number(ours), verdict, reason)
