@@ -44,7 +44,7 @@ else
 next = @printf '\n%s\n'
 endif
 
-.PHONY: help setup lab reproduce run report verify notebooks test lint clean
+.PHONY: help setup lab reproduce run report verify data notebooks test lint clean
 
 help:  ## List the targets and the settings
 	@printf 'Usage: make TARGET [NAME=value ...]\n\nTargets\n'
@@ -82,6 +82,10 @@ report: setup  ## Write results/REPORT.md from the records
 verify: setup  ## Check that results are what was written, and name what is stale
 	@$(LABKIT) verify $(if $(STRICT),--strict)
 	$(next) 'If anything above is stale: make reproduce'
+
+data: setup  ## Download the reviews (84 MB) and the word vectors (862 MB) and verify them
+	@$(LABKIT) data
+	$(next) 'Next: make reproduce'
 
 notebooks: setup  ## Run the quick chapters in place, so that their stored outputs are fresh
 	@$(LABKIT) notebooks $(CHAPTERS)

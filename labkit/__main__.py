@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--threads", type=_positive, default=1)
     lab.set_defaults(command=_lab)
 
+    data = commands.add_parser("data", help="fetch and verify the data sets that are downloaded")
+    data.add_argument("names", nargs="*", metavar="NAME", help="imdb or glove; else all")
+    data.add_argument("--check", action="store_true", help="fetch nothing, hash what is there")
+    data.set_defaults(command=_data)
+
     clean = commands.add_parser("clean", help="remove unpublished runs and finished trainings")
     clean.set_defaults(command=_clean)
     return parser
@@ -150,6 +155,12 @@ def _lab(options: argparse.Namespace) -> int:
         command.append("--allow-root")
     variables = {**os.environ, **environment.kernel_environment(options.threads)}
     os.execve(sys.executable, command, variables)
+
+
+def _data(options: argparse.Namespace) -> int:
+    from labkit import datasets
+
+    return datasets.data(options.names, check=options.check)
 
 
 def _clean(options: argparse.Namespace) -> int:

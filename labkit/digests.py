@@ -20,17 +20,20 @@ from typing import Any
 from labkit import environment
 
 PACKAGE = Path(__file__).parent
-# These file away or judge what a chapter has computed: no number depends on their code, so it does
-# not count, but what they import does.
+# These fetch what is then checked by its hash, or file away or judge what a chapter has computed: no
+# number depends on their code, so it does not count, but what they import does.
 BOOKKEEPING = (
+    "labkit.archives",
     "labkit.comparison",
     "labkit.digests",
+    "labkit.download",
     "labkit.parameters",
     "labkit.publication",
     "labkit.report",
     "labkit.report_imdb",
     "labkit.report_rows",
     "labkit.results",
+    "labkit.transfer",
 )
 LOCK = "requirements-cpu.lock"
 

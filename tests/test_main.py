@@ -26,7 +26,7 @@ except SystemExit as end:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
-    for name in ("run", "verify", "report", "compare", "notebooks", "lab", "clean"):
+    for name in ("run", "verify", "report", "compare", "notebooks", "lab", "data", "clean"):
         assert f"\n    {name}" in done.stdout
 
 

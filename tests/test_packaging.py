@@ -27,7 +27,7 @@ MODULES = sorted((ROOT / "labkit").glob("*.py"))
 CHAPTER_MODULES = {"digit_sum", "gates", "imdb", "bert", "sine"}
 TARGETS = {
     "help", "setup", "lab", "reproduce", "run", "report", "verify", "notebooks", "test", "lint",
-    "clean",
+    "clean", "data",
 }  # fmt: skip
 WORK = Path("env/.labkit")
 
