@@ -41,7 +41,6 @@ VARIATIONS: dict[str, Setting] = {
     "handwritten/hidden128": ({**_HAND, "hidden_size": 128}, {}),
     "handwritten/two_cells": ({**_HAND, "num_layers": 2}, {}),
     "handwritten/mse": (_HAND, {"loss": "mse"}),
-    "handwritten/bce": (_HAND, {"loss": "bce"}),
     "handwritten/bce_on_softmax": (_HAND, {"loss": "bce_on_softmax"}),
     "handwritten/adamax": (_HAND, {"optimiser": "adamax", "lr": 2e-3}),
     "handwritten/batch128": (_HAND, {"batch_size": 128}),
@@ -61,10 +60,6 @@ _FALLING = {"lr": 2e-3, "decay": True, "clip": 1.0, "word_dropout": 0.2}
 BEST: dict[str, Setting] = {
     "bilstm_max": (_STRONG, _FALLING),
     "bilstm_beside_words": (_BESIDE, _FALLING),
-    "lstm_beside_words": (
-        {**_BESIDE, "bidirectional": False, "embedding_size": 100, "embedding_dropout": 0.5},
-        _FALLING,
-    ),
 }
 
 # the published table of each setting of study A, in data/published.toml
