@@ -84,7 +84,7 @@ def judge(
         verdict, holds = "holds in part" if above else "does not hold", False
     else:
         verdict, holds = "not shown", None
-    parts = [f"{d['mean']:+.3f} [{_end(d, 'low')}, {_end(d, 'high')}] {name.rpartition('/')[2]}"
+    parts = [f"{d['mean']:+.3f} [{_end(d, 'low')}, {_end(d, 'high')}] {name.rpartition('/')[2].replace('_', ' ')}"
              for name, d in differences.items()]  # fmt: skip
     return {
         "id": claim_id,
