@@ -20,7 +20,7 @@ from typing import Any
 from labkit import environment
 
 PACKAGE = Path(__file__).parent
-# These fetch what is then checked by its hash, or file away or judge what a chapter has computed: no
+# These fetch what is then checked by its hash, or file away or judge what a chapter computes: no
 # number depends on their code, so it does not count, but what they import does.
 BOOKKEEPING = (
     "labkit.archives",

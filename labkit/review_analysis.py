@@ -84,8 +84,10 @@ def judge(
         verdict, holds = "holds in part" if above else "does not hold", False
     else:
         verdict, holds = "not shown", None
-    parts = [f"{d['mean']:+.3f} [{_end(d, 'low')}, {_end(d, 'high')}] {name.rpartition('/')[2].replace('_', ' ')}"
-             for name, d in differences.items()]  # fmt: skip
+    parts = []
+    for name, d in differences.items():
+        what_differs = name.rpartition("/")[2].replace("_", " ")
+        parts.append(f"{d['mean']:+.3f} [{_end(d, 'low')}, {_end(d, 'high')}] {what_differs}")
     return {
         "id": claim_id,
         "claim": claim,
