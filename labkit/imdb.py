@@ -32,12 +32,12 @@ CORE: dict[str, Setting] = {
     "rnn/mean": ({**_TORCH, "cell": "rnn", "pooling": "mean"}, {}),
     "lstm/mean": ({**_TORCH, "cell": "lstm", "pooling": "mean"}, {}),
     "gru/mean": ({**_TORCH, "cell": "gru", "pooling": "mean"}, {}),
-    "handwritten/last": ({**_HAND, "pooling": "last"}, {}),
     "handwritten/mean": (_HAND, {}),
 }
 # The loss "bce_on_softmax" is inferred from the printed training losses, which end far above what
 # their accuracy allows otherwise; "a larger learning rate" is taken as Adamax' own default.
 VARIATIONS: dict[str, Setting] = {
+    "handwritten/last": ({**_HAND, "pooling": "last"}, {}),
     "handwritten/hidden128": ({**_HAND, "hidden_size": 128}, {}),
     "handwritten/two_cells": ({**_HAND, "num_layers": 2}, {}),
     "handwritten/mse": (_HAND, {"loss": "mse"}),
@@ -121,9 +121,6 @@ SOURCE_B: dict[str, Setting] = {
 }
 # the same questions put to the model without the mistakes, and some that the source did not ask
 SOUND_B: dict[str, Setting] = {
-    "dropout": _sound({"dropout": 0.5}, {}),
-    "l2/0.001": _sound({}, {"weight_decay": 1e-3}),
-    "l2/0.0001": _sound({}, {"weight_decay": 1e-4}),
     "sgd": _sound({}, {**_SGD, "lr": 0.1, "halve_every": 8}),
     "sgd_clipped": _sound({}, {**_SGD, "lr": 0.1, "halve_every": 8, "clip": 1.0}),
     "glove": _sound({"pooling": "mean"}, {}),
