@@ -117,9 +117,7 @@ def accuracy_dots(
                 published[row], y, "D", mfc="none", mec=PALETTE[3], markersize=6, zorder=4,
                 label="published",
             )  # fmt: skip
-    for colour, (label, value) in zip(
-        (PALETTE[2], PALETTE[4], PALETTE[1]), lines.items(), strict=False
-    ):
+    for colour, (label, value) in zip(LINES, lines.items(), strict=False):
         ax.axvline(value, color=colour, linestyle=":", linewidth=1.6, label=label)
     raw = [v for s in rows.values() for v in s["raw"]] + [*published.values(), *lines.values()]
     margin = 0.06 * (max(raw) - min(raw)) + 1e-3

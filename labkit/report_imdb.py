@@ -20,7 +20,7 @@ STUDY_A = {
     "handwritten_lstm_hidden128": ("handwritten/hidden128",),
     "handwritten_lstm_two_cells": ("handwritten/two_cells",),
     "handwritten_lstm_other_loss": ("handwritten/mse",),
-    "handwritten_lstm_bce_one_hot": ("handwritten/bce_on_softmax",),
+    "handwritten_lstm_bce_one_hot": ("handwritten/bce_on_sigmoid",),
     "handwritten_lstm_adamax": ("handwritten/adamax",),
     "handwritten_lstm_batch128": ("handwritten/batch128",),
 }
@@ -33,7 +33,7 @@ CURVES = {
 }
 LOSSES = {
     "handwritten_lstm_other_loss": "squared error assumed",
-    "handwritten_lstm_bce_one_hot": "cross-entropy on probabilities, inferred from its floor",
+    "handwritten_lstm_bce_one_hot": "a second sigmoid inferred from the printed losses",
     "handwritten_lstm_adamax": "learning rate 0.002 assumed",
 }
 

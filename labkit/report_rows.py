@@ -116,9 +116,9 @@ def number_row(
 def missing_row(
     what: str, published: str, record: Mapping[str, Any] | None, chapter: str, name: str
 ) -> Row:
+    """The row of a published value that no record has an answer to: which command makes one."""
     profile = record["profile"] if record else "cpu"
     force = " --force" if record else ""
-    """The row of a published value that no record has an answer to: which command makes one."""
     why = f"the record has no `{name}`: " if record else ""
     command = f"`python -m labkit run {chapter} --profile {profile}{force}`"
     return Row(what, published, "–", MISSING, f"{why}{command} fills it")

@@ -68,8 +68,8 @@ def judge(
     """A claim "the first is better", one paired difference for each comparison, by measure name.
 
     It holds where every Student interval lies above 0, and does not hold where every one lies
-    below. Where some do, the verdict names them; otherwise it is "not shown". With fewer than
-    three seeds nothing is decided.
+    below. Where some lie on one side it holds in part, or does not hold; the reason lists them all.
+    Otherwise it is "not shown". With fewer than three seeds nothing is decided.
     """
     n = min(d["n"] for d in differences.values())
     above = [name for name, d in differences.items() if d["low"] is not None and d["low"] > 0]
@@ -122,7 +122,8 @@ def read_aloud(model: ReviewClassifier, ids: Tensor, size: int = 64) -> Tensor:
         X = ids[: int(length.max())].long().expand(len(length), -1)
         inside = torch.arange(X.shape[1]) < length.unsqueeze(1)
         X = X.where(inside, torch.tensor(vocabulary.PAD_ID))
-        found.append(model(X, length).softmax(1)[:, 1])
+        classes = model(X, length).softmax(1)
+        found.append(classes[:, classes.shape[1] // 2 :].sum(1))
     return torch.cat(found)
 
 
@@ -140,9 +141,10 @@ def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[st
 
 
 def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
-    """Positions (count,) of the reviews that a model got wrong with the greatest confidence."""
+    """Positions of the reviews that a model got wrong, the most confident first, `count` at most."""
     wrong = torch.where(label.bool(), 1 - probability, probability)
-    return wrong.argsort(descending=True, stable=True)[:count]
+    errors = int(((probability >= 0.5) != label.bool()).sum())
+    return wrong.argsort(descending=True, stable=True)[: min(count, errors)]
 
 
 # speed
@@ -173,9 +175,11 @@ def epoch_seconds(
     """Seconds of an epoch of 25,000 reviews, `naive` and `grouped` by length, interleaved.
 
     In each of `rounds` rounds both train on `batches` batches of 64 of the reviews `index`, and
-    the time is scaled to an epoch. "grouped" is what `Trainer` does.
+    the time is scaled to an epoch. "grouped" is what `Trainer` does. ValueError for too few reviews.
     """
     size = 64
+    if len(index) < batches * size:
+        raise ValueError(f"{batches} batches need {batches * size} reviews, got {len(index)}")
     spec = TrainSpec(batch_size=size, max_len=max_len)
     scale = 25_000 / (batches * size)
     chosen = index[: batches * size]

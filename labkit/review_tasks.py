@@ -103,6 +103,8 @@ def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
     """`count` of the reviews `index`, half of either label, drawn by the seed; all for 0."""
     if not count:
         return index
+    if count % 2:
+        raise ValueError(f"half of the reviews are of either label: {count} is odd")
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for label in (0, 1):
@@ -129,15 +131,20 @@ def glove_table(corpus: Corpus, words: int) -> Tensor:
 
     Read once, then kept.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
     stamp = {"words": corpus.words, "limit": words, "code": digests.module_digest(MODULES[4:5])}
     key = digests.sha256(digests.canonical(stamp))[:32]
     path = environment.CACHE / "corpora" / f"{key}.vectors"
-    if not path.exists():
-        table, _ = vocabulary.load_vectors(datasets.glove(words), corpus.words, words)
-        digests.write_atomically(path, save({"table": torch.from_numpy(table)}))
-    return load_file(path)["table"]
+    if path.exists():
+        try:
+            return load_file(path)["table"]
+        except SafetensorError:
+            path.unlink()  # a damaged file is made again
+    table = vocabulary.load_vectors(datasets.glove(words), corpus.words, words)[0]
+    digests.write_atomically(path, save({"table": torch.from_numpy(table)}))
+    return torch.from_numpy(table)
 
 
 def make_model(task: Mapping[str, Any], corpus: Corpus) -> ReviewClassifier:

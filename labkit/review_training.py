@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from labkit import reviews
 from labkit.review_classifier import ReviewClassifier
 from labkit.reviews import Corpus
-from labkit.vocabulary import UNKNOWN_ID
+from labkit.vocabulary import PAD_ID, UNKNOWN_ID
 
-LOSSES = ("ce", "ce_on_softmax", "mse", "bce", "bce_on_softmax")
+LOSSES = ("ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid")
 OPTIMISERS = ("adam", "adamax", "sgd")
 EVALUATION_BATCH = 256
 
@@ -33,7 +33,7 @@ class TrainSpec:
     `loss`: mean cross-entropy ("ce"); the same with a softmax applied before it, a mistake
     ("ce_on_softmax"); squared error between probabilities and one-hot targets, summed over the
     classes ("mse"); binary cross-entropy on one-hot targets, from logits ("bce") or, a mistake,
-    from probabilities taken for logits ("bce_on_softmax").
+    from probabilities taken for logits ("bce_on_sigmoid").
     `halve_every`: epochs after which the learning rate is halved, 0 for never; `decay` lets it fall
     along a line to zero, step by step, instead. `clip`: the L2 norm
     that all gradients together are scaled down to, 0 for no clipping. `weight_decay`: λ of an L2
@@ -68,6 +68,19 @@ class TrainSpec:
         for name in ("epochs", "batch_size", "max_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainSpec.{name} must be at least 1, got {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ValueError(f"TrainSpec.lr must be positive, got {self.lr}")
+        for name in ("momentum", "halve_every", "weight_decay", "clip", "word_dropout"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"TrainSpec.{name} must not be negative, got {getattr(self, name)}"
+                )
+        if self.word_dropout >= 1:
+            raise ValueError(f"TrainSpec.word_dropout must be below 1, got {self.word_dropout}")
+        if self.pad_to and self.pad_to < self.max_len:
+            raise ValueError(
+                f"TrainSpec.pad_to must be 0 or at least max_len = {self.max_len}, got {self.pad_to}"
+            )
 
 
 def loss_of(logits: Tensor, y: Tensor, kind: str) -> Tensor:
@@ -80,8 +93,8 @@ def loss_of(logits: Tensor, y: Tensor, kind: str) -> Tensor:
     probability = logits.softmax(1)
     if kind == "ce_on_softmax":
         return F.cross_entropy(probability, y)
-    if kind == "bce_on_softmax":
-        return F.binary_cross_entropy_with_logits(probability, target)
+    if kind == "bce_on_sigmoid":
+        return F.binary_cross_entropy_with_logits(logits.sigmoid(), target)
     return (probability - target).square().sum(1).mean()
 
 
@@ -161,6 +174,8 @@ class Trainer:
         batches = reviews.by_length(length, spec.batch_size, generator)
         if spec.carry:  # a state fits a full batch only
             batches = [batch for batch in batches if len(batch) == spec.batch_size]
+        if not batches:
+            raise ValueError(f"{len(train)} reviews make no full batch of {spec.batch_size}")
         for number, batch in enumerate(batches):
             self._set_rate(epoch - 1 + number / len(batches))
             loss, hits, norm = self._step(train[batch], generator)
@@ -181,7 +196,7 @@ class Trainer:
         X, length, y = self._batch(index)
         if self.spec.word_dropout:
             drop = torch.rand(X.shape, generator=generator) < self.spec.word_dropout
-            X = X.masked_fill(drop.to(X.device), UNKNOWN_ID)
+            X = X.masked_fill(drop.to(X.device) & (X != PAD_ID), UNKNOWN_ID)
         logits = self._logits(X, length)
         loss = loss_of(logits, y, self.spec.loss)
 

@@ -2,7 +2,7 @@
 
 The corpus lies on disk in the layout of the Large Movie Review Dataset, as real reviews or as ones
 that `labkit.generated_reviews` makes up. What was numbered once is kept, under a name made of the
-texts' digest, the settings and this code.
+corpus, the size of the vocabulary and this code.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _student(values: np.ndarray, statistic: str) -> tuple[float | None, float | 
     if len(values) == 1:
         return None, None, f"none: a single value, no {STUDENT}"
     if values.min() == values.max():
-        return _interval(values, statistic)
+        return float(values[0]), float(values[0]), f"none: all values are equal, no {STUDENT}"
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values)
     return float(values.mean() - half), float(values.mean() + half), f"95 % {STUDENT}"
 

@@ -27,6 +27,7 @@ def tokenize(text: str) -> list[str]:
     """Lower-case words without punctuation and HTML tags, contractions split as GloVe's are.
 
     "It's <br />GOOD, isn't it?" gives it 's good is n't it: the negation stays a word of its own.
+    Whatever stands between < and > counts as a tag.
     """
     text = _TAG.sub(" ", text.lower().replace("\u2019", "'"))
     # a letter in place of the apostrophe keeps "n't" in one piece, then it is put back
@@ -83,7 +84,7 @@ def _read(path: Path, limit: int):
         try:
             torchtext.vocab.tqdm = lambda lines, total=None: lines
             return torchtext.vocab.Vectors(str(path), cache=folder, max_vectors=limit)
-        except (RuntimeError, ValueError, OSError, EOFError, IndexError) as error:
+        except (RuntimeError, ValueError, TypeError, OSError, EOFError, IndexError) as error:
             raise ValueError(f"{path} cannot be read as word vectors: {error}") from error
         finally:
             ssl._create_default_https_context, torchtext.vocab.tqdm = checked, bar
