@@ -34,9 +34,9 @@ CORE: dict[str, Setting] = {
     "gru/mean": ({**_TORCH, "cell": "gru", "pooling": "mean"}, {}),
     "handwritten/mean": (_HAND, {}),
 }
-# Inferred: "bce_on_sigmoid", from the printed training losses, which begin at ln 2 and end far above
-# what their accuracy lets one expect; "mse", for a loss without a name; and Adamax' own default rate
-# for "a larger learning rate".
+# Inferred: "bce_on_sigmoid", from the printed training losses, which begin at ln 2 and end far
+# above what their accuracy lets one expect; "mse", for a loss without a name; and Adamax' own
+# default for "a larger learning rate".
 VARIATIONS: dict[str, Setting] = {
     "handwritten/last": ({**_HAND, "pooling": "last"}, {}),
     "handwritten/hidden128": ({**_HAND, "hidden_size": 128}, {}),

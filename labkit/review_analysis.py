@@ -141,7 +141,7 @@ def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[st
 
 
 def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
-    """Positions of the reviews that a model got wrong, the most confident first, `count` at most."""
+    """Positions of the reviews that a model got wrong, the surest first, `count` at most."""
     wrong = torch.where(label.bool(), 1 - probability, probability)
     errors = int(((probability >= 0.5) != label.bool()).sum())
     return wrong.argsort(descending=True, stable=True)[: min(count, errors)]
@@ -175,7 +175,8 @@ def epoch_seconds(
     """Seconds of an epoch of 25,000 reviews, `naive` and `grouped` by length, interleaved.
 
     In each of `rounds` rounds both train on `batches` batches of 64 of the reviews `index`, and
-    the time is scaled to an epoch. "grouped" is what `Trainer` does. ValueError for too few reviews.
+    the time is scaled to an epoch. "grouped" is what `Trainer` does. ValueError for too few
+    reviews.
     """
     size = 64
     if len(index) < batches * size:

@@ -79,7 +79,7 @@ class TrainSpec:
             raise ValueError(f"TrainSpec.word_dropout must be below 1, got {self.word_dropout}")
         if self.pad_to and self.pad_to < self.max_len:
             raise ValueError(
-                f"TrainSpec.pad_to must be 0 or at least max_len = {self.max_len}, got {self.pad_to}"
+                f"TrainSpec.pad_to must be 0 or at least {self.max_len}, got {self.pad_to}"
             )
 
 
