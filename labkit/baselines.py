@@ -11,7 +11,7 @@ from torch import Tensor
 from labkit.reviews import Corpus
 
 KINDS = ("binary", "tfidf_pairs")
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C, the inverse of the L2 penalty's weight
+STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # C, the inverse of the L2 penalty's weight
 
 
 def _identity(words: list[str]) -> list[str]:
@@ -43,9 +43,12 @@ def logistic_regression(
     train: Tensor,
     dev: Tensor,
     test: Tensor,
+    max_len: int | None = None,
     strengths: Sequence[float] = STRENGTHS,
 ) -> dict[str, object]:
     """Fit on the reviews `train` for every strength, choose by dev accuracy, test once.
+
+    Only the first `max_len` words of a review are read, all for None.
 
     Returns "C", "dev_accuracy", "test_accuracy", "num_features", and "test_probability" (n,) of
     "positive". Words beyond the vocabulary of the corpus count as the unknown word.
@@ -53,7 +56,7 @@ def logistic_regression(
     from sklearn.linear_model import LogisticRegression
 
     words = {
-        name: [corpus.review(i) for i in index.tolist()]
+        name: [corpus.review(i)[:max_len] for i in index.tolist()]
         for name, index in (("train", train), ("dev", dev), ("test", test))
     }
     vectorizer = make_vectorizer(kind)

@@ -60,9 +60,24 @@ def tables(published: Mapping[str, Any], record: Record) -> Iterator[tuple[str, 
             rows = list(_curve_rows(published["imdb"][table], record, name))
             yield f"Study A, {table.replace('_', ' ')}, ours `{name}`{note}", rows
     yield "Study A, seconds for five epochs", list(_second_rows(published["imdb"], record))
-    yield "Study B, bidirectional LSTM on 2,000 reviews", list(_glove_rows(published, record))
-    yield "Study B, stochastic gradient descent", list(_sgd_rows(published["imdb_glove"], record))
+    size = _size(record)
+    yield f"Study B, bidirectional LSTM{size}", list(_glove_rows(published, record))
+    yield (
+        f"Study B, stochastic gradient descent{size}",
+        list(_sgd_rows(published["imdb_glove"], record)),
+    )
     yield "Peers: public material on the same data", list(_peer_rows(published["peers"], record))
+
+
+def _size(record: Record) -> str:
+    """How large our study B was, for a heading."""
+    if not record or "small_hidden" not in record["settings"]:
+        return ""
+    found = record["settings"]
+    return (
+        f" (ours: {found['small_hidden']} hidden units, {found['small_epochs']} epochs, vectors "
+        f"of {found['glove_words']:,} words)"
+    )
 
 
 def _curve_rows(table: Mapping[str, Any], record: Record, name: str) -> Iterator[Row]:
@@ -146,7 +161,9 @@ def _outcome_row(what: str, published: str, record: Record, name: str) -> Row:
     last = measures[f"{name}/train_accuracy/{epochs}"]["mean"]
     learned = last >= 0.6
     verdict = "learned" if learned else "did not learn"
-    reason = f"training accuracy {number(last)} after our {epochs} epochs; one seed, no interval"
+    reason = f"training accuracy {number(last)} after our {epochs} epochs"
+    if found["n"] < 3:
+        reason += "; too few seeds for an interval"
     return Row(what, published, f"{number(found)}, n = {found['n']}", verdict, reason)
 
 

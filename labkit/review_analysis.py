@@ -75,7 +75,7 @@ def judge(
     above = [name for name, d in differences.items() if d["low"] is not None and d["low"] > 0]
     below = [name for name, d in differences.items() if d["high"] is not None and d["high"] < 0]
     if n < 3:
-        verdict, holds = f"undecided: {n} seeds are too few", None
+        verdict, holds = f"undecided: too few seeds ({n})", None
     elif len(above) == len(differences):
         verdict, holds = "holds", True
     elif len(below) == len(differences):

@@ -36,6 +36,7 @@ class ReviewSpec:
     at the last word, where a backward direction has read one word only.
     `skip`: each word's embedding stands beside the recurrent output before the pooling.
     `head_size` and `activation`: the head's hidden layer, none for 0.
+    `embedding_scale`: the standard deviation of learned vectors at their start.
     `vectors`: "learned", from a random start; "glove", pretrained and fixed; "glove_tuned",
     pretrained, then trained; "random", fixed random vectors for the words that GloVe knows.
     `num_classes`: 2 for negative and positive, 10 for the ratings 1 to 10.
@@ -53,6 +54,7 @@ class ReviewSpec:
     activation: str = "relu"
     dropout: float = 0.0
     embedding_dropout: float = 0.0
+    embedding_scale: float = 1.0
     vectors: str = "learned"
     num_classes: int = 2
 
@@ -136,6 +138,8 @@ class ReviewClassifier(nn.Module):
     def _start_embedding(self, table: Tensor | None) -> None:
         kind, weight = self.spec.vectors, self.embedding.weight
         if kind == "learned":
+            with torch.no_grad():
+                weight.mul_(self.spec.embedding_scale)
             return
         if table is None:
             raise ValueError(f"vectors {kind!r} need a table of pretrained vectors")

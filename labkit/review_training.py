@@ -68,9 +68,7 @@ class TrainSpec:
         for name in ("epochs", "batch_size", "max_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainSpec.{name} must be at least 1, got {getattr(self, name)}")
-        if self.lr <= 0:
-            raise ValueError(f"TrainSpec.lr must be positive, got {self.lr}")
-        for name in ("momentum", "halve_every", "weight_decay", "clip", "word_dropout"):
+        for name in ("lr", "momentum", "halve_every", "weight_decay", "clip", "word_dropout"):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"TrainSpec.{name} must not be negative, got {getattr(self, name)}"

@@ -163,7 +163,7 @@ def test_headings_say_what_was_assumed(page):
     text = page(None)
     assert "ours `handwritten/mse` (squared error assumed)" in text
     assert "ours `handwritten/adamax` (learning rate 0.002 assumed)" in text
-    assert "ours `handwritten/bce_on_sigmoid` (cross-entropy on probabilities" in text
+    assert "ours `handwritten/bce_on_sigmoid` (a second sigmoid inferred" in text
 
 
 def test_the_setting_names_the_sources_numbers(page):
@@ -276,7 +276,7 @@ def test_an_outcome_is_told_by_the_training_accuracy(page, last, verdict):
     found["b/stack/sgd/0.1/held_out_accuracy"] = summary(0.77)
     line = row(section(page(found), "Study B, stochastic"), "plain SGD, rate 0.1 |")
     assert "| 50 %, never learns | 0.770, n = 1 | " + verdict in line
-    assert f"training accuracy {last:.3f} after our {EPOCHS} epochs; one seed" in line
+    assert f"training accuracy {last:.3f} after our {EPOCHS} epochs; too few seeds" in line
 
 
 def test_linear_peers_are_compared_without_seeds(page):

@@ -114,8 +114,8 @@ def difference(mean: float, spread: float = 0.01, n: int = 4) -> dict:
         ([difference(0.2), difference(-0.2)], False, "holds in part"),
         ([difference(-0.2), difference(0.001)], False, "does not hold"),
         ([difference(0.001)], None, "not shown"),
-        ([difference(0.2, n=2)], None, "undecided: 2 seeds are too few"),
-        ([difference(0.2, n=1), difference(0.2)], None, "undecided: 1 seeds are too few"),
+        ([difference(0.2, n=2)], None, "undecided: too few seeds (2)"),
+        ([difference(0.2, n=1), difference(0.2)], None, "undecided: too few seeds (1)"),
         ([difference(0.2, spread=0)], True, "holds"),
     ],
 )

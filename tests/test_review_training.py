@@ -81,13 +81,13 @@ def test_losses_by_hand():
     def softplus(z: float) -> float:
         return log(1 + exp(z))
 
-    probabilities = [(0.25, 0.75), (0.8, 0.2)]
+    probabilities, sigmoids = [(0.25, 0.75), (0.8, 0.2)], [(0.5, 0.75), (0.8, 0.5)]
     expected = {
         "ce": (-log(0.75) - log(0.2)) / 2,
         "ce_on_softmax": sum(log(exp(a) + exp(b)) - b for a, b in probabilities) / 2,
         "mse": (2 * 0.25**2 + 2 * 0.8**2) / 2,
         "bce": (log(2) + softplus(-log(3)) + log(5) + log(2)) / 4,
-        "bce_on_sigmoid": sum(softplus(a) + softplus(-b) for a, b in probabilities) / 4,
+        "bce_on_sigmoid": sum(softplus(a) + softplus(-b) for a, b in sigmoids) / 4,
     }
     assert set(expected) == set(LOSSES)
     for kind, value in expected.items():
@@ -104,7 +104,7 @@ def test_losses_are_torchs_also_for_ten_classes():
         "ce_on_softmax": nn.CrossEntropyLoss()(p, y),
         "mse": nn.MSELoss(reduction="sum")(p, target) / 7,
         "bce": nn.BCEWithLogitsLoss()(logits, target),
-        "bce_on_sigmoid": nn.BCEWithLogitsLoss()(p, target),
+        "bce_on_sigmoid": nn.BCEWithLogitsLoss()(logits.sigmoid(), target),
     }
     for kind, value in expected.items():
         torch.testing.assert_close(loss_of(logits, y, kind), value)
