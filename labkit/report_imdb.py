@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from labkit.report_rows import Row, missing_row, number_row
@@ -83,19 +84,28 @@ def _size(record: Record) -> str:
 def _curve_rows(table: Mapping[str, Any], record: Record, name: str) -> Iterator[Row]:
     for quantity, (curve, better) in CURVES.items():
         for epoch, value in enumerate(table.get(quantity, ()), start=1):
-            yield number_row(
-                f"{quantity.replace('_', ' ')}, epoch {epoch}", value, record, CHAPTER,
-                f"a/{name}/{curve}/{epoch}", higher_is_better=better,
-            )  # fmt: skip
+            what = f"{quantity.replace('_', ' ')}, epoch {epoch}"
+            yield _row(what, value, record, f"a/{name}/{curve}/{epoch}", higher_is_better=better)
+
+
+def _row(what: str, value: float, record: Record, name: str, **options: Any) -> Row:
+    """A row; where the record's profile leaves the setting out, that of `full` fills it."""
+    row = number_row(what, value, record, CHAPTER, name, **options)
+    left_out = record["settings"].get("left_out", ()) if record else ()
+    if any(name.startswith(f"a/{setting}/") for setting in left_out):
+        reason = f"left out of profile `{record['profile']}` for its time; "
+        reason += f"`python -m labkit run {CHAPTER} --profile full` fills it"
+        return replace(row, reason=reason)
+    return row
 
 
 def _second_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
     seconds = published["handwritten_lstm_batch128"]["seconds_for_5_epochs"]
     for batch, name in (("batch64", "handwritten/mean"), ("batch128", "handwritten/batch128")):
-        yield number_row(
-            f"seconds for five epochs, {batch}", seconds[batch], record, CHAPTER,
-            f"a/{name}/seconds", higher_is_better=False, unit="s",
-        )  # fmt: skip
+        what = f"seconds for five epochs, {batch}"
+        yield _row(
+            what, seconds[batch], record, f"a/{name}/seconds", higher_is_better=False, unit="s"
+        )
 
 
 def _glove_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
