@@ -183,7 +183,9 @@ def epoch_seconds(
         raise ValueError(f"{batches} batches need {batches * size} reviews, got {len(index)}")
     spec = TrainSpec(batch_size=size, max_len=max_len)
     scale = 25_000 / (batches * size)
-    chosen = index[: batches * size]
+    # the corpus is sorted by label
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    chosen = index[order[: batches * size]]
     trainer = Trainer(
         ReviewClassifier(ReviewSpec(head_size=128), len(corpus.words)), corpus, spec,
         torch.device("cpu"),
