@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from labkit.report_rows import Row, missing_row, number_row
+from labkit.report_rows import MISSING, Row, missing_row, number_row
 from labkit.results import number
 
 CHAPTER = "04_imdb_recurrent"
@@ -89,11 +89,10 @@ def _curve_rows(table: Mapping[str, Any], record: Record, name: str) -> Iterator
 
 
 def _row(what: str, value: float, record: Record, name: str, **options: Any) -> Row:
-    """A row; where the record's profile leaves the setting out, that of `full` fills it."""
+    """A row; what a smaller profile does not train is filled by the profile `full`."""
     row = number_row(what, value, record, CHAPTER, name, **options)
-    left_out = record["settings"].get("left_out", ()) if record else ()
-    if any(name.startswith(f"a/{setting}/") for setting in left_out):
-        reason = f"left out of profile `{record['profile']}` for its time; "
+    if record and row.verdict == MISSING and record["profile"] != "full":
+        reason = f"not part of profile `{record['profile']}`; "
         reason += f"`python -m labkit run {CHAPTER} --profile full` fills it"
         return replace(row, reason=reason)
     return row
@@ -112,12 +111,12 @@ def _glove_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
     glove = published["imdb_glove"]
     adam = glove["bilstm_adam"]
     for epoch, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
-        yield number_row(
-            f"Adam, test accuracy at epoch {epoch}", percent / 100, record, CHAPTER,
+        yield _row(
+            f"Adam, test accuracy at epoch {epoch}", percent / 100, record,
             f"b/mistake/all/curve_accuracy/{epoch}", higher_is_better=True, shown=f"{percent} %",
         )  # fmt: skip
-    yield number_row(
-        "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"], record, CHAPTER,
+    yield _row(
+        "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"], record,
         "b/mistake/all/train_accuracy/31", higher_is_better=None,
     )  # fmt: skip
     for end, percent in zip(
@@ -125,19 +124,19 @@ def _glove_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
         glove["bilstm_adam_dropout"]["test_accuracy_percent_range"],
         strict=True,
     ):
-        yield number_row(
-            f"dropout 0.5, {end} test accuracy", percent / 100, record, CHAPTER,
+        yield _row(
+            f"dropout 0.5, {end} test accuracy", percent / 100, record,
             "b/source/dropout/held_out_accuracy", higher_is_better=True, shown=f"{percent} %",
         )  # fmt: skip
     decay = glove["bilstm_adam_l2"]
     for lam, percent in zip(decay["lambda"], decay["test_accuracy_percent"], strict=True):
-        yield number_row(
-            f"L2 penalty λ = {lam:g}, test accuracy", percent / 100, record, CHAPTER,
+        yield _row(
+            f"L2 penalty λ = {lam:g}, test accuracy", percent / 100, record,
             f"b/source/l2/{lam:g}/held_out_accuracy", higher_is_better=True, shown=f"{percent} %",
         )  # fmt: skip
     for label, name in (("with its mistakes", "all"), ("without the three mistakes", "none")):
-        yield number_row(
-            f"held-out slice, ours {label}", glove["held_out"]["bilstm_accuracy"], record, CHAPTER,
+        yield _row(
+            f"held-out slice, ours {label}", glove["held_out"]["bilstm_accuracy"], record,
             f"b/mistake/{name}/held_out_accuracy", higher_is_better=True,
         )  # fmt: skip
 
