@@ -26,8 +26,8 @@ CACHE = Path(os.environ.get("LABKIT_CACHE") or DATA / "cache").resolve()
 PROFILE_NAMES = ("quick", "cpu", "full")
 DEVICES = ("auto", "cpu", "cuda")
 PACKAGES = (
-    "torch", "torchtext", "numpy", "scipy", "scikit-learn", "matplotlib", "seaborn", "safetensors",
-    "ipykernel",
+    "torch", "torchtext", "numpy", "scipy", "scikit-learn", "transformers", "tokenizers",
+    "matplotlib", "seaborn", "safetensors", "ipykernel",
 )  # fmt: skip
 
 # With these glibc keeps freed blocks of a few MB, and does not give them back to the system to

@@ -47,7 +47,7 @@ import re, sys, tomllib
 with open(sys.argv[1], "rb") as file:
     content = tomllib.load(file)
 project = content["project"]
-wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
 wanted += content["build-system"]["requires"]
 print("\\n".join(line for line in wanted if re.match(r"[A-Za-z0-9-]+", line).group() != "torch"))
 """
