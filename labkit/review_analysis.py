@@ -1,22 +1,20 @@
-"""What trained review models read: over the length, word by word, where they err, at what speed."""
+"""What trained review models read: over the length, word by word, where they err."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor
 
-from labkit import reviews, summary, vocabulary
-from labkit.review_classifier import ReviewClassifier, ReviewSpec
+from labkit import summary, vocabulary
+from labkit.review_classifier import ReviewClassifier
 from labkit.review_tasks import make_model, parameters_of
-from labkit.review_training import Trainer, TrainSpec, accuracy
+from labkit.review_training import accuracy
 from labkit.reviews import Corpus
 
 # measures
@@ -145,59 +143,3 @@ def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
     wrong = torch.where(label.bool(), 1 - probability, probability)
     errors = int(((probability >= 0.5) != label.bool()).sum())
     return wrong.argsort(descending=True, stable=True)[: min(count, errors)]
-
-
-# speed
-
-
-def naive_step(corpus: Corpus, index: Tensor, max_len: int, batch_size: int):
-    """A function that trains one batch the naive way: a DataLoader over reviews that are all padded
-    to `max_len`, `nn.LSTM`, the default Adam."""
-    X, length = reviews.pad(corpus, index, max_len, to=max_len)
-    items = TensorDataset(X, length, corpus.label[index])
-    loader = iter(DataLoader(items, batch_size=batch_size, shuffle=True))
-    model = ReviewClassifier(ReviewSpec(head_size=128), len(corpus.words))
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-
-    def step() -> None:
-        X, length, y = next(loader)
-        loss = nn.functional.cross_entropy(model(X, length), y)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return step
-
-
-def epoch_seconds(
-    corpus: Corpus, index: Tensor, *, rounds: int, batches: int, max_len: int = 500
-) -> dict[str, list[float]]:
-    """Seconds of an epoch of 25,000 reviews, `naive` and `grouped` by length, interleaved.
-
-    In each of `rounds` rounds both train on `batches` batches of 64 of the reviews `index`, and
-    the time is scaled to an epoch. "grouped" is what `Trainer` does. ValueError for too few
-    reviews.
-    """
-    size = 64
-    if len(index) < batches * size:
-        raise ValueError(f"{batches} batches need {batches * size} reviews, got {len(index)}")
-    spec = TrainSpec(batch_size=size, max_len=max_len)
-    scale = 25_000 / (batches * size)
-    # the corpus is sorted by label
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    chosen = index[order[: batches * size]]
-    trainer = Trainer(
-        ReviewClassifier(ReviewSpec(head_size=128), len(corpus.words)), corpus, spec,
-        torch.device("cpu"),
-    )  # fmt: skip
-    found: dict[str, list[float]] = {"naive": [], "grouped": []}
-    for number in range(rounds):
-        step = naive_step(corpus, chosen, max_len, size)
-        start = time.perf_counter()
-        for _ in range(batches):
-            step()
-        found["naive"].append((time.perf_counter() - start) * scale)
-        start = time.perf_counter()
-        trainer.train_epoch(chosen, torch.Generator().manual_seed(number))
-        found["grouped"].append((time.perf_counter() - start) * scale)
-    return found

@@ -33,9 +33,9 @@ WORK = Path("env/.labkit")
 
 
 def declared() -> list[str]:
-    """Every requirement of pyproject.toml that an installation for work and tests needs."""
+    """Every requirement of pyproject.toml, its extras among them."""
     project = PROJECT["project"]
-    return project["dependencies"] + project["optional-dependencies"]["test"]
+    return sum(project["optional-dependencies"].values(), project["dependencies"])
 
 
 def locked() -> dict[str, tuple[Version, int]]:
