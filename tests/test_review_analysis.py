@@ -190,30 +190,3 @@ def test_a_stored_model_predicts_as_it_did():
     del arrays["parameters.head.bias"]
     with pytest.raises(RuntimeError, match=r"head\.bias"):
         review_analysis.load_model(task, arrays, corpus)
-
-
-# speed
-
-
-def test_both_ways_of_an_epoch_are_timed_in_every_round():
-    corpus = corpus_of(300)
-    index = torch.arange(300)
-    found = review_analysis.epoch_seconds(corpus, index, rounds=2, batches=1, max_len=8)
-    assert list(found) == ["naive", "grouped"]
-    for seconds in found.values():
-        assert len(seconds) == 2
-        assert min(seconds) > 0
-
-
-def test_the_naive_way_pads_every_review_to_the_longest_allowed(monkeypatch):
-    shapes, forward = [], ReviewClassifier.forward
-
-    def recording(self, X, length, **options):
-        shapes.append(tuple(X.shape))
-        return forward(self, X, length, **options)
-
-    monkeypatch.setattr(ReviewClassifier, "forward", recording)
-    step = review_analysis.naive_step(corpus_of(), torch.arange(20), 12, 10)
-    step()
-    step()
-    assert shapes == [(10, 12), (10, 12)]
