@@ -14,6 +14,7 @@ THREADS ?=
 WORKERS ?=
 FORCE ?=
 STRICT ?=
+DASK ?=
 TORCH ?= auto
 PYTHON ?= python3
 
@@ -33,7 +34,8 @@ export JUPYTER_PREFER_ENV_PATH := 1
 setup_options := --torch '$(or $(TORCH),auto)' \
   $(if $(filter file default,$(origin PYTHON)),,--python '$(PYTHON)')
 run_options := --profile '$(PROFILE)' $(if $(THREADS),--threads '$(THREADS)') \
-  $(if $(WORKERS),--workers '$(WORKERS)') $(if $(FORCE),--force)
+  $(if $(WORKERS),--workers '$(WORKERS)') $(if $(FORCE),--force) \
+  $(if $(DASK),--dask '$(DASK)')
 nbval_options := --nbval-lax --nbval-current-env --nbval-cell-timeout 120 \
   --nbval-sanitize-with tests/nbval_sanitize.cfg
 
@@ -55,6 +57,7 @@ help:  ## List the targets and the settings
 	  'CHAPTERS=' 'chapters by number or name, such as "02 03"; all without it' \
 	  'THREADS=' 'threads that torch uses in each process' \
 	  'WORKERS=' 'processes that train, or test, at once' \
+	  'DASK=' 'the scheduler of a Dask cluster to train on, such as tcp://host:8786' \
 	  'FORCE=1' 'run chapters that are up to date too' \
 	  'STRICT=1' 'let verify fail on stale results, not only on tampered ones' \
 	  'TORCH=' 'auto, cpu, cuda or keep: the torch that setup installs [$(TORCH)]' \

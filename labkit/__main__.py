@@ -49,7 +49,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=_positive, default=1, help="threads of each process (1)")
     run.add_argument("--workers", type=_positive, help="trainings at once (one for each core)")
     run.add_argument("--force", action="store_true", help="run also what is up to date")
+    run.add_argument(
+        "--dask", metavar="ADDRESS",
+        help="train on the Dask cluster of this scheduler, as DASK_SCHEDULER=ADDRESS does",
+    )  # fmt: skip
     run.set_defaults(command=_run)
+
+    worker = commands.add_parser("worker", help="train what a Dask scheduler hands out")
+    worker.add_argument("scheduler", metavar="ADDRESS", help="such as tcp://teacher.example:8786")
+    worker.add_argument(
+        "--processes", type=_positive, default=os.cpu_count() or 1,
+        help="trainings at once (one for each core)",
+    )  # fmt: skip
+    worker.set_defaults(command=_worker)
 
     verify = commands.add_parser("verify", help="check that the published results are as written")
     verify.add_argument("--strict", action="store_true", help="stale results are errors too")
@@ -73,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     lab.set_defaults(command=_lab)
 
     data = commands.add_parser("data", help="fetch and verify the data sets that are downloaded")
-    data.add_argument("names", nargs="*", metavar="NAME", help="imdb or glove; else all")
+    data.add_argument(
+        "names", nargs="*", metavar="NAME",
+        help="imdb, glove, minilm or bert-base; else all but bert-base",
+    )  # fmt: skip
     data.add_argument("--check", action="store_true", help="fetch nothing, hash what is there")
     data.set_defaults(command=_data)
 
@@ -91,6 +106,8 @@ def _positive(text: str) -> int:
 def _run(options: argparse.Namespace) -> int:
     from labkit import runner
 
+    if options.dask:
+        os.environ["DASK_SCHEDULER"] = options.dask
     profile = options.profile
     if profile == "auto":
         import torch
@@ -102,6 +119,13 @@ def _run(options: argparse.Namespace) -> int:
             profile, tuple(options.given), options.threads, options.workers, options.force
         ),
     )
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from labkit import cluster
+
+    cluster.work(options.scheduler, options.processes)
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -158,9 +182,9 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from labkit import datasets
+    from labkit import data_command
 
-    return datasets.data(options.names, check=options.check)
+    return data_command.data(options.names, check=options.check)
 
 
 def _clean(options: argparse.Namespace) -> int:

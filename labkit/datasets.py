@@ -19,7 +19,7 @@ from pathlib import Path
 
 from labkit import archives, digests, environment
 from labkit.download import fetch, file_digest, lock
-from labkit.transfer import DownloadError, LocalError, megabytes, say
+from labkit.transfer import DownloadError, LocalError, say
 
 DOWNLOADS = Path(os.environ.get("LABKIT_DOWNLOADS") or environment.DATA / "downloads").resolve()
 
@@ -258,41 +258,7 @@ def _fetch_glove(quiet: bool = False) -> Path:
     return path
 
 
-# the command `python -m labkit data`
-
-
-def data(names: Sequence[str] = (), check: bool = False) -> int:
-    """Fetch the named data sets (all when none is named), print what is there; return an exit code.
-
-    With `check` nothing is fetched. ValueError for a name that there is not.
-    """
-    names = tuple(names) or NAMES
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
-    for name in () if check else names:
-        try:
-            imdb() if name == "imdb" else _some_glove()
-        except OSError as error:
-            say(f"FAILED {name}: {error}")
-    found = status(names)
-    rows = [("data set", "state", "size", "where", "how it was checked")]
-    rows += [(s.name, s.state, megabytes(s.size), _shown(s.path), s.how) for s in found]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-    if check and any(s.state != "sound" for s in found):
-        print("Next: make data, which fetches what is missing or damaged")
-    return int(any(s.state != "sound" for s in found))
-
-
-def status(names: Sequence[str] = NAMES) -> list[Status]:
-    """Look at data sets and hash them anew; fetches nothing."""
-    return [{"imdb": _imdb_status, "glove": _glove_status}[name]() for name in names]
-
-
-def _some_glove() -> Path:
+def glove_or_excerpt() -> Path:
     """The whole GloVe file, or where that cannot be had the excerpt, with a word on it."""
     try:
         return glove(GLOVE_WORDS)
@@ -307,6 +273,14 @@ def _some_glove() -> Path:
             f"{EXCERPT_WORDS:,} most frequent words is there: settings that ask for more will fail"
         )
         return path
+
+
+# what is there
+
+
+def status(names: Sequence[str] = NAMES) -> list[Status]:
+    """Look at the data sets of these names and hash them anew; fetches nothing."""
+    return [{"imdb": _imdb_status, "glove": _glove_status}[name]() for name in names]
 
 
 def _imdb_status() -> Status:
@@ -340,9 +314,3 @@ def _glove_status() -> Status:
         how = f"an excerpt: its {words:,} lines hashed"
     how = how if sound else "not the content that is expected"
     return Status("glove", "sound" if sound else "damaged", path, path.stat().st_size, how)
-
-
-def _shown(path: Path) -> str:
-    return str(
-        path.relative_to(environment.ROOT) if path.is_relative_to(environment.ROOT) else path
-    )

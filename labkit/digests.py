@@ -20,18 +20,22 @@ from typing import Any
 from labkit import environment
 
 PACKAGE = Path(__file__).parent
-# These fetch what is then checked by its hash, or file away or judge what a chapter computes: no
-# number depends on their code, so it does not count, but what they import does.
+# These fetch what is then checked by its hash, carry tasks about, file away or judge what a chapter
+# computes: no number depends on their code, so it does not count, but what they import does.
 BOOKKEEPING = (
     "labkit.archives",
+    "labkit.cluster",
     "labkit.comparison",
     "labkit.digests",
     "labkit.download",
+    "labkit.model_sources",
     "labkit.parameters",
     "labkit.publication",
     "labkit.report",
+    "labkit.report_bert",
     "labkit.report_imdb",
     "labkit.report_rows",
+    "labkit.report_sine",
     "labkit.results",
     "labkit.transfer",
 )

@@ -1,5 +1,7 @@
 """Independent trainings side by side, each in a process of its own, kept once finished.
 
+They run on the cores of this machine, or on the Dask cluster that `DASK_SCHEDULER` names.
+
 A finished training is stored under a name made of everything that decides its result: the code of
 the modules that compute it, which also hold the checksums of the data, torch's version, and the
 task with its settings and seeds. A sweep that was cut off therefore goes on where it stopped, and
@@ -11,16 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from labkit import digests, environment
+from labkit import cluster, digests, environment
 
 # the code that this process holds, whatever becomes of the files
 _LOADED = {
@@ -45,7 +48,8 @@ def run_tasks(
     A task is a flat mapping of plain values; its entry "label" is what the progress line shows and
     does not count for the store. `modules` names the modules whose code decides the result.
     `workers` processes work at once, by default `LABKIT_WORKERS` or one for each core; each uses
-    one thread, so the number of processes changes no result. Results come in the tasks' order.
+    one thread, so the number of processes changes no result. With `DASK_SCHEDULER` the workers of
+    that cluster take their place. Results come in the tasks' order.
     """
     _check_unedited(modules)
     code = digests.module_digest(modules)
@@ -56,45 +60,94 @@ def run_tasks(
 
     report = _Reporter(name, len(tasks), len(missing))
     sweep = {"sweep": name, "tasks": len(tasks), "stored": len(tasks) - len(missing)}
-    jobs = [(index, dict(tasks[index]), worker, paths[index], sweep, modules) for index in missing]
-    for index in _finished(jobs, count):
+    jobs = {index: dict(tasks[index]) for index in missing}
+    for index, content in _finished(jobs, worker, modules, sweep, count):
+        _check_unedited(modules)
+        digests.write_atomically(paths[index], content)
         results[index] = _load(paths[index])
         report.finished()
     report.close()
     return [result for result in results if result is not None]
 
 
-def _finished(jobs: list[tuple], count: int):
-    """Yield the index of each job as it ends."""
-    if count <= 1:
-        for job in jobs:
-            yield _run_one(job, own_process=False)
-        return
-    import joblib
+def _finished(
+    jobs: Mapping[int, Mapping[str, Any]],
+    worker: Worker,
+    modules: Sequence[str],
+    sweep: Mapping[str, Any],
+    count: int,
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the index and the stored form of each training as it ends."""
+    scheduler = cluster.address()
+    if jobs and scheduler:
+        facts = (worker, modules, _facts(modules))
+        for index, content in cluster.results(scheduler, jobs, _train_elsewhere, facts):
+            _event_writer(_label(jobs[index]), sweep)(1, 1)
+            yield index, content
+    elif count <= 1:
+        for index, task in jobs.items():
+            yield _train_here(index, task, worker, sweep, own_process=False)
+    else:
+        import joblib
 
-    parallel = joblib.Parallel(n_jobs=count, batch_size=1, return_as="generator_unordered")
-    yield from parallel(joblib.delayed(_run_one)(job) for job in jobs)
+        parallel = joblib.Parallel(n_jobs=count, batch_size=1, return_as="generator_unordered")
+        yield from parallel(
+            joblib.delayed(_train_here)(index, task, worker, sweep) for index, task in jobs.items()
+        )
 
 
-def _run_one(job: tuple, own_process: bool = True) -> int:
-    """Run one training on one thread and store its result under its name."""
+def _train_here(
+    index: int,
+    task: Mapping[str, Any],
+    worker: Worker,
+    sweep: Mapping[str, Any],
+    own_process: bool = True,
+) -> tuple[int, bytes]:
+    """Run one training in this process."""
+    if own_process:
+        _end_with_parent()
+    progress = _event_writer(_label(task), sweep)
+    return index, _train(task, worker, progress, own_process)
+
+
+def _train_elsewhere(
+    task: Mapping[str, Any], worker: Worker, modules: Sequence[str], facts: Mapping[str, str]
+) -> bytes:
+    """Run one training on a worker of a cluster; ClusterError where that holds other code."""
+    own = _facts(modules)
+    if own != facts:
+        differing = ", ".join(name for name in facts if own[name] != facts[name])
+        raise cluster.ClusterError(
+            f"the worker on {platform.node()} holds another {differing} than the machine that "
+            "asks: bring both to the same state, and start the worker anew"
+        )
+    return _train(task, worker, lambda done, total: None, own_process=True)
+
+
+def _facts(modules: Sequence[str]) -> dict[str, str]:
+    """What must be the same wherever a training runs: code in memory, and torch's version."""
+    code = {name: _LOADED[name.rpartition(".")[2]] for name in modules}
+    return code | {"torch": metadata.version("torch")}
+
+
+def _train(task: Mapping[str, Any], worker: Worker, progress: Progress, own_process: bool) -> bytes:
+    """Run one training on one thread; its arrays as the bytes of a safetensors file."""
     import torch
     from safetensors.numpy import save
 
-    index, task, worker, path, sweep, modules = job
     if own_process:
-        _end_with_parent()
         environment.prepare(seed=0, device=task.get("device", "cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        arrays = worker(task, _event_writer(str(task.get("label", path.stem)), sweep))
+        arrays = worker(task, progress)
     finally:
         torch.set_num_threads(threads)
-    _check_unedited(modules)
-    contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-    digests.write_atomically(path, save(contiguous))
-    return index
+    return save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+
+
+def _label(task: Mapping[str, Any]) -> str:
+    return str(task.get("label", "training"))
 
 
 def _check_unedited(modules: Sequence[str]) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from labkit import environment
+from labkit.transfer import PIECE
 
 os.environ.update(environment.kernel_environment())
 os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs that nbval compares
@@ -23,6 +28,9 @@ PARAMETERS = 'profile: str = "quick"\nseeds: int = 2\nrate: float = 0.5'
 RECORD = """from labkit import results
 settings, measures = {{"seeds": seeds, "rate": rate}}, {{"sum": seeds + rate}}
 results.write_record({chapter!r}, profile=profile, settings=settings, measures=measures)"""
+
+
+PAGE = b"<!DOCTYPE html><title>Log in</title>" + b" " * 1000
 
 
 class Lab:
@@ -117,3 +125,98 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """An empty lab for one module, for tests that look at one run from several sides."""
     with contextlib.closing(Lab(tmp_path_factory.mktemp("lab"))) as lab:
         yield lab
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; each request takes the next of `faults`, if any, and is noted in `ranges`.
+
+    A fault is a status, "page" or "disguised page" for a web page in the file's place, "cut" or
+    "stall" after the first `half` bytes: two pieces, for of a piece that is cut nothing is kept.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.paths: list[str] = []
+        self.faults: list[object] = []
+        self.ranges: list[str | None] = []
+        self.conditions: list[str | None] = []
+        self.sent = 0
+        self.half = 2 * PIECE
+        self.honours_ranges = True
+        self.pause = 0.0
+        self.released = threading.Event()
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.root}/file.bin"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server
+        span = self.headers["Range"]
+        server.paths.append(self.path)
+        server.ranges.append(span)
+        server.conditions.append(self.headers["If-Range"])
+        fault = server.faults.pop(0) if server.faults else None
+        content = server.files.get(self.path)
+        if content is None or isinstance(fault, int):
+            self.send_error(fault if isinstance(fault, int) else 404)
+            return
+        if fault in ("page", "disguised page"):
+            body = PAGE if fault == "disguised page" else b"Please log in"
+            self._begin(200, body, "text/html" if fault == "page" else "application/gzip")
+            self.wfile.write(body)
+            return
+        status, start, extra = 200, 0, {"ETag": f'"{hashlib.md5(content).hexdigest()}"'}
+        if self.path.endswith(".gz"):
+            extra["Content-Encoding"] = "x-gzip"  # as Apache may
+        if span and server.honours_ranges:
+            status, start = 206, int(re.fullmatch(r"bytes=(\d+)-", span).group(1))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            extra["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._begin(status, content[start:], "application/octet-stream", extra)
+        self._send(content[start:], fault)
+
+    def _begin(self, status: int, body: bytes, kind: str, extra: dict | None = None) -> None:
+        self.send_response(status)
+        headers = {"Content-Length": len(body), "Content-Type": kind, **(extra or {})}
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+
+    def _send(self, body: bytes, fault: object) -> None:
+        server = self.server
+        time.sleep(server.pause)
+        part = body[: server.half] if fault in ("cut", "stall") else body
+        self.wfile.write(part)
+        server.sent += len(part)
+        if fault == "stall":
+            self.wfile.flush()
+            server.released.wait(5)
+
+
+@pytest.fixture
+def fault_server() -> Iterator[Server]:
+    """A local web server with faults."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()

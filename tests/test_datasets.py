@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 
 from labkit import __main__ as command
-from labkit import datasets, download, environment, runner
+from labkit import data_command, datasets, download, environment, model_sources, runner
+from labkit.model_folder import NotThere, Pretrained
 from labkit.transfer import DownloadError, Limits
 
 FOLDERS = ("test/neg", "test/pos", "train/neg", "train/pos")
@@ -350,20 +351,75 @@ def run(*arguments: str) -> int:
     return command.main(["data", *arguments])
 
 
-def test_data_fetches_and_tells(world, capsys):
+@pytest.fixture
+def models(world, monkeypatch) -> dict[str, Pretrained | DownloadError]:
+    """What this machine has of the models, to which `find` adds what is asked for."""
+    models: dict[str, Pretrained | DownloadError] = {}
+
+    def look(name: str) -> Pretrained:
+        found = models.get(name, NotThere("not on this machine"))
+        if isinstance(found, DownloadError):
+            raise found
+        return found
+
+    def find(name: str) -> Pretrained:
+        folder = world.downloads / "models" / name.split("/")[1]
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"0" * 1_500_000)
+        models[name] = Pretrained(name, "", folder, "", "the mirror")
+        return models[name]
+
+    monkeypatch.setattr(model_sources, "look", look)
+    monkeypatch.setattr(model_sources, "find", find)
+    return models
+
+
+def states(printed: str) -> list[list[str]]:
+    """Name and state of each row of the table."""
+    rows = [line.split()[:2] for line in printed.splitlines()[1:]]
+    return [row for row in rows if row[0] in data_command.NAMES]
+
+
+def test_data_fetches_and_tells(world, models, capsys):
     assert run("--check") == 1
-    assert "missing" in capsys.readouterr().out
+    assert [state for _, state in states(capsys.readouterr().out)] == ["missing"] * 4
     assert world.requests == []
     assert run() == 0
-    table = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in table[1:]] == [["imdb", "sound"], ["glove", "sound"]]
+    printed = capsys.readouterr().out
+    rows = [["imdb", "sound"], ["glove", "sound"], ["minilm", "sound"], ["bert-base", "missing"]]
+    assert states(printed) == rows
+    table = printed.splitlines()
     assert "all 12 reviews hashed" in table[1]
     assert "the file hashed" in table[2]
+    assert "1.5 MB" in table[3]
+    assert table[3].endswith("the weights hashed; from the mirror")
+    assert table[4].endswith("440.4 MB, fetched when it is named")
+    assert list(models) == [data_command.MODELS["minilm"]]
     assert run("--check") == 0
     assert len(world.requests) == 2
 
 
-def test_check_finds_what_a_quick_look_does_not(world, capsys):
+def test_the_large_model_is_fetched_when_it_is_named(models, capsys):
+    assert run("--check", "bert-base") == 1
+    assert models == {}
+    assert run("bert-base") == 0
+    assert states(capsys.readouterr().out)[-1] == ["bert-base", "sound"]
+    assert list(models) == [data_command.MODELS["bert-base"]]
+
+
+@pytest.mark.parametrize("name", ["minilm", "bert-base"])
+def test_a_damaged_model_is_an_error_named_or_not(models, capsys, name):
+    run()
+    models[data_command.MODELS[name]] = DownloadError("its weights are others")
+    for names in ((), (name,)):
+        capsys.readouterr()
+        assert run("--check", *names) == 1
+        printed = capsys.readouterr().out
+        assert [name, "damaged"] in states(printed)
+        assert "its weights are others" in printed
+
+
+def test_check_finds_what_a_quick_look_does_not(world, models, capsys):
     folder = datasets.imdb()
     path = datasets.glove(8)
     review = folder / "test" / "pos" / "2_10.txt"
@@ -373,7 +429,7 @@ def test_check_finds_what_a_quick_look_does_not(world, capsys):
     assert run("--check") == 1
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in table[1:3]] == ["damaged", "damaged"]
-    assert table[-1].startswith("Next: make data")
+    assert table[-1].startswith("Next: python -m labkit data imdb glove minilm, which")
     assert run("--check", "glove") == 1
 
 
@@ -388,18 +444,19 @@ def test_data_makes_do_with_the_excerpt_and_says_so(world, monkeypatch, capsys):
     assert "an excerpt: its 3 lines hashed" in printed.out
 
 
-def test_one_failure_does_not_hold_up_the_other(world, capsys):
+def test_one_failure_does_not_hold_up_the_others(world, models, capsys):
     (world.site / "aclImdb_v1.tar.gz").unlink()
     assert run() == 1
     printed = capsys.readouterr()
     assert "FAILED imdb: " in printed.err
     assert "answers 404" in printed.err
-    assert [line.split()[1] for line in printed.out.splitlines()[1:]] == ["missing", "sound"]
+    assert [state for _, state in states(printed.out)] == ["missing", "sound", "sound", "missing"]
 
 
 def test_an_unknown_data_set_is_named(capsys):
     assert run("imbd") == 2
-    assert "unknown data set 'imbd'; there are imdb, glove" in capsys.readouterr().err
+    expected = "unknown data set 'imbd'; there are imdb, glove, minilm, bert-base"
+    assert expected in capsys.readouterr().err
 
 
 def test_clean_keeps_the_downloads(lab, monkeypatch):

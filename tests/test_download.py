@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import io
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -15,9 +14,8 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,83 +23,13 @@ from labkit import archives
 from labkit.download import download, fetch, file_digest, lock
 from labkit.transfer import PIECE, DownloadError, Limits, LocalError
 
+if TYPE_CHECKING:
+    from conftest import Server
+
 CONTENT = bytes(range(256)) * 1200  # some 300 kB: several pieces
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-HALF = 2 * PIECE  # of a piece that was cut off nothing is kept
+HALF = 2 * PIECE  # what the server sends before it cuts
 LIMITS = Limits(connect=2, read=0.3, retries=2, backoff=0.01)
-PAGE = b"<!DOCTYPE html><title>Log in</title>" + b" " * 1000
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `files`; each request takes the next of `faults`, if any, and is noted in `ranges`."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {"/file.bin": CONTENT}
-        self.faults: list[object] = []
-        self.ranges: list[str | None] = []
-        self.conditions: list[str | None] = []
-        self.sent = 0
-        self.honours_ranges = True
-        self.pause = 0.0
-        self.released = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/file.bin"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        server = self.server
-        span = self.headers["Range"]
-        server.ranges.append(span)
-        server.conditions.append(self.headers["If-Range"])
-        fault = server.faults.pop(0) if server.faults else None
-        content = server.files.get(self.path)
-        if content is None or isinstance(fault, int):
-            self.send_error(fault if isinstance(fault, int) else 404)
-            return
-        if fault in ("page", "disguised page"):
-            body = PAGE if fault == "disguised page" else b"Please log in"
-            self._begin(200, body, "text/html" if fault == "page" else "application/gzip")
-            self.wfile.write(body)
-            return
-        status, start, extra = 200, 0, {"ETag": f'"{hashlib.md5(content).hexdigest()}"'}
-        if self.path.endswith(".gz"):
-            extra["Content-Encoding"] = "x-gzip"  # as Apache may
-        if span and server.honours_ranges:
-            status, start = 206, int(re.fullmatch(r"bytes=(\d+)-", span).group(1))
-            if start >= len(content):
-                self.send_error(416)
-                return
-            extra["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self._begin(status, content[start:], "application/octet-stream", extra)
-        self._send(content[start:], fault)
-
-    def _begin(self, status: int, body: bytes, kind: str, extra: dict | None = None) -> None:
-        self.send_response(status)
-        headers = {"Content-Length": len(body), "Content-Type": kind, **(extra or {})}
-        for name, value in headers.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-
-    def _send(self, body: bytes, fault: object) -> None:
-        server = self.server
-        time.sleep(server.pause)
-        part = body[:HALF] if fault in ("cut", "stall") else body
-        self.wfile.write(part)
-        server.sent += len(part)
-        if fault == "stall":
-            self.wfile.flush()
-            server.released.wait(5)
 
 
 @pytest.fixture(autouse=True)
@@ -112,14 +40,9 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.released.set()
-        server.shutdown()
-        thread.join()
+def server(fault_server: Server) -> Server:
+    fault_server.files["/file.bin"] = CONTENT
+    return fault_server
 
 
 def get(server: Server, path: Path, **options: object) -> Path:
@@ -168,8 +91,8 @@ def test_the_next_call_continues_what_the_last_one_left(server, tmp_path):
     assert server.sent == len(CONTENT)
 
 
-def test_tries_that_bring_something_new_do_not_count(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "HALF", PIECE)
+def test_tries_that_bring_something_new_do_not_count(server, tmp_path):
+    server.half = PIECE
     server.faults = ["cut"] * 4
     assert get(server, tmp_path / "file.bin").read_bytes() == CONTENT
     assert server.sent == len(CONTENT)
