@@ -86,7 +86,7 @@ verify: setup  ## Check that results are what was written, and name what is stal
 	@$(LABKIT) verify $(if $(STRICT),--strict)
 	$(next) 'If anything above is stale: make reproduce'
 
-data: setup  ## Download the reviews (84 MB) and the word vectors (862 MB) and verify them
+data: setup  ## Download the reviews (84 MB), word vectors (862 MB) and MiniLM (91 MB); verify them
 	@$(LABKIT) data
 	$(next) 'Next: make reproduce'
 
