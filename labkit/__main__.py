@@ -36,32 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m labkit", description="Runs the course lab.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run chapters and publish their results")
-    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="02 or its full name; else all")
-    run.add_argument(
-        "--profile", choices=[*environment.PROFILE_NAMES, "auto"], default="auto",
-        help="auto (the default): full where there is a CUDA device, else cpu",
-    )  # fmt: skip
-    run.add_argument(
-        "--set", dest="given", action="append", default=[], metavar="NAME=VALUE",
-        help="override one parameter, may be repeated",
-    )  # fmt: skip
-    run.add_argument("--threads", type=_positive, default=1, help="threads of each process (1)")
-    run.add_argument("--workers", type=_positive, help="trainings at once (one for each core)")
-    run.add_argument("--force", action="store_true", help="run also what is up to date")
-    run.add_argument(
-        "--dask", metavar="ADDRESS",
-        help="train on the Dask cluster of this scheduler, as DASK_SCHEDULER=ADDRESS does",
-    )  # fmt: skip
-    run.set_defaults(command=_run)
-
-    worker = commands.add_parser("worker", help="train what a Dask scheduler hands out")
-    worker.add_argument("scheduler", metavar="ADDRESS", help="such as tcp://teacher.example:8786")
-    worker.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1,
-        help="trainings at once (one for each core)",
-    )  # fmt: skip
-    worker.set_defaults(command=_worker)
+    _add_runs(commands)
 
     verify = commands.add_parser("verify", help="check that the published results are as written")
     verify.add_argument("--strict", action="store_true", help="stale results are errors too")
@@ -95,6 +70,36 @@ def _parser() -> argparse.ArgumentParser:
     clean = commands.add_parser("clean", help="remove unpublished runs and finished trainings")
     clean.set_defaults(command=_clean)
     return parser
+
+
+def _add_runs(commands: argparse._SubParsersAction) -> None:
+    """The commands that train."""
+    run = commands.add_parser("run", help="run chapters and publish their results")
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="02 or its full name; else all")
+    run.add_argument(
+        "--profile", choices=[*environment.PROFILE_NAMES, "auto"], default="auto",
+        help="auto (the default): full where there is a CUDA device, else cpu",
+    )  # fmt: skip
+    run.add_argument(
+        "--set", dest="given", action="append", default=[], metavar="NAME=VALUE",
+        help="override one parameter, may be repeated",
+    )  # fmt: skip
+    run.add_argument("--threads", type=_positive, default=1, help="threads of each process (1)")
+    run.add_argument("--workers", type=_positive, help="trainings at once (one for each core)")
+    run.add_argument("--force", action="store_true", help="run also what is up to date")
+    run.add_argument(
+        "--dask", metavar="ADDRESS",
+        help="train on the Dask cluster of this scheduler, as DASK_SCHEDULER=ADDRESS does",
+    )  # fmt: skip
+    run.set_defaults(command=_run)
+
+    worker = commands.add_parser("worker", help="train what a Dask scheduler hands out")
+    worker.add_argument("scheduler", metavar="ADDRESS", help="such as tcp://teacher.example:8786")
+    worker.add_argument(
+        "--processes", type=_positive, default=os.cpu_count() or 1,
+        help="trainings at once (one for each core)",
+    )  # fmt: skip
+    worker.set_defaults(command=_worker)
 
 
 def _positive(text: str) -> int:

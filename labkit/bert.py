@@ -274,7 +274,7 @@ def _summary(raw: Sequence[Any], seeds: Sequence[int], quantity: str) -> dict[st
     return summarise([float(value) for value in raw], seeds=seeds, student=True, **timing)
 
 
-def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+def paired_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     """The paired difference of two summaries over the seeds that both have; ValueError for none."""
     first, second = (dict(zip(s["seeds"], s["raw"], strict=True)) for s in (a, b))
     seeds = [seed for seed in first if seed in second]

@@ -81,7 +81,7 @@ class Lease:
         self._home.append(self.work)
 
 
-def run_forward(X: Tensor, h: Tensor, c: Tensor, U: Tensor, work: Workspace) -> None:
+def fill_forward(X: Tensor, h: Tensor, c: Tensor, U: Tensor, work: Workspace) -> None:
     """Fill `work` from the input's part of the gates, X (T, B, 4H), and the start states (B, H)."""
     T = len(X)
     work.Z[:T] = X
@@ -95,7 +95,7 @@ def run_forward(X: Tensor, h: Tensor, c: Tensor, U: Tensor, work: Workspace) -> 
         torch.mul(work.o[t], work.s[t], out=work.h[t + 1])
 
 
-def run_backward(
+def fill_backward(
     d_output: Tensor, d_h: Tensor, d_c: Tensor, U: Tensor, work: Workspace
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the gates' sums (T, B, 4H) and of the start states (B, H).
@@ -149,7 +149,7 @@ class ThroughTime(torch.autograd.Function):
         by_time = X.transpose(0, 1).reshape(T * B, -1)  # (T*B, I)
         ctx.lease = pool.lend(T, B, H, X)
         work = ctx.lease.work
-        run_forward(torch.addmm(b, by_time, W).view(T, B, -1), h, c, U, work)
+        fill_forward(torch.addmm(b, by_time, W).view(T, B, -1), h, c, U, work)
         ctx.save_for_backward(by_time, W, U)
         output = work.hidden[1 : T + 1].transpose(0, 1).contiguous()
         return output, work.h[T].clone(), work.c[T].clone()
@@ -159,7 +159,7 @@ class ThroughTime(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         by_time, W, U = ctx.saved_tensors
         work, T = ctx.lease.work, d_output.shape[1]
-        d_Z, d_h, d_c = run_backward(d_output.transpose(0, 1), d_h, d_c, U, work)
+        d_Z, d_h, d_c = fill_backward(d_output.transpose(0, 1), d_h, d_c, U, work)
 
         flat = d_Z.reshape(T * work.B, -1)  # (T*B, 4H)
         d_W = by_time.t() @ flat

@@ -308,11 +308,11 @@ def test_probes_are_summed_up_over_their_draws():
 def test_differences_are_within_the_seed():
     a = {"seeds": [0, 1, 2], "raw": [0.9, 0.8, 0.7]}
     b = {"seeds": [2, 0], "raw": [0.5, 0.6]}
-    found = bert.difference(a, b)
+    found = bert.paired_difference(a, b)
     assert found["seeds"] == [0, 2]
     assert found["raw"] == pytest.approx([0.3, 0.2])
     with pytest.raises(ValueError, match=r"no seed in common: \[0, 1, 2\] and \[9\]"):
-        bert.difference(a, {"seeds": [9], "raw": [0.5]})
+        bert.paired_difference(a, {"seeds": [9], "raw": [0.5]})
 
 
 # looking into a model
