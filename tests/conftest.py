@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -220,3 +220,65 @@ def fault_server() -> Iterator[Server]:
         server.released.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def chapter_page(tmp_path, monkeypatch) -> Callable[..., str]:
+    """A function that renders a chapter's part of the report from measures, None for no record."""
+    from labkit import report, results
+
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
+
+    def render(chapter: str, found: dict | None, *, profile: str = "cpu", **record) -> str:
+        path = tmp_path / "notebooks" / f"{chapter}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"cells": []}')
+        os.utime(path, (0, 0))
+        if found is not None:
+            staging = environment.RESULTS / ".staging" / profile / chapter
+            monkeypatch.setenv("LABKIT_STAGING", str(staging))
+            results.write_record(chapter, profile=profile, measures=found, **record)
+            results.publish(staging, chapter, profile)
+        text = report.render()
+        start = text.index(f"## {report.TITLES[chapter]}\n")
+        return re.split(r"^## ", text[start + 3 :], flags=re.M)[0]
+
+    return render
+
+
+@pytest.fixture
+def check_figure() -> Callable[..., None]:
+    """A function that checks what every figure has: name, text, labels, and data of its own.
+
+    `make` and `make_other` draw it, from data that differ.
+    """
+    from labkit import figures
+
+    def check(name: str, make: Callable, make_other: Callable) -> None:
+        fig = make()
+        assert fig.labkit_name == name
+        assert len(fig.labkit_alt) > 60
+        assert fig.labkit_alt.endswith(".")
+        shown = [ax for ax in fig.axes if ax.axison]
+        assert any(ax.get_xlabel() or len(ax.get_xticklabels()) > 1 for ax in shown)
+        assert figures.data_digest(fig) == figures.data_digest(make())
+        assert figures.data_digest(fig) != figures.data_digest(make_other())
+
+    return check
+
+
+@pytest.fixture
+def check_bytes(monkeypatch) -> Callable[[Callable], None]:
+    """A function that checks that a figure is drawn to the same PNG twice, coarsely for speed."""
+    from labkit import figures
+
+    monkeypatch.setattr(figures, "DPI", 40)
+
+    def check(make: Callable) -> None:
+        png = figures.png_bytes(make())
+        assert png.startswith(b"\x89PNG")
+        assert png == figures.png_bytes(make())
+
+    return check

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labkit import figures, figures_sine
+from labkit import figures_sine
 
 SEEDS = 3
 RNG = np.random.default_rng(0)
@@ -55,25 +55,13 @@ def make_all(shift: float = 0.0) -> dict:
 
 
 @pytest.mark.parametrize("name", make_all())
-def test_figures_have_a_name_a_text_labels_and_stable_data(name):
-    make = make_all()[name]
-    fig = make()
-    assert fig.labkit_name == name
-    assert len(fig.labkit_alt) > 150
-    assert fig.labkit_alt.endswith(".")
-    assert fig.axes[-1].get_xlabel()
-    assert fig.axes[0].get_ylabel() or len(fig.axes[0].get_yticklabels()) > 1
-    assert figures.data_digest(fig) == figures.data_digest(make())
-    assert figures.data_digest(fig) != figures.data_digest(make_all(0.05)[name]())
+def test_figures_have_a_name_a_text_labels_and_stable_data(name, check_figure):
+    check_figure(name, make_all()[name], make_all(0.05)[name])
 
 
 @pytest.mark.parametrize("name", ["loss", "free_run"])
-def test_figures_are_drawn_to_the_same_bytes(name, monkeypatch):
-    monkeypatch.setattr(figures, "DPI", 40)
-    make = make_all()[name]
-    png = figures.png_bytes(make())
-    assert png.startswith(b"\x89PNG")
-    assert png == figures.png_bytes(make())
+def test_figures_are_drawn_to_the_same_bytes(name, check_bytes):
+    check_bytes(make_all()[name])
 
 
 def legend(fig) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 
@@ -32,28 +31,12 @@ def measures(*values: float) -> dict:
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch):
+def page(chapter_page):
     """A function that renders the report for given measures of this chapter, None for no record."""
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    monkeypatch.setattr(environment, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
-    path = tmp_path / "notebooks" / f"{CHAPTER}.ipynb"
-    path.parent.mkdir()
-    path.write_text('{"cells": []}')
-    os.utime(path, (0, 0))
 
     def render(found: dict | None, model: str = BASE, claims=(), profile: str = "cpu") -> str:
-        if found is not None:
-            staging = environment.RESULTS / ".staging" / profile / CHAPTER
-            monkeypatch.setenv("LABKIT_STAGING", str(staging))
-            results.write_record(
-                CHAPTER, profile=profile, settings=SETTINGS | {"model_name": model},
-                measures=found, claims=claims,
-            )  # fmt: skip
-            results.publish(staging, CHAPTER, profile)
-        text = report.render()
-        start = text.index(f"## {report.TITLES[CHAPTER]}\n")
-        return re.split(r"^## ", text[start + 3 :], flags=re.M)[0]
+        settings = SETTINGS | {"model_name": model}
+        return chapter_page(CHAPTER, found, profile=profile, settings=settings, claims=claims)
 
     return render
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 
@@ -46,28 +45,12 @@ def measures() -> dict:
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch):
+def page(chapter_page):
     """A function that renders the report for given measures of this chapter, None for no record."""
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    monkeypatch.setattr(environment, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
-    path = tmp_path / "notebooks" / f"{CHAPTER}.ipynb"
-    path.parent.mkdir()
-    path.write_text('{"cells": []}')
-    os.utime(path, (0, 0))
 
     def render(found: dict | None, profile: str = "cpu", claims=()) -> str:
-        if found is not None:
-            staging = environment.RESULTS / ".staging" / profile / CHAPTER
-            monkeypatch.setenv("LABKIT_STAGING", str(staging))
-            results.write_record(
-                CHAPTER, profile=profile, settings={"small_epochs": EPOCHS}, measures=found,
-                claims=claims,
-            )  # fmt: skip
-            results.publish(staging, CHAPTER, profile)
-        text = report.render()
-        chapter = text[text.index(f"## {report.TITLES[CHAPTER]}\n") + 3 :]
-        return re.split(r"^## ", chapter, flags=re.M)[0]
+        settings = {"small_epochs": EPOCHS}
+        return chapter_page(CHAPTER, found, profile=profile, settings=settings, claims=claims)
 
     return render
 

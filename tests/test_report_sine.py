@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 
 import pytest
 
-from labkit import digests, environment, report, report_sine, results
+from labkit import digests, environment, report_sine, results
 
 CHAPTER = report_sine.CHAPTER
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))["sine"]
@@ -41,27 +40,11 @@ def measures(shift: float = 0.0) -> dict:
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch):
+def page(chapter_page):
     """A function that renders the chapter's part of the report, None for no record."""
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    monkeypatch.setattr(environment, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
-    path = tmp_path / "notebooks" / f"{CHAPTER}.ipynb"
-    path.parent.mkdir()
-    path.write_text('{"cells": []}')
-    os.utime(path, (0, 0))
 
     def render(found: dict | None, claims=(), batches: int = 1_000) -> str:
-        if found is not None:
-            staging = environment.RESULTS / ".staging" / "cpu" / CHAPTER
-            monkeypatch.setenv("LABKIT_STAGING", str(staging))
-            settings = {"batches": batches}
-            results.write_record(
-                CHAPTER, profile="cpu", settings=settings, measures=found, claims=claims
-            )
-            results.publish(staging, CHAPTER, "cpu")
-        text = report.render()
-        return text[text.index(f"## {report.TITLES[CHAPTER]}\n") :]
+        return chapter_page(CHAPTER, found, settings={"batches": batches}, claims=claims)
 
     return render
 
