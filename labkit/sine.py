@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from labkit import sine_training, sweep
+from labkit.claims import MIN_SEEDS
 from labkit.sine_training import (
     POINTS,
     SEEN,
@@ -48,7 +49,6 @@ FORECASTERS: dict[str, dict[str, Any]] = {
     "last/nine": {**_VALUE, "loss": "last"},
     "every/mixed": {**_VALUE, "loss": "every", "shortest": 5, "longest": 40},
 }
-MIN_SEEDS = 8  # with fewer, a bootstrap interval says too little for a verdict
 FAR = 2.0  # an error more than twice another is far off
 HALVED = 0.5  # what cuts an error to less than half mends it
 
