@@ -210,7 +210,8 @@ class _Recurrent(nn.Module):
                 output, end = layer(X.flip(1) if direction else X, start)
                 outputs.append(output.flip(1) if direction else output)
                 ends.append(end)
-            X = torch.cat(outputs, dim=-1)  # (B, T, D*H)
+            # joining a single tensor would copy it
+            X = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, D*H)
         final = tuple(torch.stack(part) for part in zip(*ends, strict=True))  # (L*D, B, H) each
         return X, final if len(final) > 1 else final[0]
 

@@ -11,6 +11,7 @@ and the last three are what the cell state's gradient reaches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -143,13 +144,15 @@ class ThroughTime(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, X: Tensor, h: Tensor, c: Tensor, W: Tensor, U: Tensor, b: Tensor, pool: Workspaces
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, X: Tensor, h: Tensor, c: Tensor, W: Tensor, U: Tensor, b: Tensor,
+        pool: Workspaces, passes: tuple[Callable, Callable],
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        forward, ctx.fill_backward = passes
         T, B, H = X.shape[1], X.shape[0], h.shape[1]
         by_time = X.transpose(0, 1).reshape(T * B, -1)  # (T*B, I)
         ctx.lease = pool.lend(T, B, H, X)
         work = ctx.lease.work
-        fill_forward(torch.addmm(b, by_time, W).view(T, B, -1), h, c, U, work)
+        forward(torch.addmm(b, by_time, W).view(T, B, -1), h, c, U, work)
         ctx.save_for_backward(by_time, W, U)
         output = work.hidden[1 : T + 1].transpose(0, 1).contiguous()
         return output, work.h[T].clone(), work.c[T].clone()
@@ -159,7 +162,7 @@ class ThroughTime(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         by_time, W, U = ctx.saved_tensors
         work, T = ctx.lease.work, d_output.shape[1]
-        d_Z, d_h, d_c = fill_backward(d_output.transpose(0, 1), d_h, d_c, U, work)
+        d_Z, d_h, d_c = ctx.fill_backward(d_output.transpose(0, 1), d_h, d_c, U, work)
 
         flat = d_Z.reshape(T * work.B, -1)  # (T*B, 4H)
         d_W = by_time.t() @ flat
@@ -168,13 +171,14 @@ class ThroughTime(torch.autograd.Function):
         d_X = None
         if ctx.needs_input_grad[0]:
             d_X = (flat @ W.t()).view(T, work.B, -1).transpose(0, 1)
-        return d_X, d_h, d_c, d_W, d_U, d_b, None
+        return d_X, d_h, d_c, d_W, d_U, d_b, None, None
 
 
 class WorkspaceLSTMLayer(FusedLSTMLayer):
     """The LSTM layer with its gradient written by hand, on memory that it uses again."""
 
     reuse = True
+    passes = (fill_forward, fill_backward)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -183,7 +187,7 @@ class WorkspaceLSTMLayer(FusedLSTMLayer):
     def forward(self, X: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Outputs (B, T, H), the hidden state after each step, and the last state."""
         pool = self.pool if self.reuse else Workspaces()
-        output, h, c = ThroughTime.apply(X, *state, self.W, self.U, self.b, pool)
+        output, h, c = ThroughTime.apply(X, *state, self.W, self.U, self.b, pool, self.passes)
         return output, (h, c)
 
 
