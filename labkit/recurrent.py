@@ -334,13 +334,14 @@ class FusedLSTM(_Recurrent):
 
     layer_class = FusedLSTMLayer
     state_names = ("h_0", "c_0")
+    order = LSTMLayer.gates  # of the columns
 
     @classmethod
     def from_lstm(cls, lstm: LSTM) -> FusedLSTM:
         """The same function as `lstm`, with a copy of its weights."""
         weights = {
             index: {
-                kind: torch.cat([getattr(layer, kind + gate) for gate in layer.gates], dim=1)
+                kind: torch.cat([getattr(layer, kind + gate) for gate in cls.order], dim=1)
                 for kind in "WUb"
             }
             for index, layer in enumerate(lstm.layers)
