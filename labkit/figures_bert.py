@@ -172,7 +172,11 @@ def epochs_plot(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         ax.set(xlabel="epoch", title=what)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     fig.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        handlelength=3.5,
     )
     return fig
 

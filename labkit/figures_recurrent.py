@@ -1,9 +1,10 @@
-"""The plots of chapter 01: parity with torch, the cost of a call, and gradients over time."""
+"""The plots of chapter 01: parity with torch, the ladder of speed, and gradients over time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -55,47 +56,44 @@ def parity_plot(differences: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
     return fig
 
 
-def speed_plot(times: Mapping[str, Mapping[str, Sequence[float]]], size: str) -> Figure:
-    """Seconds of every run, `times[passes][layer]`, compared run by run with the last layer.
-
-    The multiple above a layer is the median of its ratios to the last layer within a round, which
-    need not be the ratio of the medians.
-    """
+def ladder_plot(
+    ratios: Mapping[str, Mapping[str, Sequence[float]]], name: str = "ladder"
+) -> Figure:
+    """Times over `nn.LSTM`'s of the same round, `ratios[panel][rung]`: all rounds, and medians."""
     fig, axes = new_figure(
-        "speed",
-        "Time of one call of each LSTM layer in milliseconds, every timed run a dot, on a "
-        "logarithmic axis; the bar and the first number above are the median time, the second is "
-        "the median of the ratios to nn.LSTM's time in the same round. "
-        f"Panels: {' and '.join(times)}. Size {size}.",
-        ncols=len(times),
-        figsize=(1.5 + 3.25 * len(times), 4.0),
+        name,
+        "Time of every rung of the ladder over the time of nn.LSTM in the same round, on a "
+        "logarithmic axis: every round a dot, the median as a bar with its value beside it. A "
+        f"dashed line marks 1, as fast as nn.LSTM. Panels: {'; '.join(ratios)}. Rows, from the "
+        f"top: {', '.join(next(iter(ratios.values())))}.",
+        ncols=len(ratios),
+        figsize=(1.5 + 2.6 * len(ratios), 3.6),
         sharey=True,
         squeeze=False,
     )
-    for ax, (passes, by_layer) in zip(axes[0], times.items(), strict=True):
-        *_, compared = by_layer.values()
-        for x, values in enumerate(by_layer.values()):
-            milliseconds = np.asarray(values) * 1e3
-            median, multiple = np.median(milliseconds), np.median(np.divide(values, compared))
-            spread = x + np.linspace(-0.2, 0.2, len(values))
-            ax.scatter(spread, milliseconds, s=10, color=PALETTE[x], alpha=0.3, linewidths=0)
-            ax.hlines(median, x - 0.3, x + 0.3, color="black", linewidth=2)
+    for ax, (title, by_rung) in zip(axes[0], ratios.items(), strict=True):
+        for row, values in enumerate(by_rung.values()):
+            median, heights = np.median(values), row + np.linspace(-0.2, 0.2, len(values))
+            faint = {"s": 10, "alpha": _faintness(len(values)), "linewidths": 0}
+            ax.scatter(values, heights, color=PALETTE[row % len(PALETTE)], **faint)
+            ax.vlines(median, row - 0.32, row + 0.32, color="black", linewidth=2)
             ax.annotate(
-                f"{median:.2f} ms\n{multiple:.1f} ×",
-                (x, 0.98),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="top",
+                f"{median:.2f}",
+                (0.98, row),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="center",
                 fontsize=9,
             )
-        ax.set(title=passes, yscale="log", xlim=(-0.6, len(by_layer) - 0.4))
-        ax.set_xticks(range(len(by_layer)), by_layer)
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    low, high = axes[0][0].get_ylim()
-    axes[0][0].set_ylim(low, high * (high / low) ** 0.25)  # room for the row of numbers
-    axes[0][0].set_ylabel("time of one call (ms)")
-    fig.suptitle(size, fontsize=10)
-    fig.supxlabel("×: median of time / nn.LSTM's time within a round", fontsize=9)
+        ax.axvline(1.0, color="black", linestyle="--", linewidth=1)
+        low, high = min(map(min, by_rung.values())), max(map(max, by_rung.values()))
+        ax.set(title=title, xscale="log", xlim=(min(low, 1) / 1.15, max(high, 1) ** 1.3 * 1.5))
+        ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_minor_formatter(lambda *_: "")
+    axes[0][0].set_yticks(range(len(by_rung)), list(by_rung))
+    axes[0][0].invert_yaxis()
+    fig.supxlabel("time / nn.LSTM's time in the same round", fontsize=10)
     return fig
 
 

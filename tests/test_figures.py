@@ -161,16 +161,16 @@ def test_source_and_tables_are_shown_as_markdown(displayed):
 def chapter_01_figures():
     rng = np.random.default_rng(0)
     differences = {cell: {"float64": [0.0, 1e-15], "float32": [1e-7]} for cell in ("srn", "lstm")}
-    times = {"forward": {"naive": [0.002, 0.003], "nn.LSTM": [0.001, 0.001]}}
+    ratios = {"forward": {"naive": [2.0, 3.0], "C++": [0.7, 0.6]}}
     norms = {"srn": {"Xavier": rng.random((3, 5))}, "lstm": {"b_f = 1": rng.random((3, 5))}}
     return {
         "parity": lambda: figures_recurrent.parity_plot(differences),
-        "speed": lambda: figures_recurrent.speed_plot(times, "B=1"),
+        "ladder": lambda: figures_recurrent.ladder_plot(ratios),
         "gradient_norm": lambda: figures_recurrent.gradient_plot(norms),
     }
 
 
-@pytest.mark.parametrize("name", ["parity", "speed", "gradient_norm"])
+@pytest.mark.parametrize("name", ["parity", "ladder", "gradient_norm"])
 def test_chapter_01_figures(name):
     make = chapter_01_figures()[name]
     fig = make()
@@ -197,10 +197,11 @@ def test_gradient_plot_dashes_every_other_start_and_labels_the_line_at_one():
     assert styles["norm 1"] == ":"
 
 
-def test_speed_plot_states_the_median_of_the_paired_multiples():
-    times = {"forward": {"naive": [0.002, 0.006, 0.004], "nn.LSTM": [0.001, 0.002, 0.001]}}
-    fig = figures_recurrent.speed_plot(times, "B=1")
-    texts = [text.get_text() for text in fig.axes[0].texts]
-    assert texts == ["4.00 ms\n3.0 ×", "1.00 ms\n1.0 ×"]
-    assert len({text.xy[1] for text in fig.axes[0].texts}) == 1
-    assert fig.axes[0].get_ylim()[1] > 6.0
+def test_ladder_plot_states_the_medians_and_keeps_its_rows_in_order():
+    ratios = {"forward": {"naive": [6.0, 9.0, 7.0], "C++": [0.5, 0.7, 0.6]}}
+    (ax,) = figures_recurrent.ladder_plot(ratios).axes
+    assert [text.get_text() for text in ax.texts] == ["7.00", "0.60"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["naive", "C++"]
+    low, high = ax.get_xlim()
+    assert low < 0.5 < 1 < 9 < high
+    assert ax.yaxis_inverted()
