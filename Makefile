@@ -15,6 +15,7 @@ WORKERS ?=
 FORCE ?=
 STRICT ?=
 DASK ?=
+SECTIONS ?=
 TORCH ?= auto
 PYTHON ?= python3
 
@@ -46,7 +47,7 @@ else
 next = @printf '\n%s\n'
 endif
 
-.PHONY: help setup lab reproduce run report verify data notebooks test lint clean
+.PHONY: help setup lab reproduce run report verify data notebooks test bench lint clean
 
 help:  ## List the targets and the settings
 	@printf 'Usage: make TARGET [NAME=value ...]\n\nTargets\n'
@@ -58,6 +59,7 @@ help:  ## List the targets and the settings
 	  'THREADS=' 'threads that torch uses in each process' \
 	  'WORKERS=' 'processes that train, or test, at once' \
 	  'DASK=' 'the scheduler of a Dask cluster to train on, such as tcp://host:8786' \
+	  'SECTIONS=' 'what bench measures, such as "ladder start"; all without it' \
 	  'FORCE=1' 'run chapters that are up to date too' \
 	  'STRICT=1' 'let verify fail on stale results, not only on tampered ones' \
 	  'TORCH=' 'auto, cpu, cuda or keep: the torch that setup installs [$(TORCH)]' \
@@ -98,6 +100,10 @@ test: setup lint  ## Check the code, run the tests and every chapter's quick pro
 	@$(PY) -m pytest tests notebooks -n $(or $(WORKERS),2) --dist loadscope \
 	  $(nbval_options) --cov=labkit
 	$(next) 'All is well; run the chapters with: make reproduce'
+
+bench: setup  ## Measure how fast the lab is: results/bench, on an idle machine, 20 minutes
+	@$(LABKIT) bench $(SECTIONS)
+	$(next) 'Read results/bench/bench.json; the figures lie beside it'
 
 lint: setup  ## Check style and formatting
 	@$(PY) -m ruff check .

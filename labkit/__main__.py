@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--check", action="store_true", help="fetch nothing, hash what is there")
     data.set_defaults(command=_data)
 
+    bench = commands.add_parser("bench", help="measure how fast the lab is, about 20 minutes")
+    bench.add_argument("sections", nargs="*", metavar="SECTION", help="such as ladder; else all")
+    bench.add_argument("--small", action="store_true", help="try everything, write nothing")
+    bench.set_defaults(command=_bench)
+
     clean = commands.add_parser("clean", help="remove unpublished runs and finished trainings")
     clean.set_defaults(command=_clean)
     return parser
@@ -190,6 +195,19 @@ def _data(options: argparse.Namespace) -> int:
     from labkit import data_command
 
     return data_command.data(options.names, check=options.check)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    variables = environment.kernel_environment(1)
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        # the allocator's settings act from a process' start
+        os.execve(sys.executable, [sys.executable, "-m", "labkit", *sys.argv[1:]],
+                  os.environ | variables)  # fmt: skip
+    from labkit import bench
+
+    environment.prepare(device="cpu")
+    print(bench.run(options.sections, small=options.small))
+    return 0
 
 
 def _clean(options: argparse.Namespace) -> int:

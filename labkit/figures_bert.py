@@ -41,8 +41,8 @@ def pieces_plot(words: np.ndarray, pieces: np.ndarray, max_len: int) -> Figure:
     edges = np.linspace(0, np.percentile(pieces, 99), 50)
     ax.hist(words, bins=edges, color=PALETTE[0], alpha=0.55, label="words")
     ax.hist(pieces, bins=edges, histtype="step", linewidth=1.8, color=PALETTE[1], label="pieces")
-    ax.axvline(max_len, color="black", linestyle="--", linewidth=1, label="read")
-    ax.set(xlabel="length of a review", ylabel="reviews", xlim=(0, edges[-1]))
+    ax.axvline(max_len, color="black", linestyle="--", linewidth=1, label=f"{max_len} pieces: read")
+    ax.set(xlabel="length of a review in words or pieces", ylabel="reviews", xlim=(0, edges[-1]))
     ax.legend()
     return fig
 
@@ -84,7 +84,7 @@ def rate_plot(rates: Mapping[str, Sequence[float]]) -> Figure:
 
 def _sizes_axis(ax: Any, sizes: Sequence[float]) -> None:
     """A logarithmic axis whose ticks are the numbers of reviews themselves."""
-    ax.set(xscale="log", xlabel="training reviews")
+    ax.set(xscale="log", xlabel="training reviews (log scale)")
     ax.set_xticks(list(sizes), [f"{size:,.0f}" for size in sizes])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="x", which="minor", length=0)
@@ -101,7 +101,8 @@ def pooling_plot(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figu
         "pooling",
         "Accuracy on the held-out reviews of a linear head on the frozen encoder's vectors, over "
         f"the number of training reviews; one line for each of: {', '.join(found)}. Bars are 95 % "
-        "Wilson intervals of counting the reviews; the dotted line is chance.",
+        "Wilson intervals of counting the reviews; the dotted line is chance. The axis of the "
+        "reviews is logarithmic, and the lines are shifted a little sideways.",
         figsize=(6.8, 3.4),
     )
     for shift, (pooling, rows) in zip((0.96, 1.0, 1.04), found.items(), strict=False):
@@ -128,7 +129,8 @@ def learning_curve(curves: Mapping[str, Mapping[int, Summary]]) -> Figure:
         "learning_curve",
         "Accuracy on the held-out reviews over the number of training reviews, which are the same "
         f"for all; one line and sign for each of: {', '.join(curves)}. Small dots are seeds; bars "
-        "are 95 % Student intervals of the mean where there are at least three seeds.",
+        "are 95 % Student intervals of the mean where there are at least three seeds. The axis of "
+        "the reviews is logarithmic, and the rivals are shifted a little sideways.",
         figsize=(7.6, 4.4),
     )
     shifts = np.linspace(0.93, 1.07, len(curves)) if len(curves) > 1 else [1.0]

@@ -13,23 +13,27 @@ from labkit.figures import COLOURS, LABELS, PALETTE, new_figure
 
 NAMES = {"rnn": "RNN", "lstm": LABELS["lstm"], "gru": LABELS["gru"]}
 CELL_COLOURS = {"rnn": COLOURS["srn"], "lstm": COLOURS["lstm"], "gru": COLOURS["gru"]}
-LINES = (PALETTE[2], PALETTE[4], PALETTE[1])
+LINES = ((PALETTE[2], ":"), (PALETTE[4], ":"), (PALETTE[1], "--"), (PALETTE[0], "--"))
 Summary = Mapping[str, Any]
 
 
 def corpus_plot(length: np.ndarray, rating: np.ndarray, max_len: int) -> Figure:
     """How long the reviews are, in words, and how they are rated; both (N,)."""
+    edges = np.linspace(0, np.percentile(length, 99.5), 50)
+    limit = f"the {max_len} words that the models read at most"
+    inside = max_len <= edges[-1]
     fig, (left, right) = new_figure(
         "corpus",
-        f"Left: a histogram of the reviews' lengths in words, with a long tail to the right; the "
-        f"dashed line marks the {max_len} words that the models read at most. Right: bars, one for "
-        "each rating from 1 to 10, with no bars at 5 and 6, negative and positive in two colours.",
+        "Left: a histogram of the reviews' lengths in words, without the longest 0.5 %; "
+        + (f"the dashed line marks {limit}. " if inside else f"it ends before {limit}. ")
+        + "Right: bars, one for each rating from 1 to 10, with no bars at 5 and 6, negative and "
+        "positive in two colours.",
         ncols=2,
         figsize=(9.0, 3.2),
     )
-    edges = np.linspace(0, np.percentile(length, 99.5), 50)
     left.hist(length, bins=edges, color=PALETTE[0])
-    left.axvline(max_len, color="black", linestyle="--", linewidth=1)
+    if inside:
+        left.axvline(max_len, color="black", linestyle="--", linewidth=1)
     left.set(xlabel="words in a review", ylabel="reviews", xlim=(0, edges[-1]))
     values, counts = np.unique(rating, return_counts=True)
     right.bar(values, counts, color=[PALETTE[1 if v < 6 else 2] for v in values])
@@ -74,8 +78,9 @@ def learning_curves(
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for ax in list(axes.flat)[len(runs) :]:
         ax.set_axis_off()
-    for ax in axes[-1]:
+    for ax in list(axes.flat)[: len(runs)][-columns:]:  # the lowest panel of each column
         ax.set_xlabel("epoch")
+        ax.tick_params(axis="x", labelbottom=True)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles: dict[str, Any] = {}
     for ax in axes.flat:
@@ -117,9 +122,11 @@ def accuracy_dots(
                 published[row], y, "D", mfc="none", mec=PALETTE[3], markersize=6, zorder=4,
                 label="published",
             )  # fmt: skip
-    for colour, (label, value) in zip(LINES, lines.items(), strict=False):
-        ax.axvline(value, color=colour, linestyle=":", linewidth=1.6, label=label)
+    for (colour, style), (label, value) in zip(LINES[: len(lines)], lines.items(), strict=True):
+        ax.axvline(value, color=colour, linestyle=style, linewidth=1.6, label=label)
     raw = [v for s in rows.values() for v in s["raw"]] + [*published.values(), *lines.values()]
+    raw += [s[end] for s in rows.values() for end in ("low", "high")
+            if s["n"] >= 3 and s[end] is not None]  # fmt: skip
     margin = 0.06 * (max(raw) - min(raw)) + 1e-3
     ax.set(yticks=place, xlabel="accuracy", xlim=(min(raw) - margin, max(raw) + margin))
     ax.set_yticklabels(list(rows), fontsize=9)
@@ -136,7 +143,8 @@ def length_plot(by_model: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure
         "accuracy_over_length",
         "Test accuracy over the length of a review, mean of the seeds with 95 % Wilson intervals "
         "of the number of reviews in a range. One panel for each vector of a review: "
-        f"{' and '.join(poolings)}; RNN, LSTM and GRU in three colours.",
+        f"{' and '.join(poolings)}; RNN, LSTM and GRU in three colours, a little apart. The axis "
+        "of the lengths is logarithmic.",
         ncols=len(poolings),
         figsize=(4.6 * len(poolings) + 0.4, 3.6),
         sharey=True,
@@ -154,12 +162,17 @@ def length_plot(by_model: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure
                 x, y, yerr=np.clip(error, 0, None), fmt="o-", color=CELL_COLOURS[cell],
                 markersize=4, capsize=2, linewidth=1.3, label=NAMES[cell],
             )  # fmt: skip
-        ax.set(xscale="log", xlabel="words in a review", title=f"review vector: {pooling}")
+        ax.set(
+            xscale="log", xlabel="words in a review (log scale)", title=f"review vector: {pooling}"
+        )
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.set_xticks(ticks := _ticks(by_model), [f"{t:g}" for t in ticks], minor=False)
         ax.minorticks_off()
     axes[0][0].set_ylabel("test accuracy")
-    axes[0][0].legend()
+    handles: dict[str, Any] = {}
+    for ax in axes[0]:
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    fig.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     return fig
 
 
@@ -194,8 +207,8 @@ def small_curves(runs: Mapping[str, np.ndarray], published: Sequence[tuple[int, 
     fig, ax = new_figure(
         "small_study_curves",
         "Accuracy on the held-out reviews over the epochs, one colour for each of: "
-        f"{', '.join(runs)}. Thin lines are seeds"
-        + ("; open circles are the published figures." if published else "."),
+        f"{', '.join(runs)}. Thin lines are seeds, thick ones their means; the dotted line is one "
+        "half" + ("; open circles are the published figures." if published else "."),
         figsize=(7.6, 3.8),
     )
     for colour, (setting, values) in zip(PALETTE, runs.items(), strict=False):
@@ -245,7 +258,7 @@ def speed_plot(seconds: Mapping[str, Summary]) -> Figure:
     fig, ax = new_figure(
         "epoch_seconds",
         "Bars: the median seconds of an epoch of 25,000 reviews, one for each of: "
-        f"{', '.join(seconds)}. Dots are the single rounds.",
+        f"{'; '.join(seconds)}. Dots are the single rounds.",
         figsize=(7.0, 2.2),
     )
     place = np.arange(len(seconds))[::-1]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -57,8 +58,9 @@ def loss_plot(
         "loss",
         "Loss over the batches, means of 20, both axes logarithmic. Panels: "
         f"{' and '.join(STARTS[s] for s in blocks)}; Adam and SGD in two colours, every seed a "
-        "faint line, their mean a strong one. Open circles are the published values, the dotted "
-        "line is the loss of always answering the labels' mean.",
+        "faint line, their mean a strong one. Circles with a black rim are the published values, "
+        "filled in the optimiser's colour; the dotted line is the loss of always answering the "
+        "labels' mean.",
         ncols=len(blocks),
         figsize=(9.2, 4.0),
         sharey=True,
@@ -71,7 +73,7 @@ def loss_plot(
             _seeds(ax, batches, values, colour, label)
             printed = published[optimiser]
             ax.plot(
-                20 * np.arange(1, len(printed) + 1), printed, "o", mfc="none", mec="black",
+                20 * np.arange(1, len(printed) + 1), printed, "o", mfc=colour, mec="black",
                 ms=6, zorder=4, label="published",
             )  # fmt: skip
         ax.axhline(mean_answer, color="0.4", ls=":", label="always the mean")
@@ -94,10 +96,10 @@ def slow_plot(
     fig, (left, right) = new_figure(
         "why_sgd_is_slow",
         "Left: the norm of the gradient before training on a logarithmic axis, one row for each "
-        f"of: {', '.join(norms)}; every dot is a seed. Right: the loss on the dev times after "
-        f"{batches} batches over the learning rate, both axes logarithmic; Adam and SGD in two "
-        "colours, dots "
-        "are seeds, lines their means; a large open circle marks the framework's default.",
+        f"of: {', '.join(norms)}; every dot is a seed, the black bar their mean. Right: the "
+        f"loss on the dev times after {batches} batches over the learning rate, both axes "
+        "logarithmic; Adam and SGD in two colours, dots are seeds, lines their means; a large open "
+        "circle marks the framework's default.",
         ncols=2,
         figsize=(10.0, 3.9),
     )
@@ -214,6 +216,9 @@ def error_plot(
     for (name, value), style in zip(lines.items(), (":", "--"), strict=False):
         left.axhline(value, color="0.3", ls=style, lw=1.4, label=name)
     left.set(yscale="log", xlabel="step", ylabel="root mean square error", xticks=steps)
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.minorticks_off()
     right.set(xscale="log", xlabel="points in the window")
     right.set_xticks(names, [str(name) for name in names])
     right.minorticks_off()
@@ -254,7 +259,7 @@ def gate_plot(
         _seeds(ax, ends, gate, PALETTE[0], "output gate o", ls="--")
         _seeds(ax, ends, squashed, PALETTE[1], "tanh(c)", ls="-.")
         _seeds(ax, ends, gate * squashed, PALETTE[2], "output o·tanh(c)")
-        ax.set(title=WAYS[way][0], xlabel="t", ylim=(0, 1.1))
+        ax.set(title=WAYS[way][0], xlabel="t", ylabel="value", ylim=(0, 1.1))
     _legend(fig, axes[1], columns=3)
     return fig
 
@@ -270,12 +275,12 @@ def free_run_plot(
         "free_run",
         "Forecasts that feed on themselves. Above: the true wave in black and what the first "
         "seed's nets say, one colour for each way of training. Below: the root mean square error "
-        "over all phases on a logarithmic axis; every seed a faint line, the mean strong; "
+        "over all phases, both axes logarithmic and errors above 10 drawn at 10; every seed a "
+        "faint line, the mean strong; "
         f"{', '.join(BASELINES[name][0] for name in baselines)} in other strokes; the level line "
         f"at {limit:g} is where a forecast counts as drifted.",
         nrows=2,
-        figsize=(9.6, 5.8),
-        sharex=True,
+        figsize=(9.6, 6.2),
     )
     steps = np.arange(1, len(true) + 1)
     top.plot(steps, true, color="black", lw=1.2, label="true values")
@@ -286,9 +291,13 @@ def free_run_plot(
     for name, values in baselines.items():
         label, colour, style = BASELINES[name]
         bottom.plot(steps, np.clip(values, 1e-9, 10), color=colour, ls=style, lw=1.5, label=label)
-    bottom.axhline(limit, color="black", lw=0.8)
+    bottom.axhline(limit, color="black", lw=0.8, label=f"the limit, {limit:g}")
+    for ax in (top, bottom):
+        ax.set(xlabel="steps of the free run", xlim=(1, len(true)))
     top.set(ylabel="value", ylim=(-1, 1))
-    bottom.set(yscale="log", xlabel="steps of the free run", ylabel="root mean square error")
-    bottom.set_xlim(0, len(true))
-    _legend(fig, top, bottom, columns=3)
+    bottom.set(xscale="log", yscale="log", ylabel="root mean square error")
+    ticks = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500) if n <= len(true)]
+    bottom.set_xticks(ticks, [str(n) for n in ticks])
+    bottom.minorticks_off()
+    _legend(fig, top, bottom)
     return fig

@@ -31,7 +31,7 @@ def setting(published: Mapping[str, Any]) -> str:
     step = (grid[-1] - grid[0]) / (len(grid) - 1)
     return (
         "Published: three LSTM cells of 10, 20 and 1 units, nine points, batches of 300, half the "
-        f"squared error of the last output against sin(t)/2, meant over {BATCHES} batches; one "
+        f"squared error of the last output against sin(t)/2, averaged over {BATCHES} batches; one "
         f"training each. The labels printed beside the outputs are sin t on a grid of {step:.4f}, "
         "so twice what the net was trained on. The source trained on 1,000 batches, and the losses "
         "that it prints end at the hundredth; its outputs after training stand beside ours after "

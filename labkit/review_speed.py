@@ -41,16 +41,18 @@ def epoch_seconds(
     batches: int,
     max_len: int = 500,
     ways: Sequence[str] = WAYS,
+    threads: int | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of an epoch of 25,000 reviews for each of `ways`, one value for each of `rounds`.
 
     In a round every way trains `batches` batches of 64 of the corpus' training reviews, one way
     after the other, and the time is scaled to an epoch. Embedding and hidden size are 64. The
-    reviews of a way are drawn by the round, the same for all. RuntimeError when a process fails.
+    reviews of a way are drawn by the round, the same for all. Each way has `threads` threads, by
+    default as many as this process. RuntimeError when a process fails.
     """
     settings = {
         "corpus_name": corpus_name, "vocab_size": vocab_size, "batches": batches,
-        "max_len": max_len, "threads": environment.threads(),
+        "max_len": max_len, "threads": threads or environment.threads(),
     }  # fmt: skip
     found: dict[str, list[float]] = {way: [] for way in ways}
     with contextlib.ExitStack() as stack:

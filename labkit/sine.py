@@ -34,7 +34,7 @@ from labkit.summary import summarise
 
 LENGTHS = (3, 5, 9, 13, 18, 27, 45, 90)  # that windows are evaluated at
 LONGEST = max(LENGTHS)
-NEW_LENGTHS = (3, 18, 45, 90)  # that no training has seen; the verdicts look at these
+NEW_LENGTHS = (3, 18, 45, 90)  # no window of training is so long; the verdicts look at these
 SNAPSHOTS = (20, 40, 60, 80, 100, 120, 160, 200, 500)  # batches whose parameters are kept
 MIXED = {"shortest": 5, "longest": 13}  # the mixed lengths of training; their mean is nine
 WAYS: dict[str, dict[str, Any]] = {
@@ -243,7 +243,7 @@ def wave(values: Tensor, step: float = VALUE_STEP) -> Tensor:
 def amplitude_and_phase(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     """Amplitude over the true one, and size of the phase's error in radians, for each period.
 
-    Both (..., M), meant over the windows of `said` and `true` (..., B, N). An error of half a
+    Both (..., M), averaged over the windows of `said` and `true` (..., B, N). An error of half a
     period, π, is the largest there is.
     """
     ratio = wave(said) / wave(true)
@@ -330,7 +330,7 @@ def ratios(a: Tensor, b: Tensor, seeds: Sequence[int]) -> dict[str, Any]:
 
 def at_places(parameters: Parameters) -> dict[str, Tensor]:
     """Errors (R,) where the source's net was not trained: its first eight steps together, and the
-    lengths that no training has seen."""
+    lengths that no window of training has."""
     found = {"steps 1 to 8": place_errors(parameters)[:, :-1].square().mean(1).sqrt()}
     columns = length_errors(parameters, SEEN_ENDS, NEW_LENGTHS).T
     return found | {f"{T} points": c for T, c in zip(NEW_LENGTHS, columns, strict=True)}

@@ -71,7 +71,10 @@ def test_ratings_and_the_cut_are_in_the_corpus_plot():
     assert left.lines[0].get_xdata()[0] == 500
     assert {round(bar.get_x() + bar.get_width() / 2) for bar in right.patches} == {1, 3, 8, 10}
     assert len({bar.get_facecolor() for bar in right.patches}) == 2
-    assert "500 words" in fig.labkit_alt
+    assert "dashed line marks the 500 words" in fig.labkit_alt
+    short = figures_imdb.corpus_plot(np.arange(5, 100), np.full(95, 3), 500)
+    assert not short.axes[0].lines
+    assert "dashed" not in short.labkit_alt
 
 
 def test_learning_curves_have_a_panel_for_each_setting_and_one_legend():
@@ -89,6 +92,7 @@ def test_panels_without_a_setting_stay_empty(count, rows):
     fig = figures_imdb.learning_curves({f"s{k}": curves() for k in range(count)}, {})
     assert len(fig.axes) == rows * min(4, count)
     assert sum(ax.axison for ax in fig.axes) == count
+    assert sum(ax.get_xlabel() == "epoch" for ax in fig.axes if ax.axison) == min(4, count)
 
 
 def test_dots_show_seeds_means_and_intervals_of_three_seeds_on():
@@ -104,10 +108,20 @@ def test_dots_show_seeds_means_and_intervals_of_three_seeds_on():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["lstm/last", "one seed"]
     assert set(legend(fig)) == {"published", "linear"}
     assert "open diamonds" in fig.labkit_alt
+    assert ax.get_xlim()[0] < measure["low"] < measure["high"] < ax.get_xlim()[1]
     plain = figures_imdb.accuracy_dots("dots", "Accuracy", {"one": summary(0.5)})
     assert not plain.legends
     assert "diamonds" not in plain.labkit_alt
     assert plain.axes[0].get_xlim()[0] < 0.5 < plain.axes[0].get_xlim()[1]
+
+
+def test_every_reference_line_is_drawn_and_none_too_many_is_taken():
+    lines = {f"line {k}": 0.5 + k / 10 for k in range(5)}
+    four = dict(list(lines.items())[:4])
+    fig = figures_imdb.accuracy_dots("dots", "Accuracy", {"one": summary(0.5)}, lines=four)
+    assert legend(fig) == list(four)
+    with pytest.raises(ValueError, match="zip"):
+        figures_imdb.accuracy_dots("dots", "Accuracy", {"one": summary(0.5)}, lines=lines)
 
 
 def test_every_panel_of_lengths_has_its_own_models():

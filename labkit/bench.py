@@ -1,0 +1,238 @@
+"""`make bench`: how fast the lab is, in one run: a JSON record, a table and figures.
+
+Each section measures in turns and reports medians. The aims stand in `AIMS`; a missed aim is
+reported like any other figure and fails nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from labkit import bench_cases, digests, environment, figures_bench, ladder, recurrent_cpp
+from labkit.figures import png_bytes
+from labkit.summary import summarise
+
+FOLDER = environment.RESULTS / "bench"
+LENGTHS = (10, 20, 35)
+REPLICAS = 20
+QUICK_CHAPTER = "01_lstm_operator"
+ISA = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # keeps nn.LSTM to vectors of 256 bits, as older processors do
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a measure should reach: at most, or with `least` at least, `limit`."""
+
+    measure: str
+    limit: float
+    what: str
+    least: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether `value` reaches it."""
+        return value >= self.limit if self.least else value <= self.limit
+
+
+def _ladder_aims() -> list[Aim]:
+    aims = []
+    limits = {(8, 20, 32, 32): 1.3, (8, 35, 32, 32): 1.6, (64, 256, 64, 64): 1.0}
+    for shape, limit in limits.items():
+        key, size = _key(shape), ladder.size_text(shape)
+        aims.append(Aim(f"ladder/{key}/workspace_to_torch", limit, f"workspace / nn.LSTM, {size}"))
+        if shape[0] == 8:
+            own = f"ladder/{key}/naive_to_workspace"
+            aims.append(Aim(own, 7, f"eight products / workspace, {size}", least=True))
+            aims.append(Aim(f"ladder/{key}/compiled_to_torch", 0.65, f"C++ / nn.LSTM, {size}"))
+    return aims
+
+
+def _key(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+AIMS = _ladder_aims()
+for _T in LENGTHS:
+    AIMS += [
+        Aim(f"replicas/{_T}/naive_to_ensemble", 30, f"naive / ensemble, T={_T}", least=True),
+        Aim(f"replicas/{_T}/torch_to_ensemble", 4, f"nn.LSTM / ensemble, T={_T}", least=True),
+    ]
+AIMS += [
+    Aim("epoch/2/handwritten_to_grouped", 10, "IMDB epoch, naive / lab, 2 threads", least=True),
+    Aim("epoch/2/naive_to_grouped", 2.5, "IMDB epoch, nn.LSTM padded / lab, 2 threads", least=True),
+    Aim("sweep/published_minutes", 16, "whole published digit-sum sweep, minutes"),
+    Aim("start/import_seconds", 0.3, "import labkit, s"),
+    Aim("start/help_seconds", 0.5, "python -m labkit --help, s"),
+    Aim("start/overhead", 0.1, "a quick chapter's time over papermill's, share"),
+]
+
+
+def _note(measures: dict[str, Any], name: str, values: Iterable[float], unit: str) -> None:
+    measures[name] = summarise(list(values), statistic="median", unit=unit, timing=True)
+
+
+def _note_ratio(
+    measures: dict[str, Any], name: str, above: Sequence[float], below: Sequence[float]
+) -> None:
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    _note(measures, name, ratios, "")
+
+
+def measure_ladder(measures: dict[str, Any], small: bool) -> None:
+    """Every rung beside `nn.LSTM`, and once more with `nn.LSTM` kept to 256-bit vectors."""
+    compiled = not recurrent_cpp.problem()
+    for shape in bench_cases.SHAPES:
+        rounds = (3 if small else 100) if shape[0] == 8 else (1 if small else 15)
+        plain = bench_cases.rungs_of_the_ladder(shape, rounds, compiled)
+        narrow = bench_cases.ladder_in_child(shape, rounds, ISA)
+        for kind, seconds in {"ladder": plain, "ladder_avx2": narrow}.items():
+            prefix = f"{kind}/{_key(shape)}"
+            for name, values in seconds.items():
+                _note(measures, f"{prefix}/{name}_seconds", values, "s")
+            for name, ratios in ladder.ratios_to_torch(seconds).items():
+                _note(measures, f"{prefix}/{name}_to_torch", ratios, "")
+            own = seconds["naive"], seconds["workspace"]
+            _note_ratio(measures, f"{prefix}/naive_to_workspace", *own)
+
+
+def measure_replicas(measures: dict[str, Any], small: bool) -> None:
+    """Replicas at once beside the naive loop and `nn.LSTM`, seconds of a model's step."""
+    for T in LENGTHS:
+        seconds = bench_cases.replicas_at_once(T, REPLICAS, 1 if small else 15)
+        for name, values in seconds.items():
+            _note(measures, f"replicas/{T}/{name}_seconds", values, "s")
+        for name in ("naive", "torch"):
+            pair = seconds[name], seconds["ensemble"]
+            _note_ratio(measures, f"replicas/{T}/{name}_to_ensemble", *pair)
+
+
+def measure_epoch(measures: dict[str, Any], small: bool) -> None:
+    """An epoch of 25,000 film reviews, on one thread and on two; made-up reviews if `small`."""
+    from labkit import review_speed
+
+    name, words = ("generated", 2001) if small else ("imdb", 20_001)
+    sizes = {"rounds": 1, "batches": 10} if small else {"rounds": 5, "batches": 60}
+    for threads in (1, 2):
+        seconds = review_speed.epoch_seconds(name, words, threads=threads, **sizes)
+        for way, values in seconds.items():
+            _note(measures, f"epoch/{threads}/{way}_seconds", values, "s")
+        for way in ("handwritten", "naive"):
+            pair = seconds[way], seconds["grouped"]
+            _note_ratio(measures, f"epoch/{threads}/{way}_to_grouped", *pair)
+
+
+def measure_growth(measures: dict[str, Any], small: bool) -> None:
+    """Time and memory over replicas, length and reviews, time over workers; fitted exponents."""
+    rounds = 1 if small else 5
+    ways = {
+        "replicas": ([5, 10, 20, 40, 80], "growth_of_ensemble", lambda R: (R, 20)),
+        "length": ([10, 20, 40, 80], "growth_of_ensemble", lambda T: (REPLICAS, T)),
+        "reviews": ([2000, 4000, 8000, 16_000], "growth_of_reviews", lambda N: (N,)),
+    }
+    for what, (sizes, function, arguments) in ways.items():
+        sizes = sizes[:2] if small else sizes
+        found = {n: bench_cases.in_fresh_process(function, *arguments(n), rounds) for n in sizes}
+        for quantity, unit in {"seconds": "s", "bytes": "byte"}.items():
+            for n, values in found.items():
+                _note(measures, f"growth/{what}/{n}/{quantity}", values[quantity], unit)
+            medians = [float(np.median(values[quantity])) for values in found.values()]
+            measures[f"growth/{what}/exponent_of_{quantity}"] = exponent(sizes, medians)
+    work = {"lengths": [10], "cells": ["lstm"], "stacks": 4, "steps": 20 if small else 4000}
+    for workers in (1, 2):
+        seconds = [bench_cases.sweep_seconds(workers, **work) for _ in range(1 if small else 3)]
+        _note(measures, f"growth/workers/{workers}/seconds", seconds, "s")
+    medians = [measures[f"growth/workers/{n}/seconds"]["median"] for n in (1, 2)]
+    measures["growth/workers/exponent_of_seconds"] = exponent([1, 2], medians)
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The slope of log value over log size: 1 where twice the work costs twice as much."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def measure_sweep(measures: dict[str, Any], small: bool) -> None:
+    """The whole published sweep of chapter 02: 6 lengths, SRN and LSTM, 20 seeds, 19,000 steps."""
+    lengths = [10] if small else [10, 15, 20, 25, 30, 35]
+    work = {"lengths": lengths, "cells": ["srn", "lstm"], "stacks": 1}
+    seconds = bench_cases.sweep_seconds(2, **work, steps=20 if small else 19_000)
+    _note(measures, "sweep/published_minutes", [seconds / 60], "min")
+
+
+def measure_start(measures: dict[str, Any], small: bool) -> None:
+    """`import labkit`, the help, and what the lab adds to papermill on a quick chapter."""
+    seconds = bench_cases.starts(1 if small else 15)
+    for name, values in seconds.items():
+        _note(measures, f"start/{name}_seconds", values, "s")
+    if small:
+        return  # whole chapters take too long for a trial
+    runs = bench_cases.chapter_runs(QUICK_CHAPTER, 5)
+    for name, values in runs.items():
+        _note(measures, f"start/{name}_seconds", values, "s")
+    shares = [a / b - 1 for a, b in zip(runs["labkit"], runs["papermill"], strict=True)]
+    _note(measures, "start/overhead", shares, "")
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any], bool], None]] = {
+    "ladder": measure_ladder,
+    "replicas": measure_replicas,
+    "epoch": measure_epoch,
+    "growth": measure_growth,
+    "start": measure_start,
+    "sweep": measure_sweep,
+}
+
+
+def run(sections: Sequence[str] = (), *, small: bool = False) -> str:
+    """Measure `sections`, all by default; write record and figures; return the table of aims.
+
+    `small` tries everything at the smallest size and writes nothing. ValueError for an unknown
+    section.
+    """
+    unknown = sorted(set(sections) - set(SECTIONS))
+    if unknown:
+        raise ValueError(f"unknown: {', '.join(unknown)}; sections are {', '.join(SECTIONS)}")
+    measures: dict[str, Any] = {}
+    for name in sections or SECTIONS:
+        print(f"bench: {name}", flush=True)
+        SECTIONS[name](measures, small)
+    if not small:
+        _write(measures, list(sections or SECTIONS))
+    return table(measures)
+
+
+def _write(measures: Mapping[str, Any], sections: Sequence[str]) -> None:
+    """Write the record, and the figures of the sections that were measured."""
+    record = {
+        "measures": dict(measures),
+        "sections": sections,
+        "allocator": {name: os.environ.get(name) for name in environment.MALLOC},
+        "provenance": environment.provenance(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for name, figure in figures_bench.all_figures(measures).items():
+        digests.write_atomically(FOLDER / f"{name}.png", png_bytes(figure))
+    content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    digests.write_atomically(FOLDER / "bench.json", content.encode())
+
+
+def table(measures: Mapping[str, Any]) -> str:
+    """The aims that were measured, as lines of text."""
+    lines = [f"{'':46s} {'median':>8s}  {'95 % interval':18s} {'aim':>8s}"]
+    for aim in AIMS:
+        if aim.measure in measures:
+            found = measures[aim.measure]
+            low, high = found["low"], found["high"]
+            interval = "" if low is None else f"{low:.3g} to {high:.3g}"
+            sign = "≥" if aim.least else "≤"
+            verdict = "met" if aim.met(found["median"]) else "missed"
+            lines.append(
+                f"{aim.what:46s} {found['median']:8.3g}  {interval:18s} "
+                f"{sign} {aim.limit:<6g} {verdict}"
+            )
+    return "\n".join(lines)
