@@ -126,6 +126,14 @@ def measure_epoch(measures: dict[str, Any], small: bool) -> None:
             pair = seconds[way], seconds["grouped"]
             _note_ratio(measures, f"epoch/{threads}/{way}_to_grouped", *pair)
 
+    work = {"seeds": 2, "reviews_read": 100, "epochs": 1, "max_len": 50}
+    if not small:
+        work = {"seeds": 8, "reviews_read": 4000, "epochs": 4, "max_len": 200}
+    accuracy = bench_cases.accuracy_both_ways(name, words, **work)
+    shifts = [a - b for a, b in zip(accuracy["grouped"], accuracy["naive"], strict=True)]
+    for what, values in (accuracy | {"grouped_minus_naive": shifts}).items():
+        measures[f"epoch/accuracy/{what}"] = summarise(values, student=True)
+
 
 def measure_growth(measures: dict[str, Any], small: bool) -> None:
     """Time and memory over replicas, length and reviews, time over workers; fitted exponents."""
@@ -235,4 +243,10 @@ def table(measures: Mapping[str, Any]) -> str:
                 f"{aim.what:46s} {found['median']:8.3g}  {interval:18s} "
                 f"{sign} {aim.limit:<6g} {verdict}"
             )
+    if shift := measures.get("epoch/accuracy/grouped_minus_naive"):
+        verdict = "contains 0" if shift["low"] <= 0 <= shift["high"] else "does not contain 0"
+        lines.append(
+            f"{'test accuracy, lab minus naive (mean)':46s} {shift['mean']:+8.3f}  "
+            f"{shift['low']:+.3f} to {shift['high']:+.3f}   {verdict}"
+        )
     return "\n".join(lines)

@@ -144,6 +144,41 @@ def growth_of_reviews(count: int, rounds: int) -> dict[str, list[float]]:
     return {"seconds": [row["seconds"] for row in rows[1:]], "bytes": [_peak_memory() - before]}
 
 
+def accuracy_both_ways(
+    corpus_name: str, vocab_size: int, *, seeds: int, reviews_read: int, epochs: int, max_len: int
+) -> dict[str, list[float]]:
+    """Test accuracy after training the lab's way and the naive way, one value for each seed.
+
+    Chapter 04's LSTM with the mean over time, from the same start and on the same reviews:
+    "grouped" by length, or "naive", in random order and all padded to `max_len`.
+    """
+    from labkit import review_speed, review_tasks, reviews
+    from labkit.review_classifier import ReviewClassifier, ReviewSpec
+    from labkit.review_training import Trainer, TrainSpec
+
+    corpus = reviews.load(corpus_name, vocab_size)
+    split = corpus.split()
+    test = review_tasks.draw(corpus, split["test"], min(5000, len(split["test"])), 0)
+    spec = ReviewSpec(pooling="mean", head_size=128)
+    found: dict[str, list[float]] = {"grouped": [], "naive": []}
+    for seed in range(seeds):
+        train = review_tasks.draw(corpus, split["train"], reviews_read, seed)
+        for way, values in found.items():
+            torch.manual_seed(seed)
+            model = ReviewClassifier(spec, len(corpus.words))
+            trainer = Trainer(model, corpus, TrainSpec(max_len=max_len), torch.device("cpu"))
+            generator = torch.Generator().manual_seed(seed)
+            for _ in range(epochs):
+                if way == "grouped":
+                    trainer.train_epoch(train, generator)
+                else:
+                    model.train()
+                    optimiser = trainer.optimiser
+                    review_speed.naive_epoch(model, optimiser, corpus, train, max_len)
+            values.append(trainer.score(test)[1])
+    return found
+
+
 def in_fresh_process(name: str, *arguments: Any) -> dict[str, list[float]]:
     """Call a function of this module in a process of its own, whose peak memory is its own."""
     return _in_child(name, list(arguments), {})

@@ -49,6 +49,8 @@ def quick_cases(monkeypatch):
 
     seconds = {"handwritten": [100.0, 110.0], "naive": [30.0, 31.0], "grouped": [10.0, 11.0]}
     monkeypatch.setattr(review_speed, "epoch_seconds", lambda *_, **__: seconds)
+    accuracy = {"grouped": [0.8, 0.81, 0.79], "naive": [0.79, 0.81, 0.8]}
+    monkeypatch.setattr(bench_cases, "accuracy_both_ways", lambda *_, **__: accuracy)
 
 
 def test_the_whole_bench_writes_a_record_a_table_and_figures(
@@ -67,7 +69,8 @@ def test_the_whole_bench_writes_a_record_a_table_and_figures(
     names = {path.stem for path in tmp_path.glob("*.png")}
     assert names == {"ladder", "replicas", "epoch", "growth"}
     lines = table.splitlines()
-    assert len(lines) == 1 + len(bench.AIMS)
+    assert len(lines) == 2 + len(bench.AIMS)
+    assert lines[-1].endswith("contains 0")
     (sweep,) = [line for line in lines if "whole published" in line]
     assert sweep.split()[-4:] == ["0.5", "≤", "16", "met"]
     (overhead,) = [line for line in lines if "papermill" in line]
@@ -134,6 +137,25 @@ def test_memory_and_time_of_a_fresh_process_are_its_own():
 def test_a_sweep_is_timed_from_an_empty_store():
     work = {"lengths": [10], "cells": ["srn"], "stacks": 1, "steps": 2}
     assert bench_cases.sweep_seconds(1, **work) > 0
+
+
+def test_both_ways_train_from_the_same_start_on_the_same_reviews(monkeypatch):
+    """With no epoch the accuracies are those of the start, and equal; with one they are not."""
+    sizes = {"seeds": 2, "reviews_read": 64, "max_len": 20}
+    start = bench_cases.accuracy_both_ways("generated", 2001, epochs=0, **sizes)
+    assert start["grouped"] == start["naive"]
+    assert start["grouped"][0] != start["grouped"][1]
+    drawn = []
+    from labkit import review_speed
+
+    original = review_speed.naive_epoch
+    monkeypatch.setattr(
+        review_speed, "naive_epoch", lambda *given: drawn.append(given[3]) or original(*given)
+    )
+    trained = bench_cases.accuracy_both_ways("generated", 2001, epochs=1, **sizes)
+    assert trained["naive"] != start["naive"]
+    assert len(drawn) == 2
+    assert not drawn[0].equal(drawn[1])
 
 
 def test_a_process_that_fails_is_reported():

@@ -15,7 +15,7 @@ SPECS = [
     for init in ("zero", "xavier")
     for embedding in (True, False)
 ]
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
 def sequences(T: int, N: int = 36, seed: int = 0) -> Split:
