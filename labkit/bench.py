@@ -205,28 +205,40 @@ def run(sections: Sequence[str] = (), *, small: bool = False) -> str:
     unknown = sorted(set(sections) - set(SECTIONS))
     if unknown:
         raise ValueError(f"unknown: {', '.join(unknown)}; sections are {', '.join(SECTIONS)}")
-    measures: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in sections or SECTIONS:
         print(f"bench: {name}", flush=True)
+        measures: dict[str, Any] = {}
         SECTIONS[name](measures, small)
-    if not small:
-        _write(measures, list(sections or SECTIONS))
-    return table(measures)
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        found[name] = {"finished": finished, "measures": measures}
+    everything = found if small else _write(found)
+    return table(_joined(everything))
 
 
-def _write(measures: Mapping[str, Any], sections: Sequence[str]) -> None:
-    """Write the record, and the figures of the sections that were measured."""
+def _joined(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: m for part in sections.values() for name, m in part["measures"].items()}
+
+
+def _write(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the record and the figures; return all sections of the record.
+
+    Sections that were not measured now are kept, if they come from the same machine and versions.
+    """
+    path, provenance = FOLDER / "bench.json", environment.provenance()
+    old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    kept = old["sections"] if old.get("provenance") == provenance else {}
+    sections = {name: (kept | dict(found))[name] for name in SECTIONS if name in kept | dict(found)}
     record = {
-        "measures": dict(measures),
         "sections": sections,
         "allocator": {name: os.environ.get(name) for name in environment.MALLOC},
-        "provenance": environment.provenance(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "provenance": provenance,
     }
-    for name, figure in figures_bench.all_figures(measures).items():
+    for name, figure in figures_bench.all_figures(_joined(sections)).items():
         digests.write_atomically(FOLDER / f"{name}.png", png_bytes(figure))
     content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    digests.write_atomically(FOLDER / "bench.json", content.encode())
+    digests.write_atomically(path, content.encode())
+    return sections
 
 
 def table(measures: Mapping[str, Any]) -> str:

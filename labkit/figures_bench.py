@@ -74,7 +74,7 @@ def replicas_figure(measures: Measures) -> Figure:
     ax.set_xticks(lengths, lengths)
     ax.minorticks_off()
     ax.margins(y=0.15)
-    ax.legend(loc="center right", fontsize=8)
+    fig.legend(loc="outside lower center", ncols=3, fontsize=8)
     return fig
 
 
@@ -114,9 +114,9 @@ def growth_figure(measures: Measures) -> Figure:
     """Time (above) and memory (below) over the size of the work, with the fitted exponents."""
     fig, axes = new_figure(
         "growth",
-        "Seconds (upper row) and peak memory above the start (lower row) over replicas trained at "
-        "once, length of the sequences and reviews in an epoch, on logarithmic axes, with fitted "
-        "straight lines; the number is the line's slope: 1 means twice the work costs twice as "
+        "Seconds (upper row) and peak memory above a tiny run's (lower row) over replicas trained "
+        "at once, length of the sequences and reviews in an epoch, on logarithmic axes, with "
+        "fitted straight lines; the number is the line's slope: 1 means twice the work costs twice as "
         "much.",
         nrows=2,
         ncols=len(GROWTH),

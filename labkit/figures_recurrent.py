@@ -65,7 +65,7 @@ def ladder_plot(
         "Time of every rung of the ladder over the time of nn.LSTM in the same round, on a "
         "logarithmic axis: every round a dot, the median as a bar with its value beside it. A "
         f"dashed line marks 1, as fast as nn.LSTM. Panels: {'; '.join(ratios)}. Rows, from the "
-        f"top: {', '.join(next(iter(ratios.values())))}.",
+        f"top: {', '.join(max(ratios.values(), key=len))}.",
         ncols=len(ratios),
         figsize=(1.5 + 2.6 * len(ratios), 3.6),
         sharey=True,
@@ -91,7 +91,8 @@ def ladder_plot(
         ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.xaxis.set_minor_formatter(lambda *_: "")
-    axes[0][0].set_yticks(range(len(by_rung)), list(by_rung))
+    longest = max(ratios.values(), key=len)  # a rung may be missing in some panels, at the end
+    axes[0][0].set_yticks(range(len(longest)), list(longest))
     axes[0][0].invert_yaxis()
     fig.supxlabel("time / nn.LSTM's time in the same round", fontsize=10)
     return fig

@@ -62,9 +62,10 @@ def test_the_whole_bench_writes_a_record_a_table_and_figures(
         word for name in bench.SECTIONS for word in ("bench:", name)
     ]
     record = json.loads((tmp_path / "bench.json").read_text("utf-8"))
-    assert record["sections"] == list(bench.SECTIONS)
+    assert list(record["sections"]) == list(bench.SECTIONS)
     assert record["provenance"]["cpu"]
-    missing = {aim.measure for aim in bench.AIMS} - set(record["measures"])
+    measures = bench._joined(record["sections"])
+    missing = {aim.measure for aim in bench.AIMS} - set(measures)
     assert missing == set(), "an aim without a measure"
     names = {path.stem for path in tmp_path.glob("*.png")}
     assert names == {"ladder", "replicas", "epoch", "growth"}
@@ -75,8 +76,8 @@ def test_the_whole_bench_writes_a_record_a_table_and_figures(
     assert sweep.split()[-4:] == ["0.5", "≤", "16", "met"]
     (overhead,) = [line for line in lines if "papermill" in line]
     assert "0.1 " in overhead
-    assert record["measures"]["growth/reviews/exponent_of_bytes"] == pytest.approx(1)
-    assert record["measures"]["growth/workers/exponent_of_seconds"] == pytest.approx(-1)
+    assert measures["growth/reviews/exponent_of_bytes"] == pytest.approx(1)
+    assert measures["growth/workers/exponent_of_seconds"] == pytest.approx(-1)
 
 
 def test_a_missed_aim_is_said(quick_cases):
@@ -87,7 +88,8 @@ def test_a_missed_aim_is_said(quick_cases):
 def test_the_figures_show_what_was_measured(quick_cases, monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     bench.run()
-    measures = json.loads((tmp_path / "bench.json").read_text("utf-8"))["measures"]
+    record = json.loads((tmp_path / "bench.json").read_text("utf-8"))
+    measures = bench._joined(record["sections"])
     made = figures_bench.all_figures(measures)
     for name, fig in made.items():
         assert fig.labkit_name == name
@@ -106,6 +108,24 @@ def test_only_the_sections_asked_for_are_measured(quick_cases, monkeypatch, tmp_
     table = bench.run(["start"])
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json"}
     assert "ensemble" not in table
+
+
+def test_a_section_measured_again_replaces_itself_alone(quick_cases, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    whole = bench.run()
+    monkeypatch.setattr(bench_cases, "sweep_seconds", lambda *_, **__: 1200.0)
+    again = bench.run(["sweep"])
+    assert again != whole
+    differing = [a for a, b in zip(again.splitlines(), whole.splitlines(), strict=True) if a != b]
+    assert len(differing) == 1
+    assert differing[0].endswith("missed")
+
+    path = tmp_path / "bench.json"
+    record = json.loads(path.read_text("utf-8"))
+    record["provenance"]["cpu"] = "another one"
+    path.write_text(json.dumps(record), "utf-8")
+    bench.run(["start"])
+    assert list(json.loads(path.read_text("utf-8"))["sections"]) == ["start"]
 
 
 def test_an_unknown_section_is_named(capsys):
