@@ -116,8 +116,8 @@ def growth_figure(measures: Measures) -> Figure:
         "growth",
         "Seconds (upper row) and peak memory above a tiny run's (lower row) over replicas trained "
         "at once, length of the sequences and reviews in an epoch, on logarithmic axes, with "
-        "fitted straight lines; the number is the line's slope: 1 means twice the work costs twice as "
-        "much.",
+        "fitted straight lines; the number is the line's slope: 1 means twice the work costs "
+        "twice as much.",
         nrows=2,
         ncols=len(GROWTH),
         figsize=(9.5, 5.0),
