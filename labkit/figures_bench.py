@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from labkit import figures_recurrent, ladder
 from labkit.figures import PALETTE, new_figure
@@ -117,7 +118,8 @@ def growth_figure(measures: Measures) -> Figure:
         "Seconds (upper row) and peak memory above a tiny run's (lower row) over replicas trained "
         "at once, length of the sequences and reviews in an epoch, on logarithmic axes, with "
         "fitted straight lines; the number is the line's slope: 1 means twice the work costs "
-        "twice as much.",
+        "twice as much. An epoch needs the memory of its largest batch, whatever its length: what "
+        "the last panel shows is the allocator's scatter.",
         nrows=2,
         ncols=len(GROWTH),
         figsize=(9.5, 5.0),
@@ -134,6 +136,8 @@ def growth_figure(measures: Measures) -> Figure:
             ax.plot(sizes, middle, "--", color="black", linewidth=1)
             ax.set(xscale="log", yscale="log", xlabel=name, title=f"exponent {slope:.2f}")
             ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             ax.minorticks_off()
         axes_row[0].set_ylabel(label)
     return fig
