@@ -1,5 +1,5 @@
 # The course lab. `make` lists what can be done; every target sets up what it needs.
-# GNU make and a POSIX shell are all that must be there, with Python 3.11 or newer.
+# GNU make and a POSIX shell are all that must be there, with Python 3.11.4 or newer.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -103,7 +103,7 @@ test: setup lint  ## Check the code, run the tests and every chapter's quick pro
 
 bench: setup  ## Measure how fast the lab is: results/bench, on an idle machine, 20 minutes
 	@$(LABKIT) bench $(SECTIONS)
-	$(next) 'Read results/bench/bench.json; the figures lie beside it'
+	$(next) 'Read results/bench/README.md; record and figures lie beside it'
 
 lint: setup  ## Check style and formatting
 	@$(PY) -m ruff check .

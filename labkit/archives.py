@@ -36,7 +36,7 @@ def unpack_tar(
     with lock(folder), _cleared_on_error(archive, temporary):
         temporary.mkdir()
         with tarfile.open(archive) as tar:
-            members = (member for member in tar if keep(member.name))
+            members = (_plain(member) for member in tar if keep(member.name))
             tar.extractall(temporary, members, filter="data")
             while tar.fileobj.read(2**20):  # to the end, where a checksum is
                 pass
@@ -64,6 +64,13 @@ def unpack_zip_member(archive: Path, member: str, path: Path) -> None:
             target.flush()
             os.fsync(target.fileno())
         os.replace(temporary, path)
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member, if it is a file or a folder: a link can lead out of the folder."""
+    if not (member.isfile() or member.isdir()):
+        raise tarfile.SpecialFileError(member)
+    return member
 
 
 @contextlib.contextmanager

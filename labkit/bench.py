@@ -1,7 +1,7 @@
 """`make bench`: how fast the lab is, in one run: a JSON record, a table and figures.
 
 Each section measures in turns and reports medians. The aims stand in `AIMS`; a missed aim is
-reported like any other figure and fails nothing.
+reported like any other figure and fails nothing. `results/bench/README.md` shows it all.
 """
 
 from __future__ import annotations
@@ -160,8 +160,11 @@ def measure_growth(measures: dict[str, Any], small: bool) -> None:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The slope of log value over log size: 1 where twice the work costs twice as much."""
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+    """The slope of log value over log size: 1 where twice the work costs twice as much.
+
+    A value of 0 bytes, too little to be seen, counts as 1.
+    """
+    return float(np.polyfit(np.log(sizes), np.log([value or 1 for value in values]), 1)[0])
 
 
 def measure_sweep(measures: dict[str, Any], small: bool) -> None:
@@ -212,7 +215,7 @@ def run(sections: Sequence[str] = (), *, small: bool = False) -> str:
         SECTIONS[name](measures, small)
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         found[name] = {"finished": finished, "measures": measures}
-    everything = found if small else _write(found)
+        everything = found if small else _write(found)  # what is measured outlives a later failure
     return table(_joined(everything))
 
 
@@ -234,11 +237,32 @@ def _write(found: Mapping[str, Any]) -> dict[str, Any]:
         "allocator": {name: os.environ.get(name) for name in environment.MALLOC},
         "provenance": provenance,
     }
-    for name, figure in figures_bench.all_figures(_joined(sections)).items():
+    made = figures_bench.all_figures(_joined(sections))
+    for name, figure in made.items():
         digests.write_atomically(FOLDER / f"{name}.png", png_bytes(figure))
+    texts = {name: figure.labkit_alt for name, figure in made.items()}
+    digests.write_atomically(FOLDER / "README.md", _page(record, texts).encode())
     content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     digests.write_atomically(path, content.encode())
     return sections
+
+
+def _page(record: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """The record for a reader, in Markdown: machine, aims, and the figures with their texts."""
+    measures, found = _joined(record["sections"]), record["provenance"]
+    judged = [aim.met(measures[aim.measure]["median"]) for aim in AIMS if aim.measure in measures]
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch"))
+    intro = (
+        f"`make bench` writes this page. Measured on {found['device_name']} "
+        f"({found['cpu_capability']}), {found['platform']}; {versions}. A median is that of the "
+        "rounds, in each of which all ways ran in turn; a ratio, of the ratios within a round. "
+        f"{sum(judged)} of {len(judged)} aims are met here; they were set on another machine."
+    )
+    images = [f"![{text}]({name}.png)" for name, text in figures.items()]
+    return (
+        "\n\n".join(["# How fast the lab is", intro, f"```text\n{table(measures)}\n```", *images])
+        + "\n"
+    )
 
 
 def table(measures: Mapping[str, Any]) -> str:

@@ -7,17 +7,15 @@ get the same reviews: the encoder kept frozen, the same architecture from a rand
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from labkit import baselines, bert_tasks, digests, environment, review_analysis, review_tasks, sweep
+from labkit import baselines, bert_tasks, review_analysis, review_tasks, sweep
 from labkit.bert_classifier import POOLINGS, BertClassifier
 from labkit.review_training import accuracy
 from labkit.reviews import Corpus
@@ -55,7 +53,6 @@ SOURCE_TRAIN = dict.fromkeys(SOURCE, 200) | {"4": 2_000, "5": 2_000}
 
 MAX_WORDS = 500  # that the recurrent and the linear rivals read
 SHARES = 2  # processes that compute vectors
-KEPT = (*bert_tasks.MODULES, "labkit.bert")
 Arrays = Mapping[str, np.ndarray]
 Runs = dict[str, dict[int, Arrays]]  # by the name of the setting, then by seed
 Probes = dict[int, dict[str, Any]]  # by seed
@@ -114,16 +111,12 @@ def recurrent_tasks(
     ]
 
 
-def train(tasks: Sequence[Mapping[str, Any]], name: str, *, keep: bool = False) -> Runs:
-    """Train what is not kept yet, all BERT or all recurrent; results by setting and seed.
-
-    With `keep` BERT's trained parameters are among the results, under "parameters.<name>".
-    """
+def train(tasks: Sequence[Mapping[str, Any]], name: str) -> Runs:
+    """Train what is not stored yet, all BERT or all recurrent; results by setting and seed."""
     rooms = bert_tasks if tasks and "pretrained" in tasks[0] else review_tasks
-    worker, modules = (train_kept, KEPT) if keep else (rooms.train_task, rooms.MODULES)
     # the dearest first, so that no process is left with a long training at the end
-    queue = sorted(tasks, key=_pieces_read, reverse=True)
-    found = sweep.run_tasks(queue, worker, name=name, modules=modules)
+    queue = sorted(tasks, key=_cost, reverse=True)
+    found = sweep.run_tasks(queue, rooms.train_task, name=name, modules=rooms.MODULES)
     by_label = dict(zip([task["label"] for task in queue], found, strict=True))
     runs: Runs = {}
     for task in tasks:
@@ -132,36 +125,32 @@ def train(tasks: Sequence[Mapping[str, Any]], name: str, *, keep: bool = False) 
     return runs
 
 
-def train_kept(task: Mapping[str, Any], progress: sweep.Progress | None = None) -> Arrays:
-    """`bert_tasks.train_task` with the best checkpoint, too; one that was cut off goes on."""
-    facts = {key: value for key, value in task.items() if key != "label"}
-    stamp = digests.canonical({"task": facts, "code": digests.module_digest(KEPT)})
-    folder = environment.CACHE / "unfinished" / digests.sha256(stamp)[:32]
-    device = environment.device(task["device"])
-    found = bert_tasks.run_training(task, device, progress=progress, keep=folder)
-    best = load_file(folder / "best.safetensors")
-    found |= {f"parameters.{name}": value for name, value in best.items()}
-    shutil.rmtree(folder)
-    return {name: value.numpy() for name, value in found.items()}
-
-
-def _pieces_read(task: Mapping[str, Any]) -> int:
-    return task["training.epochs"] * task["training.max_len"] * (task["num_train"] or 20_000)
+def _cost(task: Mapping[str, Any]) -> int:
+    """About how many pieces are read; a step of training costs as much as reading three times."""
+    trained = 3 * task["training.epochs"] * (task["num_train"] or 20_000)
+    return task["training.max_len"] * (trained + (25_000 if task.get("test") == "all" else 0))
 
 
 # rivals without steps: by number of reviews and seed
 
 
 def linear_runs(
-    corpus: Corpus, *, sizes: Iterable[int], seeds: Sequence[int], num_dev: int
+    corpus: Corpus,
+    *,
+    sizes: Iterable[int],
+    seeds: Sequence[int],
+    num_dev: int,
+    test: Tensor | None = None,
 ) -> dict[int, Probes]:
     """Logistic regression on words and pairs, on the reviews that the others get.
 
-    `baselines.logistic_regression`, tested on the held-out reviews, also with "seconds". Of all
-    reviews there is only one draw.
+    `baselines.logistic_regression`, tested on the held-out reviews or those in `test`, also with
+    "seconds". Of all reviews there is only one draw.
     """
     found: dict[int, Probes] = {}
     for size, seed, reads in _drawn(corpus, sizes, seeds, num_dev):
+        if test is not None:
+            reads["test"] = test
         began = time.perf_counter()
         fitted = baselines.logistic_regression(corpus, "tfidf_pairs", **reads, max_len=MAX_WORDS)
         found.setdefault(size, {})[seed] = fitted | {"seconds": time.perf_counter() - began}

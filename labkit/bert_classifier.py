@@ -46,7 +46,7 @@ class BertSpec:
                 f"BertSpec.pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"BertSpec.dropout must be in 0..1, got {self.dropout}")
+            raise ValueError(f"BertSpec.dropout must be at least 0 and below 1, got {self.dropout}")
         if any(size < 1 for size in self.head_sizes):
             raise ValueError(f"BertSpec.head_sizes must be at least 1, got {self.head_sizes}")
         if self.num_classes not in (2, 10):

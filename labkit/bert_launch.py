@@ -41,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="google-bert/bert-base-uncased", help="name, folder or tiny")
     add("--revision", default="", help="commit of the model")
     add("--corpus", choices=["imdb", "generated"], default="imdb")
-    add("--num-train", type=int, default=0, help="reviews to train on (all)")
-    add("--num-dev", type=int, default=0, help="reviews to choose the epoch by (all)")
+    add("--num-train", type=_count, default=0, help="reviews to train on (all)")
+    add("--num-dev", type=_count, default=0, help="reviews to choose the epoch by (all)")
     add("--part", choices=["head", "tail", "head_tail"], default="head", help="of a long review")
     add("--test", choices=["held_out", "all", "none"], default="held_out")
     add("--seed", type=int, default=0)
@@ -69,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-len", type=int, help="word pieces of a review, [CLS] and [SEP] included")
     add("--fixed", action="store_true", help="pad every batch to --max-len")
     return parser
+
+
+def _count(text: str) -> int:
+    """An even number of reviews, half of either label."""
+    if not text.isdigit() or int(text) % 2:
+        raise argparse.ArgumentTypeError(f"must be an even number, 0 or above, got {text!r}")
+    return int(text)
 
 
 def _run(options: dict) -> None:

@@ -1,7 +1,8 @@
 """Fine-tuning of BERT as tasks for `labkit.sweep`: settings and seeds in, scores out.
 
-A task holds no data and no path: the corpus and the pretrained model by their names and digests,
-so that its result is stored under the same name on every machine. Reviews are drawn as
+A task holds no data: the corpus and the pretrained model by their names and digests, so that its
+result is stored under the same name on every machine (a model in a folder goes by the folder's
+path, which must then be the same everywhere). Reviews are drawn as
 `labkit.review_tasks` draws them.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from labkit import bert_reviews, digests, environment, pretrained, review_tasks
@@ -33,6 +35,7 @@ MODULES = (
     "labkit.bert_training",
     "labkit.bert_classifier",
     "labkit.bert_reviews",
+    "labkit.pretrained",
     "labkit.review_tasks",
     "labkit.review_training",
     "labkit.reviews",
@@ -57,6 +60,7 @@ def training_task(
     part: str = "head",
     test: str = "held_out",
     curve: str = "",
+    keep: bool = False,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Describe one training, for `labkit.sweep.run_tasks`; `name` is for the eye, and not stored.
@@ -65,7 +69,8 @@ def training_task(
     `BertTrainSpec`. `num_train` reviews are drawn by the seed, half of either label, all for 0;
     `num_dev` likewise, the same for every seed. `part` of a long review is read. `test` names the
     reviews that the best checkpoint is tested on, `curve` reviews to evaluate after every epoch,
-    for show only. The seed also starts the head, and decides order and dropout.
+    for show only. `keep` stores the trained parameters with the results. The seed also starts the
+    head, and decides order and dropout.
     """
     _check("test", test, TESTS)
     _check("curve", curve, CURVES)
@@ -78,6 +83,7 @@ def training_task(
         "num_dev": num_dev,
         "test": test,
         "curve": curve,
+        "keep": keep,
         "device": device,
         **{f"model.{key}": value for key, value in asdict(spec).items()},
         **{f"training.{key}": value for key, value in asdict(schedule).items()},
@@ -97,15 +103,19 @@ def train_task(task: Mapping[str, Any], progress: Progress | None = None) -> dic
 
     Returns what `Trainer.fit` returns, one value an epoch; `dev_probability` (n,) of "positive" for
     the dev reviews that were read, and `test_probability` for those of `test_reviews`, in their
-    order; `num_parameters`, `num_trained` of them; `train_seconds` and `test_seconds`.
+    order; `num_parameters`, `num_trained` of them; `train_seconds` and `test_seconds`; and with
+    `keep` the parameters of that checkpoint under "parameters.<name>".
 
-    A training that is broken off is kept, and goes on where it stood.
+    A training that is broken off is stored, and goes on where it stood.
     """
     facts = {key: value for key, value in task.items() if key != "label"}
-    stamp = {"task": facts, "code": digests.module_digest(MODULES)}
-    keep = environment.CACHE / "unfinished" / digests.sha256(digests.canonical(stamp))[:32]
-    found = run_training(task, environment.device(task["device"]), progress=progress, keep=keep)
-    shutil.rmtree(keep)
+    stamp = {"task": facts, "code": digests.module_digest(MODULES), "torch": torch.__version__}
+    folder = environment.CACHE / "unfinished" / digests.sha256(digests.canonical(stamp))[:32]
+    found = run_training(task, environment.device(task["device"]), progress=progress, keep=folder)
+    if task["keep"]:
+        best = load_file(folder / "best.safetensors")
+        found |= {f"parameters.{name}": value for name, value in best.items()}
+    shutil.rmtree(folder)
     return {name: value.numpy() for name, value in found.items()}
 
 

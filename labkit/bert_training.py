@@ -71,7 +71,9 @@ class BertTrainSpec:
             if getattr(self, name) < 0:
                 raise ValueError(f"BertTrainSpec.{name} must not be negative")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"BertTrainSpec.warmup must be in 0..1, got {self.warmup}")
+            raise ValueError(
+                f"BertTrainSpec.warmup must be at least 0 and below 1, got {self.warmup}"
+            )
 
 
 def make_optimiser(model: BertClassifier, spec: BertTrainSpec) -> torch.optim.AdamW:
@@ -121,7 +123,10 @@ class Trainer:
         device: torch.device,
         accelerator: Accelerator | None = None,
     ) -> None:
-        limit = min(spec.max_len, model.encoder.config.max_position_embeddings)
+        positions = model.encoder.config.max_position_embeddings
+        if spec.fixed and spec.max_len > positions:
+            raise ValueError(f"max_len is {spec.max_len}, the model has {positions} positions")
+        limit = min(spec.max_len, positions)
         if int(encoded.length.max()) > limit:
             raise ValueError(
                 f"a review has {int(encoded.length.max())} pieces, the training reads {limit}: "

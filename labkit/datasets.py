@@ -134,7 +134,7 @@ def _is_marked(folder: Path) -> bool:
 def _check_reviews(folder: Path) -> None:
     """Raise DownloadError where the folder does not hold the reviews; else mark it as verified."""
     files = _verify_reviews(folder)
-    with contextlib.suppress(PermissionError):  # then they are hashed every time
+    with contextlib.suppress(OSError):  # of a folder that is read only: hashed every time then
         marker = {"content_sha256": IMDB_CONTENT, "files": files}
         digests.write_atomically(folder / MARKER, json.dumps(marker).encode())
 

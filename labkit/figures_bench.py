@@ -34,8 +34,8 @@ def all_figures(measures: Measures) -> dict[str, Figure]:
 def ladder_figure(measures: Measures) -> Figure:
     """The ladder at every size, beside `nn.LSTM` as it is and kept to 256-bit vectors."""
     panels: dict[str, dict[str, Any]] = {}
-    kinds = {"ladder": "", "ladder_avx2": "\nnn.LSTM with 256-bit vectors"}
-    for key in measures:
+    kinds = {"ladder": "", "ladder_avx2": "\nnn.LSTM with 256-bit vectors, no C++"}
+    for key in sorted(measures, key=lambda key: key.startswith("ladder_avx2")):  # the plain first
         kind, _, rest = key.partition("/")
         shape, _, name = rest.partition("/")
         rung = name.removesuffix("_to_torch")
@@ -43,7 +43,7 @@ def ladder_figure(measures: Measures) -> Figure:
             size = ladder.size_text(tuple(int(n) for n in shape.split("x")))
             panel = panels.setdefault(size + kinds[kind], {})
             panel[ladder.LABELS[rung]] = measures[key]["raw"]
-    return figures_recurrent.ladder_plot(panels)
+    return figures_recurrent.ladder_plot(panels, columns=3)
 
 
 def _found(measures: Measures, name: str) -> tuple[float, float, float]:
@@ -115,11 +115,11 @@ def growth_figure(measures: Measures) -> Figure:
     """Time (above) and memory (below) over the size of the work, with the fitted exponents."""
     fig, axes = new_figure(
         "growth",
-        "Seconds (upper row) and peak memory above a tiny run's (lower row) over replicas trained "
-        "at once, length of the sequences and reviews in an epoch, on logarithmic axes, with "
-        "fitted straight lines; the number is the line's slope: 1 means twice the work costs "
-        "twice as much. An epoch needs the memory of its largest batch, whatever its length: what "
-        "the last panel shows is the allocator's scatter.",
+        "Seconds (upper row) and peak memory (lower row) over replicas trained at once, length of "
+        "the sequences and reviews in an epoch, on logarithmic axes, with fitted straight lines; "
+        "the number is the line's slope: 1 means twice the work costs twice as much. Memory is "
+        "what is needed above a tiny run, for the reviews that of the whole process: an epoch "
+        "needs its largest batch, whatever its length.",
         nrows=2,
         ncols=len(GROWTH),
         figsize=(9.5, 5.0),

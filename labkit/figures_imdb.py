@@ -14,6 +14,7 @@ from labkit.figures import COLOURS, LABELS, PALETTE, new_figure
 NAMES = {"rnn": "RNN", "lstm": LABELS["lstm"], "gru": LABELS["gru"]}
 CELL_COLOURS = {"rnn": COLOURS["srn"], "lstm": COLOURS["lstm"], "gru": COLOURS["gru"]}
 LINES = ((PALETTE[2], ":"), (PALETTE[4], ":"), (PALETTE[1], "--"), (PALETTE[0], "--"))
+KINDS = {"source": "the sources'", "sound": "sound", "mistake": "mistakes"}  # of study B
 Summary = Mapping[str, Any]
 
 
@@ -100,13 +101,15 @@ def accuracy_dots(
 ) -> Figure:
     """One row for each setting: every seed a dot, the mean with its 95 % interval.
 
+    Rows of study B are called "<kind>/<setting>".
+
     `published` gives single numbers of the sources by row, `lines` reference values by name.
     """
     published, lines = published or {}, lines or {}
     fig, ax = new_figure(
         name,
-        f"{what}. One row for each of: {', '.join(rows)}. Grey dots are seeds, black dots means "
-        "with 95 % Student intervals where there are at least three seeds"
+        f"{what}. One row for each of: {'; '.join(map(_spoken, rows))}. Grey dots are seeds, "
+        "black dots means with 95 % Student intervals where there are at least three seeds"
         + ("; open diamonds are published figures" if published else "")
         + (f"; vertical lines: {', '.join(lines)}." if lines else "."),
         figsize=(8.2, 0.29 * len(rows) + 1.5),
@@ -129,11 +132,17 @@ def accuracy_dots(
             if s["n"] >= 3 and s[end] is not None]  # fmt: skip
     margin = 0.06 * (max(raw) - min(raw)) + 1e-3
     ax.set(yticks=place, xlabel="accuracy", xlim=(min(raw) - margin, max(raw) + margin))
-    ax.set_yticklabels(list(rows), fontsize=9)
+    ax.set_yticklabels(list(map(_spoken, rows)), fontsize=9)
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     if handles:
         fig.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=9)
     return fig
+
+
+def _spoken(row: str) -> str:
+    """A row's name for the reader."""
+    kind, _, setting = row.partition("/")
+    return f"{KINDS[kind]}: {setting.replace('/', ' ')}" if kind in KINDS else row
 
 
 def length_plot(by_model: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
@@ -235,7 +244,8 @@ def stack_plot(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         "two_layer_stack",
         "Three panels over the epochs for the handwritten two-layer LSTM: the gradient's norm and "
         "the relative distance of the parameters from their start, both on logarithmic axes, and "
-        f"the training accuracy. One colour for each of: {', '.join(runs)}.",
+        f"the training accuracy. One colour for each of: {'; '.join(runs)}. Lines of trainings "
+        "that stand still lie on each other.",
         ncols=3,
         figsize=(11.5, 3.6),
     )

@@ -57,22 +57,31 @@ def parity_plot(differences: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
 
 
 def ladder_plot(
-    ratios: Mapping[str, Mapping[str, Sequence[float]]], name: str = "ladder"
+    ratios: Mapping[str, Mapping[str, Sequence[float]]], name: str = "ladder", columns: int = 4
 ) -> Figure:
-    """Times over `nn.LSTM`'s of the same round, `ratios[panel][rung]`: all rounds, and medians."""
+    """Times over `nn.LSTM`'s of the same round, `ratios[panel][rung]`: all rounds, and medians.
+
+    `columns` panels stand side by side, at most.
+    """
+    columns = min(columns, len(ratios))
+    rows = -(-len(ratios) // columns)
     fig, axes = new_figure(
         name,
         "Time of every rung of the ladder over the time of nn.LSTM in the same round, on a "
         "logarithmic axis: every round a dot, the median as a bar with its value beside it. A "
-        f"dashed line marks 1, as fast as nn.LSTM. Panels: {'; '.join(ratios)}. Rows, from the "
-        f"top: {', '.join(max(ratios.values(), key=len))}.",
-        ncols=len(ratios),
-        figsize=(1.5 + 2.6 * len(ratios), 3.6),
+        f"dashed line marks 1, as fast as nn.LSTM; a round beyond three times the slowest median "
+        f"stands there. Panels, for B sequences, T steps, I inputs and H hidden units: "
+        f"{'; '.join(ratios)}. Rows, from the top: {', '.join(max(ratios.values(), key=len))}.",
+        rows,
+        columns,
+        figsize=(1.5 + 2.6 * columns, 0.3 + 3.3 * rows),
         sharey=True,
         squeeze=False,
     )
-    for ax, (title, by_rung) in zip(axes[0], ratios.items(), strict=True):
+    for ax, (title, by_rung) in zip(axes.flat, ratios.items(), strict=False):
+        edge = 3 * max(map(np.median, by_rung.values()))
         for row, values in enumerate(by_rung.values()):
+            values = np.clip(values, None, edge)  # one busy moment must not squeeze all the rest
             median, heights = np.median(values), row + np.linspace(-0.2, 0.2, len(values))
             faint = {"s": 10, "alpha": _faintness(len(values)), "linewidths": 0}
             ax.scatter(values, heights, color=PALETTE[row % len(PALETTE)], **faint)
@@ -86,15 +95,18 @@ def ladder_plot(
                 fontsize=9,
             )
         ax.axvline(1.0, color="black", linestyle="--", linewidth=1)
-        low, high = min(map(min, by_rung.values())), max(map(max, by_rung.values()))
+        low, high = min(map(min, by_rung.values())), min(edge, max(map(max, by_rung.values())))
         ax.set(title=title, xscale="log", xlim=(min(low, 1) / 1.15, max(high, 1) ** 1.3 * 1.5))
         ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.xaxis.set_minor_formatter(lambda *_: "")
+    for ax in list(axes.flat)[len(ratios) :]:
+        ax.set_axis_off()
     longest = max(ratios.values(), key=len)  # a rung may be missing in some panels, at the end
     axes[0][0].set_yticks(range(len(longest)), list(longest))
     axes[0][0].invert_yaxis()
-    fig.supxlabel("time / nn.LSTM's time in the same round", fontsize=10)
+    sizes = "B sequences, T steps, I inputs, H hidden units"
+    fig.supxlabel(f"time / nn.LSTM's time in the same round ({sizes})", fontsize=10)
     return fig
 
 

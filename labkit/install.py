@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = "requirements-cpu.lock"
 LOCKED_PLATFORM = ((3, 11), "Linux", "x86_64")
-MINIMUM_PYTHON = (3, 11)
+MINIMUM_PYTHON = (3, 11, 4)  # the first 3.11 that unpacks archives safely
 TORCH = "2.13.0"
 TORCH_SERIES = TORCH.rpartition(".")[0]
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -112,7 +112,7 @@ def plan(facts: Facts, choice: str, work: Path, root: Path = ROOT) -> Plan:
     Raises:
         SetupError: when the interpreter is too old, or when `choice` cannot be met.
     """
-    if facts.python < MINIMUM_PYTHON:
+    if facts.python < MINIMUM_PYTHON[:2]:
         raise SetupError(
             f"Python {_dotted(facts.python)} is too old, the lab needs "
             f"{_dotted(MINIMUM_PYTHON)} or newer: install one, or name it with PYTHON=/path/to/it"
@@ -239,14 +239,14 @@ def find_python(named: str | None) -> str:
     )
 
 
-def _version_of(path: str) -> tuple[int, int] | None:
-    program = "import sys; print(*sys.version_info[:2])"
+def _version_of(path: str) -> tuple[int, int, int] | None:
+    program = "import sys; print(*sys.version_info[:3])"
     result = subprocess.run([path, "-c", program], capture_output=True, text=True)
     try:
-        major, minor = map(int, result.stdout.split())
+        major, minor, micro = map(int, result.stdout.split())
     except ValueError:
         return None
-    return major, minor
+    return major, minor, micro
 
 
 def _dotted(version: tuple[int, int]) -> str:

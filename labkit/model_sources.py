@@ -256,7 +256,7 @@ def _gather(
         raise
     note = {"source": source, "weights_sha256": found.weights_sha256}
     digests.write_atomically(staging / MARKER, digests.canonical(note))
-    for leaving in staging.glob(".*.lock"):
+    for leaving in (*staging.glob(".*.lock"), *staging.glob("*.part")):
         leaving.unlink()
     if place.exists():  # and was found to be damaged
         shutil.rmtree(place)

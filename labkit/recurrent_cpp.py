@@ -9,6 +9,9 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sys
+import sysconfig
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,9 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from labkit import digests, environment
+from labkit.download import lock
 from labkit.recurrent import FusedLSTM, FusedLSTMLayer, LayerState
 
-# fast-math lets the compiler take several exponentials at once; nothing here depends on NaN
+# fast-math lets the compiler take several exponentials at once; nothing here makes NaN or infinity
 FLAGS = ("-O3", "-march=native", "-ffast-math")
 SOURCE = r"""
 // Forward and backward through time. A step is one matrix product and one pass over its numbers
@@ -32,16 +36,49 @@ SOURCE = r"""
 using torch::Tensor;
 using Tensors = std::vector<Tensor>;
 
+// Beyond 80 it is 0 for the caller's purposes; an infinite exponential would make NaN.
 template <typename real>
-static inline real sigma(real a) { return 1 / (1 + std::exp(-a)); }
+static inline real sigma(real a) { return 1 / (1 + std::exp(std::min(-a, real(80)))); }
+
+#ifdef __AVX512F__
+constexpr int64_t BYTES = 64;  // of a vector register
+#else
+constexpr int64_t BYTES = 32;
+#endif
+
+// R rows and two registers' width of out += a b. The sums stay in registers while k runs.
+template <int R, typename real>
+static inline void add_block(real* __restrict out, const real* __restrict a,
+                             const real* __restrict b, int64_t K, int64_t N) {
+  typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+  constexpr int64_t lanes = BYTES / sizeof(real);
+  vec sum[R][2];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < 2; ++j) sum[r][j] = *(const vec*)(out + r * N + j * lanes);
+  for (int64_t k = 0; k < K; ++k) {
+    const vec left = *(const vec*)(b + k * N), right = *(const vec*)(b + k * N + lanes);
+    for (int r = 0; r < R; ++r) {
+      sum[r][0] += a[r * K + k] * left;
+      sum[r][1] += a[r * K + k] * right;
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < 2; ++j) *(vec*)(out + r * N + j * lanes) = sum[r][j];
+}
 
 // out (M, N) += a (M, K) b (K, N). At small sizes a library's call costs more than its arithmetic.
 template <typename real>
 static void add_product(real* __restrict out, const real* __restrict a, const real* __restrict b,
                         int64_t M, int64_t K, int64_t N) {
-  for (int64_t m = 0; m < M; ++m)
+  constexpr int64_t R = 4, W = 2 * BYTES / sizeof(real);
+  const int64_t rows = M / R * R, columns = N / W * W;
+  for (int64_t n = 0; n < columns; n += W)
+    for (int64_t m = 0; m < rows; m += R) add_block<R>(out + m * N + n, a + m * K, b + n, K, N);
+  for (int64_t m = 0; m < M; ++m) {  // what does not fill a block
+    const int64_t first = m < rows ? columns : 0;
     for (int64_t k = 0; k < K; ++k)
-      for (int64_t n = 0; n < N; ++n) out[m * N + n] += a[m * K + k] * b[k * N + n];
+      for (int64_t n = first; n < N; ++n) out[m * N + n] += a[m * K + k] * b[k * N + n];
+  }
 }
 
 static bool is_small(int64_t B, int64_t H) { return B * H * 4 * H <= 1 << 16; }
@@ -62,6 +99,7 @@ static void step(real* __restrict z, const real* __restrict c_before, real* __re
 // X (B, T, I), states (B, H), W (I, 4H), U (H, 4H), b (1, 4H): the output (B, T, H), the final
 // states, and what the backward pass reads.
 Tensors forward(Tensor X, Tensor h_0, Tensor c_0, Tensor W, Tensor U, Tensor b) {
+  TORCH_CHECK(X.device().is_cpu(), "the C++ layer runs on a CPU only, got ", X.device());
   at::AutoDispatchBelowAutograd guard;
   const int64_t B = X.size(0), T = X.size(1), H = U.size(0);
   U = U.contiguous();
@@ -84,7 +122,7 @@ Tensors forward(Tensor X, Tensor h_0, Tensor c_0, Tensor W, Tensor U, Tensor b) 
         step(z + row * 4 * H, c + row * H, c + (row + B) * H, s + row * H, h + (row + B) * H, H);
     }
   });
-  Tensor output = hidden.slice(0, 1).transpose(0, 1).contiguous();
+  Tensor output = hidden.slice(0, 1).transpose(0, 1).clone(at::MemoryFormat::Contiguous);
   return {output, hidden[T].clone(), cell[T].clone(), by_time, Z, hidden, cell, squashed};
 }
 
@@ -109,8 +147,8 @@ Tensors backward(Tensor d_output, Tensor d_h_T, Tensor d_c_T, Tensor W, Tensor U
   at::AutoDispatchBelowAutograd guard;
   const int64_t B = Z.size(1), T = Z.size(0), H = U.size(0);
   Tensor d_out = d_output.transpose(0, 1).contiguous(), U_T = U.t().contiguous();
-  Tensor d_Z = at::empty_like(Z), d_h = d_h_T + d_out[T - 1], d_c = at::empty_like(d_h);
-  d_c.copy_(d_c_T);
+  Tensor d_Z = at::empty_like(Z), d_h = (d_h_T + d_out[T - 1]).contiguous();
+  Tensor d_c = at::empty_like(d_h).copy_(d_c_T);
   AT_DISPATCH_FLOATING_TYPES(Z.scalar_type(), "backward", [&] {
     const scalar_t *z = Z.data_ptr<scalar_t>(), *s = squashed.data_ptr<scalar_t>();
     const scalar_t *c = cell.data_ptr<scalar_t>();
@@ -143,9 +181,16 @@ def problem() -> str:
     compiler = os.environ.get("CXX") or "c++"
     if not shutil.which(compiler):
         return f"there is no C++ compiler ({compiler}); a package such as g++ brings one"
-    if not shutil.which("ninja"):
+    if not shutil.which("ninja", path=_search_path()):
         return "the build tool ninja is missing; pip install ninja brings it"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's header Python.h is missing; a package such as python3-dev brings it"
     return ""
+
+
+def _search_path() -> str:
+    """Where programs are looked for: first beside this Python, as pip installs them."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 @functools.cache
@@ -155,15 +200,21 @@ def extension() -> ModuleType:
         raise RuntimeError(f"the C++ layer is left out: {problem()}")
     from torch.utils import cpp_extension
 
-    # a name for each source, compiler flags and torch: an older build is never taken for this one
+    # a name for all that decides the machine code: an older build, or that of another processor in
+    # a shared home, is never taken for this one
+    machine = environment.provenance()
     stamp = {"source": SOURCE, "flags": FLAGS, "torch": torch.__version__}
+    stamp |= {name: machine[name] for name in ("cpu", "cpu_capability", "platform")}
     key = digests.sha256(digests.canonical(stamp))[:12]
     folder = environment.CACHE / "extensions" / key
     folder.mkdir(parents=True, exist_ok=True)
-    return cpp_extension.load_inline(
-        f"lstm_{key}", SOURCE, functions=["forward", "backward"],
-        extra_cflags=list(FLAGS), build_directory=str(folder),
-    )  # fmt: skip
+    with lock(folder):
+        (folder / "lock").unlink(missing_ok=True)  # torch's own, of a build that was killed
+        os.environ["PATH"] = _search_path()
+        return cpp_extension.load_inline(
+            f"lstm_{key}", SOURCE, functions=["forward", "backward"],
+            extra_cflags=list(FLAGS), build_directory=str(folder),
+        )  # fmt: skip
 
 
 class _InCpp(torch.autograd.Function):

@@ -84,7 +84,8 @@ class Workspaces:
         if free and free[-1].T >= T:
             return Lease(free.pop(), free)
         free[-1:] = []  # too short: it makes room for a longer one
-        return Lease(Workspace(T, B, H, like), free)
+        with torch.inference_mode(False):  # else a later training could not write into it
+            return Lease(Workspace(T, B, H, like), free)
 
     def size(self) -> int:
         """Bytes of all that is not lent."""
@@ -173,7 +174,7 @@ class ThroughTime(torch.autograd.Function):
         torch.addmm(b, by_time, W, out=work.Z[:T].view(T * B, -1))
         fill_forward(T, h, c, U, work)
         ctx.save_for_backward(by_time, W, U)
-        output = work.hidden[1 : T + 1].transpose(0, 1).contiguous()
+        output = work.hidden[1 : T + 1].transpose(0, 1).clone(memory_format=torch.contiguous_format)
         return output, work.hidden[T].clone(), work.cell[T].clone()
 
     @staticmethod

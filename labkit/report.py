@@ -44,7 +44,8 @@ HOW_TO_READ = """\
 ## How to read this page
 
 - **ours** is the mean over our seeds (the median where it says so) with its 95 % interval from a
-  BCa bootstrap, and n, the number of seeds. For times, n counts the timed runs.
+  BCa bootstrap, and n, the number of seeds. For the time of a layer, n counts the timed runs.
+  Sources and peers go by short names, which `data/README.md` explains.
 - **inside our seeds**: the published number lies between our lowest and our highest seed. If the
   source differed from us by nothing but its seed, its number would still fall outside with
   probability 2/(n + 1): {outside}. With {rows} rows, some land outside by chance alone.
@@ -57,16 +58,22 @@ HOW_TO_READ = """\
 - Chapters 04 and 05 have few seeds, so their rows ask another question. **as one more seed**: the
   published number lies where one more seed of ours is expected to, the 95 % range of Student's
   prediction; else **ours better**, **ours worse** or **not as one more seed**. Their intervals are
-  Student's. One or two seeds give **too few seeds for a verdict**.
+  Student's. Of three seeds that lie apart such a range is wide, and may reach beyond what is
+  possible; then it says little. One or two seeds give **too few seeds for a verdict**.
+- **learned**, **did not learn**: chapter 04 says by what training accuracy. **no result yet**: the
+  reason names the command that makes it.
 - **another model**: the published number is of bert-base, ours of a smaller model that stands in
   for it where bert-base cannot be run; nothing follows from how close the two are.
 - An accuracy p that was counted on m examples carries a sampling error of its own; ± gives the
   half-width of its 95 % binomial interval, 1.96 · √(p(1 − p)/m), for the published number.
-- A claim made in words **holds**, **does not hold**, or holds within the limits that its verdict
-  names. A verdict was reached by the chapter that measured it; the reason is its own.
+- A claim made in words **holds**, **does not hold**, is **not shown** where the interval of the
+  difference contains zero, or holds within the limits that its verdict names (*in part*, *on
+  average*, *only at …*). A verdict was reached by the chapter that measured it; the reason is its
+  own.
 - Claims of chapter 02 are named after their setting: *zero* or *xavier*, how the recurrent weights
   start; *trained* or *frozen*, the embedding; *sound*, fresh data for every seed, Xavier start.
-- The published times are means, ours are medians. Times belong to a machine: a faster
+- The published times are means. Ours are medians of timed runs, a ratio that of the ratios within
+  each round; of whole trainings they are means over the seeds. Times belong to a machine: a faster
   one makes ours better without any merit of the code.
 """
 
@@ -147,7 +154,7 @@ def _toy_row(published: list, record: Mapping[str, Any] | None) -> Row:
         abs(a - b) <= TOY_TOLERANCE for a, b in pairs
     )
     verdict = "reproduced" if same else "not reproduced"
-    return Row(what, str(published), str(ours), verdict, "exact, compared to four decimals")
+    return Row(what, str(published), str(ours), verdict, "equal to the four decimals printed")
 
 
 def _shapes_row(published: list, record: Mapping[str, Any] | None) -> Row:
@@ -267,7 +274,8 @@ def _summary(claim_rows: Mapping[str, Sequence[Row]], rows: Sequence[Row]) -> st
     for row in rows:
         counts[row.verdict] = counts.get(row.verdict, 0) + 1
     found = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
-    return "\n".join([*lines, "", f"The {len(rows)} published numbers: {found}.", ""])
+    total = f"The {len(rows)} rows of published numbers (one beside two settings has two): {found}."
+    return "\n".join([*lines, "", total, ""])
 
 
 def _how_to_read(record: Mapping[str, Any] | None, rows: int) -> str:

@@ -64,7 +64,7 @@ def judge_few(
     """
     n, mean = measure["n"], measure["mean"]
     if n < 3 or measure["sd"] is None:
-        return TOO_FEW, f"published minus ours {published - mean:+.3f}"
+        return TOO_FEW, f"published minus ours {published - mean:+.3g}"
     half = float(stats.t.ppf(0.975, n - 1)) * measure["sd"] * math.sqrt(1 + 1 / n)
     low, high = mean - half, mean + half
     what = f"one more seed is expected in [{number(low)}, {number(high)}]"

@@ -76,6 +76,8 @@ def _started(way: str, settings: Mapping[str, Any]) -> Iterator[subprocess.Popen
             yield process
         finally:
             process.kill()
+            with contextlib.suppress(BrokenPipeError):  # of a question that it did not read
+                process.stdin.close()
 
 
 def _ask(process: subprocess.Popen, number: int) -> float:

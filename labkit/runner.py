@@ -23,7 +23,7 @@ from labkit.execution import ChapterError, Execution, read_notebook
 from labkit.kernels import Interrupted, Supervisor
 from labkit.parameters import ParameterError, check, parse_given, read_parameters, read_settings
 
-RUN_FOLDERS = (".staging", ".failed", ".executed", ".interactive", "quick")
+RUN_FOLDERS = (".failed", ".executed", ".interactive", "quick", ".staging")  # its locks go last
 
 
 class UsageError(ValueError):
@@ -190,7 +190,7 @@ def clean() -> None:
         for name in environment.PROFILE_NAMES:
             results.recover(name)  # else what is half published would stay so
         folders = [environment.RESULTS / name for name in RUN_FOLDERS]
-        for folder in [*folders, environment.DATA / "cache"]:
+        for folder in [environment.DATA / "cache", *folders]:
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
                 print(f"removed {folder.relative_to(environment.ROOT)}")

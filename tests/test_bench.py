@@ -69,6 +69,11 @@ def test_the_whole_bench_writes_a_record_a_table_and_figures(
     assert missing == set(), "an aim without a measure"
     names = {path.stem for path in tmp_path.glob("*.png")}
     assert names == {"ladder", "replicas", "epoch", "growth"}
+    page = (tmp_path / "README.md").read_text("utf-8")
+    assert table in page
+    assert all(f"]({name}.png)" in page for name in names)
+    met = sum(line.endswith(" met") for line in table.splitlines())
+    assert f"{met} of {len(bench.AIMS)} aims are met here" in page
     lines = table.splitlines()
     assert len(lines) == 2 + len(bench.AIMS)
     assert lines[-1].endswith("contains 0")
@@ -106,7 +111,7 @@ def test_the_figures_show_what_was_measured(quick_cases, monkeypatch, tmp_path):
 def test_only_the_sections_asked_for_are_measured(quick_cases, monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     table = bench.run(["start"])
-    assert {path.name for path in tmp_path.iterdir()} == {"bench.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "README.md"}
     assert "ensemble" not in table
 
 

@@ -7,7 +7,6 @@ import tomllib
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from labkit import (
     baselines,
@@ -169,6 +168,21 @@ def test_the_dearest_training_comes_first_and_results_in_the_tasks_order(rooms, 
         }
 
 
+def test_answering_all_test_reviews_counts_as_work(monkeypatch):
+    queue = []
+    monkeypatch.setattr(
+        sweep, "run_tasks", lambda tasks, *_, **__: queue.extend(tasks) or [{}] * len(tasks)
+    )
+    shared = {"seed": 0, "training.epochs": 1, "training.max_len": 64, "pretrained": "tiny"}
+    tested = {"short": ("all", 2_000), "long": ("held_out", 10_000), "longest": ("none", 20_000)}
+    tasks = [
+        {"label": f"{name} seed 0", "test": test, "num_train": n, **shared}
+        for name, (test, n) in tested.items()
+    ]
+    bert.train(tasks, "n")
+    assert [task["label"].split()[0] for task in queue] == ["longest", "short", "long"]
+
+
 # rivals
 
 
@@ -189,6 +203,9 @@ def test_linear_rivals_get_the_reviews_that_the_networks_get(corpus, monkeypatch
     dev = review_tasks.draw(corpus, split["dev"], 6, 0).tolist()
     assert all(row[1:] == (dev, review_tasks.held_out(corpus).tolist()) for row in asked)
     assert all(fitted["seconds"] >= 0 for by_seed in found.values() for fitted in by_seed.values())
+
+    bert.linear_runs(corpus, sizes=[10], seeds=[7], num_dev=6, test=split["test"])
+    assert asked[-1] == (draws[0], dev, split["test"].tolist())
 
 
 def vectors_of(corpus: Corpus, tasks: list) -> list[dict]:
@@ -347,41 +364,3 @@ def test_masking_a_piece_changes_that_piece_alone(encoder):
             assert effects[place].item() == pytest.approx(p - without, abs=1e-6)
             assert abs(effects[place]) > 1e-6
     assert effects[[0, 4]].tolist() == [0, 0]
-
-
-def kept_task(**options) -> dict:
-    task = {"label": "x seed 1", "seed": 1, "device": "cpu", "training.epochs": 1,
-            "training.max_len": 8, "num_train": 0, "pretrained": "tiny"}  # fmt: skip
-    return task | options
-
-
-def test_the_best_checkpoint_is_kept_and_the_unfinished_training_is_not(tmp_path, monkeypatch):
-    folders = []
-
-    def run_training(task, device, *, progress, keep):
-        keep.mkdir(parents=True)
-        save_file({"head.0.bias": torch.tensor([1.0, 2.0])}, keep / "best.safetensors")
-        folders.append(keep)
-        return {"seconds": torch.tensor([3.0]), "best_epoch": torch.tensor(1)}
-
-    monkeypatch.setattr(environment, "CACHE", tmp_path)
-    monkeypatch.setattr(bert_tasks, "run_training", run_training)
-    found = bert.train_kept(kept_task())
-    assert found["parameters.head.0.bias"].tolist() == [1.0, 2.0]
-    assert found["seconds"].tolist() == [3.0]
-    assert not folders[0].exists()
-    bert.train_kept(kept_task(label="y seed 1"))
-    bert.train_kept(kept_task(seed=2))
-    assert folders[0] == folders[1] != folders[2]  # the name goes on where another stopped
-
-
-def test_kept_trainings_depend_on_the_code_that_keeps_them(monkeypatch):
-    asked = []
-
-    def run_tasks(tasks, worker, *, name, modules):
-        asked.append((worker, modules))
-        return [{} for _ in tasks]
-
-    monkeypatch.setattr(sweep, "run_tasks", run_tasks)
-    bert.train([kept_task()], "n", keep=True)
-    assert asked == [(bert.train_kept, (*bert_tasks.MODULES, "labkit.bert"))]

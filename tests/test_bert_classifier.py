@@ -111,7 +111,7 @@ def test_a_random_start_keeps_the_architecture():
     "options, message",
     [
         ({"pooling": "max"}, r"BertSpec\.pooling must be one of cls, mean, last_position; .*'max'"),
-        ({"dropout": 1.0}, r"BertSpec\.dropout must be in 0\.\.1, got 1\.0"),
+        ({"dropout": 1.0}, r"BertSpec\.dropout must be at least 0 and below 1, got 1"),
         ({"head_sizes": (4, 0)}, r"BertSpec\.head_sizes must be at least 1"),
         ({"num_classes": 3}, r"BertSpec\.num_classes must be 2 or 10, got 3"),
     ],

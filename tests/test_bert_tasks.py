@@ -127,6 +127,7 @@ def test_a_task_is_the_same_on_every_machine(found, tmp_path):
         task_of(replace(moved, revision="2" * 40)),
         task_of(moved, seed=1),
         task_of(moved, part="tail"),
+        task_of(moved, keep=True),
         task_of(moved, training=TRAINING | {"fixed": True}),
     ):
         assert key(other) != key(first)
@@ -188,6 +189,23 @@ def test_a_training_returns_what_it_promises(found, test, count):
         best = int(arrays["best_epoch"]) - 1
         share = accuracy(p, encoded.label[index])
         assert share == pytest.approx(float(arrays["curve_accuracy"][best]))
+
+
+def test_the_parameters_that_are_kept_are_those_that_were_tested(found):
+    plain = bert_tasks.train_task(task_of(found))
+    assert not [name for name in plain if name.startswith("parameters.")]
+    task = task_of(found, keep=True)
+    arrays = bert_tasks.train_task(task)
+    np.testing.assert_array_equal(arrays["test_probability"], plain["test_probability"])
+
+    net, encoded = bert_tasks.make_model(task), bert_tasks.load_encoded(task)
+    net.load_state_dict(review_tasks.parameters_of(arrays), strict=True)
+    trainer = bert_tasks.Trainer(
+        net, encoded, bert_tasks.specs_of(task)[1], torch.device("cpu"), None
+    )
+    p = trainer.probabilities(bert_tasks.test_reviews(encoded, "held_out"))
+    np.testing.assert_array_equal(p.numpy(), arrays["test_probability"])
+    assert not list((environment.CACHE / "unfinished").iterdir())
 
 
 def test_the_reviews_are_those_of_the_recurrent_networks(found, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from labkit import ladder, recurrent, recurrent_cpp
+from labkit import ladder, parity, recurrent, recurrent_cpp
 
 
 def rungs() -> list[str]:
@@ -37,7 +37,68 @@ def test_every_rung_computes_what_torch_computes(dtype, limit, layers, both):
                 assert (a - b).abs().max() <= limit, name
 
 
-@pytest.mark.skipif(bool(recurrent_cpp.problem()), reason=recurrent_cpp.problem() or "-")
+needs_compiler = pytest.mark.skipif(
+    bool(recurrent_cpp.problem()), reason=recurrent_cpp.problem() or "-"
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype, limit", [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("B, H", [(8, 32), (6, 33), (64, 64)])
+def test_the_products_of_the_layer_in_cpp_fit_any_size(dtype, limit, B, H):
+    """Whole blocks, blocks with a remainder in rows and columns, and the library's product."""
+    torch.manual_seed(0)
+    naive = recurrent.LSTM(3, H, dtype=dtype)
+    X = torch.randn(B, 5, 3, dtype=dtype)
+    made = ladder.versions(naive, ["compiled"])
+    expected = everything(made["torch"], X)
+    found = everything(made["compiled"], X)
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).abs().max() <= limit
+    weights = made["compiled"].layers[0]
+    theirs = parity.to_torch(naive)
+    everything(theirs, X)
+    gates = [theirs.weight_hh_l0.grad.chunk(4)[k].T for k in (0, 1, 3, 2)]  # i f g o -> i f o g
+    assert (weights.U.grad - torch.cat(gates, 1)).abs().max() <= 10 * limit
+
+
+@needs_compiler
+def test_the_layer_in_cpp_saturates_without_nan():
+    naive = recurrent.LSTM(2, 8)
+    X = 1e4 * torch.randn(3, 60, 2, generator=torch.Generator().manual_seed(0))
+    made = ladder.versions(naive, ["compiled"])
+    for a, b in zip(everything(made["compiled"], X), everything(made["torch"], X), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_the_layer_in_cpp_takes_gradients_in_any_layout():
+    torch.manual_seed(0)
+    naive = recurrent.LSTM(3, 5, dtype=torch.float64)
+    X, v = torch.randn(4, 7, 3, dtype=torch.float64), torch.randn(1, 5, 4, dtype=torch.float64)
+    gradients = []
+    for layer in ladder.versions(naive, ["compiled"]).values():
+        read = X.clone().requires_grad_()
+        (layer(read)[1][0].mT * v).sum().backward()
+        gradients.append(read.grad)
+    assert (gradients[0] - gradients[1]).abs().max() <= 1e-10
+
+
+@needs_compiler
+def test_an_output_in_cpp_is_memory_of_its_own():
+    layer = recurrent_cpp.CompiledLSTM(3, 4, dtype=torch.float64)
+    X = torch.ones(1, 5, 3, dtype=torch.float64, requires_grad=True)
+    output, _ = layer(X)
+    loss = output.sum()
+    output.detach().zero_()
+    loss.backward()
+    expected = X.grad.clone()
+    X.grad = None
+    layer(X)[0].sum().backward()
+    torch.testing.assert_close(X.grad, expected)
+
+
+@needs_compiler
 def test_the_layer_in_cpp_passes_gradcheck_with_all_its_weights():
     torch.manual_seed(0)
     layer = recurrent_cpp.CompiledLSTM(3, 4, dtype=torch.float64)
@@ -51,12 +112,18 @@ def test_the_layer_in_cpp_passes_gradcheck_with_all_its_weights():
     assert torch.autograd.gradcheck(run, (*inputs, *layer.parameters()))
 
 
-@pytest.mark.parametrize("missing, words", [("c++", "no C.. compiler"), ("ninja", "ninja")])
+@pytest.mark.parametrize(
+    "missing, words",
+    [("c++", "no C.. compiler"), ("ninja", "ninja"), ("python3-dev", "Python.h is missing")],
+)
 def test_what_is_missing_for_cpp_is_named(monkeypatch, missing, words):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(
-        recurrent_cpp.shutil, "which", lambda name: None if name == missing else f"/bin/{name}"
-    )
+        recurrent_cpp.shutil, "which",
+        lambda name, path=None: None if name == missing else f"/bin/{name}",
+    )  # fmt: skip
+    if missing == "python3-dev":
+        monkeypatch.setattr(recurrent_cpp.sysconfig, "get_path", lambda name: "/nowhere")
     recurrent_cpp.extension.cache_clear()
     assert words.replace("..", "++") in recurrent_cpp.problem()
     with pytest.raises(RuntimeError, match=f"the C\\+\\+ layer is left out: .*{missing[:1]}"):

@@ -137,14 +137,23 @@ def test_passes_under_way_do_not_share_memory():
     torch.testing.assert_close(own, Y.grad)
 
 
-def test_an_output_is_not_overwritten_by_the_next_batch():
+@pytest.mark.parametrize("B, T", [(2, 5), (1, 5), (2, 1)])
+def test_an_output_is_not_overwritten_by_the_next_batch(B, T):
     _, fast = pair(WorkspaceLSTM, 3, 4)
     with torch.no_grad():
-        output, (h, c) = fast(torch.ones(2, 5, 3, dtype=torch.float64))
+        output, (h, c) = fast(torch.ones(B, T, 3, dtype=torch.float64))
         kept = [tensor.clone() for tensor in (output, h, c)]
-        fast(-torch.ones(2, 5, 3, dtype=torch.float64))
+        fast(-torch.ones(B, T, 3, dtype=torch.float64))
     for a, b in zip(kept, (output, h, c), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_workspace_of_inference_serves_a_training():
+    _, fast = pair(WorkspaceLSTM, 3, 4)
+    X = torch.ones(2, 5, 3, dtype=torch.float64)
+    with torch.inference_mode():
+        fast(X)
+    fast(X)[0].sum().backward()
 
 
 def test_a_graph_that_is_dropped_gives_its_memory_back():

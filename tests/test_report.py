@@ -141,7 +141,7 @@ def test_missing_records_and_measures_say_which_command_fills_them(monkeypatch):
     assert "`python -m labkit run 02_digit_sum_sweep --profile cpu` fills it" in missing
     assert "No result yet: `python -m labkit run 03_gate_analysis --profile cpu`" in page
     rows = sum(line.endswith(" fills it |") and line.count("|") == 6 for line in page.splitlines())
-    assert f"The {rows} published numbers: no result yet {rows}." in page
+    assert re.search(rf"The {rows} rows of published numbers .*: no result yet {rows}\.", page)
 
     measures = digit_sum_measures()
     del measures["published/srn/zero/trained/25/dev_accuracy"]
@@ -250,7 +250,7 @@ def test_claims_stand_at_the_top_with_the_chapters_verdicts(whole):
 def test_how_to_read_states_the_chance_to_fall_outside(whole):
     text = section(whole, "How to read")
     assert "2/(n + 1): 50% for n = 3" in text
-    published = re.search(r"The (\d+) published numbers", whole).group(1)
+    published = re.search(r"The (\d+) rows of published numbers", whole).group(1)
     assert f"With {published} rows" in text
 
 

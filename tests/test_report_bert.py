@@ -123,6 +123,19 @@ def test_what_a_profile_left_out_is_the_full_ones_to_fill(page, model):
     assert all(f"| not part of profile `cpu`; {FILLS} |" in line for line in missing)
 
 
+def test_the_peers_rows_name_fewer_reviews_where_those_alone_were_read(page):
+    found = measures(0.9, 0.901, 0.902)
+    del found["tuned/20000/test_accuracy"]
+    found[report_bert.ON_ALL] = summary(0.87)
+    peers = [line for line in rows(page(found, model=MINILM)) if "bert base" in line]
+    assert len(peers) == 2
+    for line in peers:
+        assert "| all-MiniLM-L6-v2 0.870, n = 1 | another model |" in line
+        assert "ours is all-MiniLM-L6-v2 on 2,000 reviews, not bert-base-uncased" in line
+    judged = [line for line in rows(page(found)) if "bert base" in line]
+    assert all("| too few seeds" in line and "ours on 2,000 reviews" in line for line in judged)
+
+
 def test_without_a_record_a_row_names_the_command_for_a_gpu(page):
     text = page(None)
     assert f"No result yet: `python -m labkit run {CHAPTER} --profile cpu` makes it." in text

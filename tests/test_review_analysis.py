@@ -123,7 +123,7 @@ def test_verdicts(differences, holds, verdict):
     named = {f"a/difference/{k}": d for k, d in enumerate(differences)}
     found = review_analysis.judge("gated", "they are better", named, "test accuracy")
     assert found["holds"] is holds
-    assert found["verdict"].startswith(verdict)
+    assert found["verdict"] == verdict
     assert found["evidence"] == list(named)
     assert (found["id"], found["claim"]) == ("gated", "they are better")
     assert found["reason"].startswith("test accuracy: ")
