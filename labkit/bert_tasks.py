@@ -101,10 +101,10 @@ def specs_of(task: Mapping[str, Any]) -> tuple[BertSpec, BertTrainSpec]:
 def train_task(task: Mapping[str, Any], progress: Progress | None = None) -> dict[str, np.ndarray]:
     """Train one model, choose its epoch by dev accuracy, and test that checkpoint once.
 
-    Returns what `Trainer.fit` returns, one value an epoch; `dev_probability` (n,) of "positive" for
-    the dev reviews that were read, and `test_probability` for those of `test_reviews`, in their
-    order; `num_parameters`, `num_trained` of them; `train_seconds` and `test_seconds`; and with
-    `keep` the parameters of that checkpoint under "parameters.<name>".
+    Returns what `Trainer.fit` returns, one value an epoch; `test_probability` (n,) of "positive"
+    for the reviews of `test_reviews`, in their order; `num_parameters`, `num_trained` of them;
+    `train_seconds` and `test_seconds`; and with `keep` the parameters of that checkpoint under
+    "parameters.<name>".
 
     A training that is broken off is stored, and goes on where it stood.
     """
@@ -140,7 +140,6 @@ def run_training(
     if task["test"] != "none":
         found["test_probability"] = trainer.probabilities(test_reviews(encoded, task["test"]))
     found["test_seconds"] = torch.tensor(time.perf_counter() - began)
-    found["dev_probability"] = trainer.probabilities(dev)
     total, trained = parameter_counts(model)
     return found | {"num_parameters": torch.tensor(total), "num_trained": torch.tensor(trained)}
 

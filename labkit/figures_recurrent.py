@@ -86,14 +86,8 @@ def ladder_plot(
             faint = {"s": 10, "alpha": _faintness(len(values)), "linewidths": 0}
             ax.scatter(values, heights, color=PALETTE[row % len(PALETTE)], **faint)
             ax.vlines(median, row - 0.32, row + 0.32, color="black", linewidth=2)
-            ax.annotate(
-                f"{median:.2f}",
-                (0.98, row),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="center",
-                fontsize=9,
-            )
+            beside = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+            ax.annotate(f"{median:.2f}", (0.98, row), fontsize=9, **beside)
         ax.axvline(1.0, color="black", linestyle="--", linewidth=1)
         low, high = min(map(min, by_rung.values())), min(edge, max(map(max, by_rung.values())))
         ax.set(title=title, xscale="log", xlim=(min(low, 1) / 1.15, max(high, 1) ** 1.3 * 1.5))

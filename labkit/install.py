@@ -249,7 +249,7 @@ def _version_of(path: str) -> tuple[int, int, int] | None:
     return major, minor, micro
 
 
-def _dotted(version: tuple[int, int]) -> str:
+def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 

@@ -88,9 +88,11 @@ def test_conda_environment_matches_pyproject() -> None:
     assert sorted(pip) == sorted([*declared(), "--editable ."])
 
     (python,) = (p for p in parts if isinstance(p, str) and p.startswith("python"))
-    version = Version(python.partition("=")[2])
-    assert Requirement("python" + PROJECT["project"]["requires-python"]).specifier.contains(version)
-    assert version.release == install.LOCKED_PLATFORM[0]
+    low, high = python.removeprefix("python").split(",")  # of the locked series, from where on
+    assert low == PROJECT["project"]["requires-python"]
+    assert Version(low.removeprefix(">=")).release == install.MINIMUM_PYTHON
+    major, minor = install.LOCKED_PLATFORM[0]
+    assert high == f"<{major}.{minor + 1}"
 
 
 # what set-up decides
@@ -247,9 +249,9 @@ def test_a_stamp_of_another_clone_or_a_broken_one_does_not_count(
 
 def test_a_named_python_that_is_none_is_refused(tmp_path: Path) -> None:
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho 3 9\n", "utf-8")
+    program.write_text("#!/bin/sh\necho 3 9 7\n", "utf-8")
     program.chmod(0o755)
-    with pytest.raises(SetupError, match=r"is no Python 3\.11 or newer \(.*python is 3\.9\)"):
+    with pytest.raises(SetupError, match=r"is no Python 3\.11\.4 or newer \(.*python is 3\.9\.7\)"):
         install.find_python(str(program))
     with pytest.raises(SetupError, match="nowhere is no Python"):
         install.find_python(str(tmp_path / "nowhere"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 
@@ -38,6 +40,7 @@ def test_only_the_labs_way_has_the_allocator_settings(monkeypatch):
     class Process:
         def __init__(self, command, *, env, **options):
             started.append(env)
+            self.stdin = io.StringIO()
 
         def __enter__(self):
             return self
