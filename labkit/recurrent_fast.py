@@ -1,12 +1,14 @@
 """The LSTM layer made fast in plain torch: the gradient written by hand, then memory used again.
 
-Autograd keeps a tensor and a small graph node for every operation of every step. The backward pass
-through time written out needs four calls a step, and one matrix product for each weight at the end.
-What then remains is asking for memory, which a workspace does once for all batches.
+Autograd keeps a small graph node, and often a tensor, for every operation of every step. The
+backward pass through time written out needs five calls a step, and a matrix product for each weight
+after many steps. What then remains is asking for memory, which a workspace does once for all
+batches.
 
 Shapes as in `labkit.recurrent`; time comes first inside, (T, B, ...), so that a step is one piece
-of memory. The gates stand side by side in the order o, i, f, c, for the last three are what the
-cell state's gradient reaches.
+of memory. The gates stand side by side in the order o, i, f, c, for the first three are sigmoids
+and the last three are what the cell state's gradient reaches. What needs no recursion is done for a
+block of steps at once, short enough for the processor's cache: at small sizes one block is all.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from labkit.recurrent import FusedLSTM, FusedLSTMLayer, LayerState
+
+BLOCK_BYTES = 256 * 1024  # of the gates of a block; their gradients and the states come to that
 
 
 class OneProductLSTMLayer(FusedLSTMLayer):
@@ -45,31 +49,39 @@ class OneProductLSTM(FusedLSTM):
 class Workspace:
     """Memory for T steps of B sequences with H units, and the views of each step.
 
-    `Z` (T, B, 4H) holds the gates o, i, f and γ, where c~ = 2γ - 1; `hidden` and `cell`
-    (T + 1, B, H) the states from the start on; `squashed` (T, B, H) tanh of the cell state; `d_Z`,
-    `d_out` and `into_cell` belong to the backward pass. Fewer steps use the first part of it.
-    `scale` (1, 4H) doubles the columns of γ.
+    `Z` (T, B, 4H) holds the gates o, i, f and c~; `hidden` and `cell` (T + 1, B, H) the states from
+    the start on; `squashed` (T, B, H) tanh of the cell state. The backward pass has `d_out`
+    (T + 1, B, H), what reaches each output, and for the K steps of a block `d_Z` (K, B, 4H) and
+    `into_cell` (K, B, H). Fewer steps use the first part of it.
     """
 
     def __init__(self, T: int, B: int, H: int, like: Tensor) -> None:
         self.T, self.B, self.H = T, B, H
-        self.Z, self.d_Z = like.new_empty(T, B, 4 * H), like.new_empty(T, B, 4 * H)
+        self.K = K = min(T, max(1, BLOCK_BYTES // (B * 4 * H * like.element_size())))
+        self.Z, self.d_Z = like.new_empty(T, B, 4 * H), like.new_empty(K, B, 4 * H)
         self.hidden, self.cell = like.new_empty(T + 1, B, H), like.new_empty(T + 1, B, H)
-        self.squashed, self.into_cell = like.new_empty(T, B, H), like.new_empty(T, B, H)
+        self.squashed, self.into_cell = like.new_empty(T, B, H), like.new_empty(K, B, H)
         self.d_out = like.new_zeros(T + 1, B, H)  # no output stands before the first step
-        self.scale = like.new_ones(1, 4 * H)
-        self.scale[:, 3 * H :] = 2
 
         # a view costs a microsecond, so those of the steps are made once
         h, c = self.hidden.unbind(), self.cell.unbind()
         o, i, f, g = (gate.unbind() for gate in self.Z.chunk(4, dim=-1))
-        z, squashed = self.Z.unbind(), self.squashed.unbind()
-        self.forward_steps = list(zip(z, o, i, f, g, squashed, h, c, h[1:], c[1:]))  # noqa: B905
+        z, squashed, sigmoids = (
+            part.unbind() for part in (self.Z, self.squashed, self.Z[..., : 3 * H])
+        )
+        self.forward_steps = list(
+            zip(z, sigmoids, o, i, f, g, squashed, h, c, h[1:], c[1:])  # noqa: B905
+        )
 
-        by_gate = self.d_Z.view(T, B, 4, H)
-        d_o, from_cell = by_gate[:, :, 0].unbind(), by_gate[:, :, 1:].unbind()  # (B, 3, H) each
-        rest = f, self.into_cell.unbind(), self.d_out.unbind()
-        self.backward_steps = list(zip(self.d_Z.unbind(), d_o, from_cell, *rest))  # noqa: B905
+        by_gate = self.d_Z.view(K, B, 4, H)
+        in_block = self.d_Z, by_gate[:, :, 0], by_gate[:, :, 1:], self.into_cell
+        views = list(zip(*(part.unbind() for part in in_block), strict=True))
+        before = self.d_out.unbind()
+        self.backward_steps = [(*views[t % K], f[t], before[t]) for t in range(T)]
+
+    def blocks(self, T: int) -> list[slice]:
+        """The first T steps, cut into blocks of K; the last may be shorter."""
+        return [slice(first, min(first + self.K, T)) for first in range(0, T, self.K)]
 
 
 class Workspaces:
@@ -89,7 +101,7 @@ class Workspaces:
 
     def size(self) -> int:
         """Bytes of all that is not lent."""
-        buffers = ("Z", "d_Z", "hidden", "cell", "squashed", "d_out", "into_cell", "scale")
+        buffers = ("Z", "d_Z", "hidden", "cell", "squashed", "d_out", "into_cell")
         works = [work for free in self.free.values() for work in free]
         return sum(getattr(work, name).nbytes for work in works for name in buffers)
 
@@ -104,59 +116,54 @@ class Lease:
         self._home.append(self.work)
 
 
-def fill_forward(T: int, h: Tensor, c: Tensor, U: Tensor, work: Workspace) -> None:
-    """Fill `work` for T steps from the start states (B, H); its `Z` has the input's part already.
+def walk_forward(work: Workspace, block: slice, U: Tensor) -> None:
+    """Fill a block's gates and states; its `Z` holds the input's part of the gates already."""
+    with torch.inference_mode():  # a call that autograd need not look at is a little cheaper
+        for z, sigmoids, o, i, f, g, squashed, h, c, h_next, c_next in work.forward_steps[block]:
+            z.addmm_(h, U)
+            sigmoids.sigmoid_()
+            g.tanh_()
+            torch.mul(f, c, out=c_next).addcmul_(i, g)
+            torch.tanh(c_next, out=squashed)
+            torch.mul(o, squashed, out=h_next)
 
-    c~ = tanh(a) is written as 2γ - 1 with γ = σ(2a), so that one sigmoid serves all four gates: Z
-    and U come with the columns of c~ doubled.
+
+def fill_brackets(work: Workspace, block: slice) -> Tensor:
+    """The factors of a block that no gradient enters, at once; returns its part of `d_Z`.
+
+    With ⊙ left out they are tanh(c) o (1 - o), c~ i (1 - i), c_before f (1 - f) and i (1 - c~²) for
+    the sums of the gates, in `d_Z`, and o (1 - tanh²(c)) for the cell state, in `into_cell`.
     """
-    work.hidden[0], work.cell[0] = h, c
-    for z, o, i, f, g, squashed, h, c, h_next, c_next in work.forward_steps[:T]:
-        z.addmm_(h, U).sigmoid_()
-        torch.mul(f, c, out=c_next).addcmul_(i, g, value=2).sub_(i)  # f c + i (2γ - 1)
-        torch.tanh(c_next, out=squashed)
-        torch.mul(o, squashed, out=h_next)
-
-
-def fill_backward(
-    d_output: Tensor, d_h: Tensor, d_c: Tensor, U: Tensor, work: Workspace
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the gates' sums (T, B, 4H) and of the start states (B, H).
-
-    `d_output` (T, B, H) reaches the outputs, `d_h` and `d_c` (B, H) the final states. At each step,
-    with ⊙ left out and every gate's own slope σ' = σ (1 - σ),
-
-        dc += dh o (1 - tanh²(c)),   do = dh tanh(c) o',
-        di = dc c~ i',   df = dc c_before f',   dγ = dc 2i γ',
-        dc_before = dc f,   dh_before = [do di df dγ] U^T + what reaches that output.
-    """
-    T = len(d_output)
-    Z, d_Z, squashed, into_cell = (
-        part[:T] for part in (work.Z, work.d_Z, work.squashed, work.into_cell)
-    )
+    H, Z, squashed, h = work.H, work.Z[block], work.squashed[block], work.hidden[1:][block]
+    d_Z, into_cell = work.d_Z[: len(Z)], work.into_cell[: len(Z)]
     o, i, _, g = Z.chunk(4, dim=-1)
     d_o, d_i, d_f, d_g = d_Z.chunk(4, dim=-1)
-    U_T = U.t().contiguous()
 
-    # the factors that the recursion does not touch, for all steps at once
-    torch.mul(Z, Z, out=d_Z).neg_().add_(Z)
+    sigmoids = Z[..., : 3 * H]
+    torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1, out=d_Z[..., : 3 * H])  # s - s s
     d_o.mul_(squashed)
-    d_g.mul_(i).mul_(2)
-    d_f.mul_(work.cell[:T])
-    d_i.mul_(torch.mul(g, 2, out=into_cell).sub_(1))
-    torch.mul(squashed, squashed, out=into_cell).neg_().add_(1).mul_(o)
+    d_i.mul_(g)
+    d_f.mul_(work.cell[block])
+    torch.mul(g, g, out=d_g)
+    torch.addcmul(i, i, d_g, value=-1, out=d_g)
+    torch.addcmul(o, h, squashed, value=-1, out=into_cell)  # o tanh²(c) is h tanh(c)
+    return d_Z
 
-    work.d_out[1 : T + 1] = d_output
-    d_h = d_h + work.d_out[T]
-    d_c = d_c.clone(memory_format=torch.contiguous_format)
+
+def walk_back(work: Workspace, block: slice, d_h: Tensor, d_c: Tensor, U_T: Tensor) -> None:
+    """Walk back over a block; the brackets in `work.d_Z` become the gradients of the gates' sums.
+
+    `d_h` and `d_c` (B, H) are of the block's last states, and in place become those of the states
+    before it. `U_T` (4H, H).
+    """
     d_c_for_all = d_c.unsqueeze(1)  # (B, 1, H)
-    for d_z, d_o, d_from_cell, f, h_to_c, before in reversed(work.backward_steps[:T]):
-        d_c.addcmul_(d_h, h_to_c)
-        d_o.mul_(d_h)
-        d_from_cell.mul_(d_c_for_all)
-        d_c.mul_(f)
-        torch.addmm(before, d_z, U_T, out=d_h)
-    return d_Z, d_h, d_c
+    with torch.inference_mode():
+        for d_z, d_o, d_from_cell, into_cell, f, before in reversed(work.backward_steps[block]):
+            d_c.addcmul_(d_h, into_cell)
+            d_o.mul_(d_h)
+            d_from_cell.mul_(d_c_for_all)  # (B, 3, H): i, f and c~
+            d_c.mul_(f)
+            torch.addmm(before, d_z, U_T, out=d_h)
 
 
 class ThroughTime(torch.autograd.Function):
@@ -170,9 +177,11 @@ class ThroughTime(torch.autograd.Function):
         by_time = X.transpose(0, 1).reshape(T * B, -1)  # (T*B, I)
         ctx.lease = pool.lend(T, B, H, X)
         work = ctx.lease.work
-        W, U, b = W * work.scale, U * work.scale, b * work.scale
-        torch.addmm(b, by_time, W, out=work.Z[:T].view(T * B, -1))
-        fill_forward(T, h, c, U, work)
+        work.hidden[0], work.cell[0] = h, c
+        for block in work.blocks(T):
+            rows = slice(block.start * B, block.stop * B)
+            torch.addmm(b, by_time[rows], W, out=work.Z[block].flatten(0, 1))
+            walk_forward(work, block, U)
         ctx.save_for_backward(by_time, W, U)
         output = work.hidden[1 : T + 1].transpose(0, 1).clone(memory_format=torch.contiguous_format)
         return output, work.hidden[T].clone(), work.cell[T].clone()
@@ -181,16 +190,24 @@ class ThroughTime(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         by_time, W, U = ctx.saved_tensors
-        work, T = ctx.lease.work, d_output.shape[1]
-        d_Z, d_h, d_c = fill_backward(d_output.transpose(0, 1), d_h, d_c, U, work)
-
-        flat = d_Z.reshape(T * work.B, -1)  # (T*B, 4H)
-        d_W = (by_time.t() @ flat).mul_(work.scale)
-        d_U = (work.hidden[:T].reshape(T * work.B, -1).t() @ flat).mul_(work.scale)
-        d_b = flat.sum(0, keepdim=True).mul_(work.scale)
-        d_X = None
-        if ctx.needs_input_grad[0]:
-            d_X = (flat @ W.t()).view(T, work.B, -1).transpose(0, 1)
+        work, T, B = ctx.lease.work, d_output.shape[1], d_output.shape[0]
+        work.d_out[1 : T + 1] = d_output.transpose(0, 1)
+        d_h = d_h + work.d_out[T]
+        d_c = d_c.clone(memory_format=torch.contiguous_format)
+        d_W, d_U, d_b = torch.zeros_like(W), torch.zeros_like(U), W.new_zeros(1, W.shape[1])
+        d_X = torch.empty_like(by_time) if ctx.needs_input_grad[0] else None
+        U_T = U.t().contiguous()
+        for block in reversed(work.blocks(T)):
+            flat = fill_brackets(work, block).flatten(0, 1)  # (K*B, 4H)
+            walk_back(work, block, d_h, d_c, U_T)
+            rows = slice(block.start * B, block.stop * B)
+            d_W.addmm_(by_time[rows].t(), flat)
+            d_U.addmm_(work.hidden[block].flatten(0, 1).t(), flat)
+            d_b += flat.sum(0)
+            if d_X is not None:
+                torch.mm(flat, W.t(), out=d_X[rows])
+        if d_X is not None:
+            d_X = d_X.view(T, B, -1).transpose(0, 1)
         return d_X, d_h, d_c, d_W, d_U, d_b, None
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labkit import recurrent
+from labkit import recurrent, recurrent_fast
 from labkit.recurrent_fast import (
     HandwrittenBackwardLSTM,
     Workspace,
@@ -116,7 +116,31 @@ def test_memory_is_what_it_is_said_to_be():
     lease = pool.lend(T, B, H, torch.zeros((), dtype=torch.float32))
     assert pool.size() == 0
     del lease
-    assert pool.size() == 4 * B * H * ((8 + 2) * T + 3 * (T + 1)) + 4 * 4 * H
+    assert pool.size() == 4 * B * H * ((8 + 2) * T + 3 * (T + 1))
+
+
+def test_a_long_workspace_needs_the_backward_pass_memory_of_one_block():
+    T, B, H = 50, 64, 64
+    pool = Workspaces()
+    lease = pool.lend(T, B, H, torch.zeros((), dtype=torch.float32))
+    work = lease.work
+    del lease
+    assert work.K == 256 * 1024 // (B * 4 * H * 4) == 4
+    assert pool.size() == 4 * B * H * ((4 + 1) * T + 3 * (T + 1) + (4 + 1) * work.K)
+
+
+@pytest.mark.parametrize("steps_a_block", [1, 2, 3, 7])
+def test_blocks_of_steps_change_nothing(steps_a_block, monkeypatch):
+    """Batches that are a whole number of blocks long, and not, on one workspace."""
+    B, H = 3, 4
+    monkeypatch.setattr(recurrent_fast, "BLOCK_BYTES", steps_a_block * B * 4 * H * 8)
+    plain, fast = pair(WorkspaceLSTM, 2, H)
+    for T in (7, 6, 1, 5):
+        X = torch.randn(B, T, 2, dtype=torch.float64)
+        state = tuple(torch.randn(1, B, H, dtype=torch.float64) for _ in range(2))
+        for a, b in zip(gradients(plain, X, state), gradients(fast, X, state), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        assert [work.K for work in free(fast)] == [steps_a_block]
 
 
 def test_passes_under_way_do_not_share_memory():
