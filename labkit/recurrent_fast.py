@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from labkit.recurrent import FusedLSTM, FusedLSTMLayer, LayerState
 
-BLOCK_BYTES = 256 * 1024  # of the gates of a block; their gradients and the states come to that
+BLOCK_BYTES = 512 * 1024  # of the gates of a block; their gradients and the states come to as much
 
 
 class OneProductLSTMLayer(FusedLSTMLayer):
@@ -50,8 +50,8 @@ class Workspace:
     """Memory for T steps of B sequences with H units, and the views of each step.
 
     `Z` (T, B, 4H) holds the gates o, i, f and c~; `hidden` and `cell` (T + 1, B, H) the states from
-    the start on; `squashed` (T, B, H) tanh of the cell state. The backward pass has `d_out`
-    (T + 1, B, H), what reaches each output, and for the K steps of a block `d_Z` (K, B, 4H) and
+    the start on; `squashed` (T, B, H) tanh of the cell state. The backward pass has `d_hidden`
+    (T + 1, B, H), the states' gradients, and for the K steps of a block `d_Z` (K, B, 4H) and
     `into_cell` (K, B, H). Fewer steps use the first part of it.
     """
 
@@ -61,7 +61,7 @@ class Workspace:
         self.Z, self.d_Z = like.new_empty(T, B, 4 * H), like.new_empty(K, B, 4 * H)
         self.hidden, self.cell = like.new_empty(T + 1, B, H), like.new_empty(T + 1, B, H)
         self.squashed, self.into_cell = like.new_empty(T, B, H), like.new_empty(K, B, H)
-        self.d_out = like.new_zeros(T + 1, B, H)  # no output stands before the first step
+        self.d_hidden = like.new_empty(T + 1, B, H)
 
         # a view costs a microsecond, so those of the steps are made once
         h, c = self.hidden.unbind(), self.cell.unbind()
@@ -76,8 +76,8 @@ class Workspace:
         by_gate = self.d_Z.view(K, B, 4, H)
         in_block = self.d_Z, by_gate[:, :, 0], by_gate[:, :, 1:], self.into_cell
         views = list(zip(*(part.unbind() for part in in_block), strict=True))
-        before = self.d_out.unbind()
-        self.backward_steps = [(*views[t % K], f[t], before[t]) for t in range(T)]
+        d_h = self.d_hidden.unbind()
+        self.backward_steps = [(*views[t % K], f[t], d_h[t + 1], d_h[t]) for t in range(T)]
 
     def blocks(self, T: int) -> list[slice]:
         """The first T steps, cut into blocks of K; the last may be shorter."""
@@ -101,7 +101,7 @@ class Workspaces:
 
     def size(self) -> int:
         """Bytes of all that is not lent."""
-        buffers = ("Z", "d_Z", "hidden", "cell", "squashed", "d_out", "into_cell")
+        buffers = ("Z", "d_Z", "hidden", "cell", "squashed", "d_hidden", "into_cell")
         works = [work for free in self.free.values() for work in free]
         return sum(getattr(work, name).nbytes for work in works for name in buffers)
 
@@ -150,20 +150,23 @@ def fill_brackets(work: Workspace, block: slice) -> Tensor:
     return d_Z
 
 
-def walk_back(work: Workspace, block: slice, d_h: Tensor, d_c: Tensor, U_T: Tensor) -> None:
+def walk_back(work: Workspace, block: slice, d_c: Tensor, U_T: Tensor) -> None:
     """Walk back over a block; the brackets in `work.d_Z` become the gradients of the gates' sums.
 
-    `d_h` and `d_c` (B, H) are of the block's last states, and in place become those of the states
-    before it. `U_T` (4H, H).
+    `d_hidden` holds what reaches each output, and complete for the block's last state; it becomes
+    complete for the state before the block. `d_c` (B, H) is of the last cell state, and in place
+    becomes that of the one before. `U_T` (4H, H).
     """
     d_c_for_all = d_c.unsqueeze(1)  # (B, 1, H)
     with torch.inference_mode():
-        for d_z, d_o, d_from_cell, into_cell, f, before in reversed(work.backward_steps[block]):
+        for d_z, d_o, d_from_cell, into_cell, f, d_h, d_before in reversed(
+            work.backward_steps[block]
+        ):
             d_c.addcmul_(d_h, into_cell)
             d_o.mul_(d_h)
             d_from_cell.mul_(d_c_for_all)  # (B, 3, H): i, f and c~
             d_c.mul_(f)
-            torch.addmm(before, d_z, U_T, out=d_h)
+            d_before.addmm_(d_z, U_T)
 
 
 class ThroughTime(torch.autograd.Function):
@@ -191,15 +194,17 @@ class ThroughTime(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         by_time, W, U = ctx.saved_tensors
         work, T, B = ctx.lease.work, d_output.shape[1], d_output.shape[0]
-        work.d_out[1 : T + 1] = d_output.transpose(0, 1)
-        d_h = d_h + work.d_out[T]
+        d_hidden = work.d_hidden[: T + 1]
+        d_hidden[0].zero_()  # no output stands before the first step
+        d_hidden[1:] = d_output.transpose(0, 1)
+        d_hidden[T] += d_h
         d_c = d_c.clone(memory_format=torch.contiguous_format)
         d_W, d_U, d_b = torch.zeros_like(W), torch.zeros_like(U), W.new_zeros(1, W.shape[1])
         d_X = torch.empty_like(by_time) if ctx.needs_input_grad[0] else None
         U_T = U.t().contiguous()
         for block in reversed(work.blocks(T)):
             flat = fill_brackets(work, block).flatten(0, 1)  # (K*B, 4H)
-            walk_back(work, block, d_h, d_c, U_T)
+            walk_back(work, block, d_c, U_T)
             rows = slice(block.start * B, block.stop * B)
             d_W.addmm_(by_time[rows].t(), flat)
             d_U.addmm_(work.hidden[block].flatten(0, 1).t(), flat)
@@ -208,7 +213,7 @@ class ThroughTime(torch.autograd.Function):
                 torch.mm(flat, W.t(), out=d_X[rows])
         if d_X is not None:
             d_X = d_X.view(T, B, -1).transpose(0, 1)
-        return d_X, d_h, d_c, d_W, d_U, d_b, None
+        return d_X, d_hidden[0].clone(), d_c, d_W, d_U, d_b, None
 
 
 class WorkspaceLSTMLayer(FusedLSTMLayer):
