@@ -34,7 +34,7 @@ def all_figures(measures: Measures) -> dict[str, Figure]:
 def ladder_figure(measures: Measures) -> Figure:
     """The ladder at every size, beside `nn.LSTM` as it is and kept to 256-bit vectors."""
     panels: dict[str, dict[str, Any]] = {}
-    kinds = {"ladder": "", "ladder_avx2": "\nnn.LSTM with 256-bit vectors, no C++"}
+    kinds = {"ladder": "", "ladder_avx2": "\nnn.LSTM: 256-bit vectors"}
     for key in sorted(measures, key=lambda key: key.startswith("ladder_avx2")):  # the plain first
         kind, _, rest = key.partition("/")
         shape, _, name = rest.partition("/")

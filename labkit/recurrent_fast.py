@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from labkit.recurrent import FusedLSTM, FusedLSTMLayer, LayerState
 
-BLOCK_BYTES = 512 * 1024  # of the gates of a block; their gradients and the states come to as much
+BLOCK_BYTES = 512 * 1024  # of a block's gates; with gradients and states it is about 3 times that
 
 
 class OneProductLSTMLayer(FusedLSTMLayer):

@@ -125,7 +125,7 @@ def test_a_long_workspace_needs_the_backward_pass_memory_of_one_block():
     lease = pool.lend(T, B, H, torch.zeros((), dtype=torch.float32))
     work = lease.work
     del lease
-    assert work.K == 512 * 1024 // (B * 4 * H * 4) == 8
+    assert work.K == 8
     assert pool.size() == 4 * B * H * ((4 + 1) * T + 3 * (T + 1) + (4 + 1) * work.K)
 
 

@@ -48,8 +48,8 @@ def measures() -> dict:
 def page(chapter_page):
     """A function that renders the report for given measures of this chapter, None for no record."""
 
-    def render(found: dict | None, profile: str = "cpu", claims=()) -> str:
-        settings = {"small_epochs": EPOCHS}
+    def render(found: dict | None, profile: str = "cpu", claims=(), **more) -> str:
+        settings = {"small_epochs": EPOCHS, **more}
         return chapter_page(CHAPTER, found, profile=profile, settings=settings, claims=claims)
 
     return render
@@ -263,6 +263,23 @@ def test_an_outcome_is_told_by_the_training_accuracy(page, last, verdict):
     line = row(section(page(found), "Study B, stochastic"), "plain SGD, rate 0.1 |")
     assert "| 50 %, never learns | 0.770, n = 1 | " + verdict in line
     assert f"training accuracy {last:.3f} after our {EPOCHS} epochs; too few seeds" in line
+
+
+@pytest.mark.parametrize("epochs, short", [(15, True), (20, False)])
+def test_an_outcome_that_comes_later_is_not_tested(page, epochs, short):
+    found = measures()
+    found[f"b/source/lstm_sgd/20/train_accuracy/{epochs}"] = summary(0.51)
+    text = section(page(found, small_epochs=epochs), "Study B, stochastic")
+    line = row(text, "halved every 20 epochs, 20 epochs")
+    assert ("too few to test what is published after 20; too few seeds" in line) == short
+
+
+@pytest.mark.parametrize("to, said", [(0, "padded inside the batch"), (592, "padded to 592 words")])
+def test_the_headings_of_study_b_say_how_large_ours_was(page, to, said):
+    sizes = {"small_hidden": 32, "glove_words": 2603, "small_pad_to": to}
+    heads = [line for line in page(measures(), **sizes).splitlines() if "# Study B, " in line]
+    end = f" (ours: 32 hidden units, {EPOCHS} epochs, vectors of 2,603 words, {said})"
+    assert [line.endswith(end) for line in heads] == [True, True]
 
 
 def test_linear_peers_are_compared_without_seeds(page):
