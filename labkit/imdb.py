@@ -115,6 +115,16 @@ MISTAKES: dict[str, Setting] = {
     "last_step": _sound({"pooling": "last_step"}, {}),
     "all": _WRONG,
 }
+
+
+def padded(names: Iterable[str], to: int) -> dict[str, Setting]:
+    """Some of `MISTAKES` on reviews padded to `to` words, as the source padded all of its own."""
+    return {
+        f"{name}, padded": (model, {**training, "pad_to": to})
+        for name, (model, training) in ((name, MISTAKES[name]) for name in names)
+    }
+
+
 # the source's other experiments, with its three mistakes
 SOURCE_B: dict[str, Setting] = {
     "dropout": _wrong({"dropout": 0.5}, {}),
@@ -210,7 +220,8 @@ def _cost(task: Mapping[str, Any]) -> float:
     """About how long a training takes, in no unit."""
     units = task["model.hidden_size"] * task["model.num_layers"] * (1 + task["model.bidirectional"])
     cell = {"rnn": 0.5, "gru": 1.3, "none": 0.1}.get(task["model.cell"], 1.0)
-    return units * cell * task["training.epochs"] * (task["num_train"] or 20_000)
+    steps = task["training.pad_to"] or 230  # the mean length of a real review
+    return units * cell * steps * task["training.epochs"] * (task["num_train"] or 20_000)
 
 
 def accuracies(

@@ -118,11 +118,15 @@ def _second_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
 def _glove_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
     glove = published["imdb_glove"]
     adam = glove["bilstm_adam"]
-    for epoch, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
-        yield _row(
-            f"Adam, test accuracy at epoch {epoch}", percent / 100, record,
-            f"b/mistake/all/curve_accuracy/{epoch}", higher_is_better=True, shown=f"{percent} %",
-        )  # fmt: skip
+    for note, own in _paddings(glove["max_len"], record):
+        for epoch, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
+            name = f"b/mistake/all{own}/curve_accuracy/{epoch}"
+            if own and name not in record["measures"]:
+                continue
+            yield _row(
+                f"Adam, test accuracy at epoch {epoch}{note}", percent / 100, record, name,
+                higher_is_better=True, shown=f"{percent} %",
+            )  # fmt: skip
     yield _row(
         "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"], record,
         "b/mistake/all/train_accuracy/31", higher_is_better=None,
@@ -142,12 +146,22 @@ def _glove_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
             f"L2 penalty λ = {lam:g}, test accuracy", percent / 100, record,
             f"b/source/l2/{lam:g}/held_out_accuracy", higher_is_better=True, shown=f"{percent} %",
         )  # fmt: skip
-    for label, name in (("with them, too", "all"), ("without them", "none")):
-        yield _row(
-            f"held-out slice, published with its three mistakes, ours {label}",
-            glove["held_out"]["bilstm_accuracy"], record, f"b/mistake/{name}/held_out_accuracy",
-            higher_is_better=True,
-        )  # fmt: skip
+    for note, own in _paddings(glove["max_len"], record):
+        for label, name in (("with them, too", "all"), ("without them", "none")):
+            found = f"b/mistake/{name}{own}/held_out_accuracy"
+            if own and found not in record["measures"]:
+                continue
+            yield _row(
+                f"held-out slice, published with its three mistakes, ours {label}{note}",
+                glove["held_out"]["bilstm_accuracy"], record, found, higher_is_better=True,
+            )  # fmt: skip
+
+
+def _paddings(to: int, record: Record) -> Iterator[tuple[str, str]]:
+    """What a row says of our padding, and how it ends the setting's name in the record."""
+    yield "", ""
+    if record and record["settings"].get("also_padded"):
+        yield f", ours padded to {to} words, too", ", padded"
 
 
 def _sgd_rows(glove: Mapping[str, Any], record: Record) -> Iterator[Row]:

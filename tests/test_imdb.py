@@ -110,6 +110,15 @@ def test_each_mistake_is_one_change_and_all_are_the_three():
     assert changes("all") == changes("softmax") | changes("carry") | changes("last_step")
 
 
+def test_padded_settings_change_the_padding_only():
+    found = imdb.padded(["none", "all"], 592)
+    assert list(found) == ["none, padded", "all, padded"]
+    for name, (model, training) in found.items():
+        plain = imdb.MISTAKES[name.removesuffix(", padded")]
+        assert (model, training) == (plain[0], {**plain[1], "pad_to": 592})
+    assert imdb.padded([], 592) == {}
+
+
 def test_variations_differ_from_the_handwritten_model_in_what_their_name_says():
     base = vars(ReviewSpec(**imdb.CORE["handwritten/mean"][0])) | vars(TrainSpec())
     expected = {

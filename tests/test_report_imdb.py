@@ -282,6 +282,17 @@ def test_the_headings_of_study_b_say_how_large_ours_was(page, to, said):
     assert [line.endswith(end) for line in heads] == [True, True]
 
 
+def test_settings_padded_as_the_report_did_stand_beside_the_others(page):
+    found = measures()
+    found["b/mistake/all, padded/curve_accuracy/5"] = summary(0.59)
+    found["b/mistake/all, padded/held_out_accuracy"] = summary(0.7)
+    text = section(page(found, also_padded=["all"]), "Study B, bidirectional")
+    padded = [line for line in text.splitlines() if "ours padded to 592 words, too" in line]
+    assert [line.split("|")[3].strip() for line in padded] == ["0.590, n = 1", "0.700, n = 1"]
+    assert all(report_rows.TOO_FEW in line for line in padded)
+    assert "padded to" not in section(page(found, also_padded=[]), "Study B, bidirectional")
+
+
 def test_linear_peers_are_compared_without_seeds(page):
     text = section(page(measures()), "Peers")
     assert "| 0.860 | ours worse | -0.028; logistic" in row(text, "logreg", "`binary`")
