@@ -52,7 +52,7 @@ def learning_curves(
     fig, axes = new_figure(
         "learning_curves",
         "Accuracy over the epochs, one panel for each setting: "
-        f"{', '.join(runs)}. Thin lines are seeds, for training, dev and a sample of the test "
+        f"{'; '.join(runs)}. Thin lines are seeds, for training, dev and a sample of the test "
         "reviews in three colours; a dashed black line with open circles is the published test "
         "curve, where there is one.",
         rows,
@@ -216,7 +216,7 @@ def small_curves(runs: Mapping[str, np.ndarray], published: Sequence[tuple[int, 
     fig, ax = new_figure(
         "small_study_curves",
         "Accuracy on the held-out reviews over the epochs, one colour for each of: "
-        f"{', '.join(runs)}. Thin lines are seeds, thick ones their means; the dotted line is one "
+        f"{'; '.join(runs)}. Thin lines are seeds, thick ones their means; the dotted line is one "
         "half" + ("; open circles are the published figures." if published else "."),
         figsize=(7.6, 3.8),
     )
