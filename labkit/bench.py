@@ -23,7 +23,12 @@ FOLDER = environment.RESULTS / "bench"
 LENGTHS = (10, 20, 35)
 REPLICAS = 20
 QUICK_CHAPTER = "01_lstm_operator"
-ISA = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # keeps nn.LSTM to vectors of 256 bits, as older processors do
+# the ladder's other settings: nn.LSTM kept to vectors of 256 bits, as older processors have them,
+# and the allocator as it comes, without what the lab tells it
+LADDERS: dict[str, dict[str, str | None]] = {
+    "ladder_avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "ladder_malloc": dict.fromkeys(environment.MALLOC),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ def _ladder_aims() -> list[Aim]:
     limits = {(8, 20, 32, 32): 1.3, (8, 35, 32, 32): 1.6, (64, 256, 64, 64): 1.0}
     for shape, limit in limits.items():
         key, size = _key(shape), ladder.size_text(shape)
-        aims.append(Aim(f"ladder/{key}/workspace_to_torch", limit, f"workspace / nn.LSTM, {size}"))
+        for kind, note in {"ladder": "", "ladder_malloc": ", plain malloc"}.items():
+            what = f"workspace / nn.LSTM, {size}{note}"
+            aims.append(Aim(f"{kind}/{key}/workspace_to_torch", limit, what))
         if shape[0] == 8:
             own = f"ladder/{key}/naive_to_workspace"
             aims.append(Aim(own, 7, f"eight products / workspace, {size}", least=True))
@@ -85,13 +92,14 @@ def _note_ratio(
 
 
 def measure_ladder(measures: dict[str, Any], small: bool) -> None:
-    """Every rung beside `nn.LSTM`, and once more with `nn.LSTM` kept to 256-bit vectors."""
+    """Every rung beside `nn.LSTM`, and again under each setting of `LADDERS`."""
     compiled = not recurrent_cpp.problem()
     for shape in bench_cases.SHAPES:
         rounds = (3 if small else 100) if shape[0] == 8 else (1 if small else 15)
-        plain = bench_cases.rungs_of_the_ladder(shape, rounds, compiled)
-        narrow = bench_cases.ladder_in_child(shape, rounds, ISA)
-        for kind, seconds in {"ladder": plain, "ladder_avx2": narrow}.items():
+        timed = {"ladder": bench_cases.rungs_of_the_ladder(shape, rounds, compiled)}
+        for kind, variables in LADDERS.items():
+            timed[kind] = bench_cases.ladder_in_child(shape, rounds, variables)
+        for kind, seconds in timed.items():
             prefix = f"{kind}/{_key(shape)}"
             for name, values in seconds.items():
                 _note(measures, f"{prefix}/{name}_seconds", values, "s")
@@ -267,7 +275,8 @@ def _page(record: Mapping[str, Any], figures: Mapping[str, str]) -> str:
 
 def table(measures: Mapping[str, Any]) -> str:
     """The aims that were measured, as lines of text."""
-    lines = [f"{'':46s} {'median':>8s}  {'95 % interval':18s} {'aim':>8s}"]
+    width = max(len(aim.what) for aim in AIMS)
+    lines = [f"{'':{width}s} {'median':>8s}  {'95 % interval':18s} {'aim':>8s}"]
     for aim in AIMS:
         if aim.measure in measures:
             found = measures[aim.measure]
@@ -276,13 +285,13 @@ def table(measures: Mapping[str, Any]) -> str:
             sign = "≥" if aim.least else "≤"
             verdict = "met" if aim.met(found["median"]) else "missed"
             lines.append(
-                f"{aim.what:46s} {found['median']:8.3g}  {interval:18s} "
+                f"{aim.what:{width}s} {found['median']:8.3g}  {interval:18s} "
                 f"{sign} {aim.limit:<6g} {verdict}"
             )
     if shift := measures.get("epoch/accuracy/grouped_minus_naive"):
         verdict = "contains 0" if shift["low"] <= 0 <= shift["high"] else "does not contain 0"
         lines.append(
-            f"{'test accuracy, lab minus naive (mean)':46s} {shift['mean']:+8.3f}  "
+            f"{'test accuracy, lab minus naive (mean)':{width}s} {shift['mean']:+8.3f}  "
             f"{shift['low']:+.3f} to {shift['high']:+.3f}   {verdict}"
         )
     return "\n".join(lines)

@@ -37,8 +37,10 @@ def rungs_of_the_ladder(shape: ladder.Shape, rounds: int, compiled: bool) -> Sec
     return ladder.time_layers(shape, rungs, rounds=rounds, warmup=3, passes=passes)[passes[0]]
 
 
-def ladder_in_child(shape: ladder.Shape, rounds: int, variables: Mapping[str, str]) -> Seconds:
-    """`rungs_of_the_ladder` without C++, in a process with more environment variables."""
+def ladder_in_child(
+    shape: ladder.Shape, rounds: int, variables: Mapping[str, str | None]
+) -> Seconds:
+    """`rungs_of_the_ladder` without C++, in a process with other environment variables."""
     return _in_child("rungs_of_the_ladder", [shape, rounds, False], variables)
 
 
@@ -260,9 +262,11 @@ def chapter_runs(chapter: str, rounds: int) -> Seconds:
 # processes
 
 
-def _in_child(name: str, arguments: list[Any], variables: Mapping[str, str]) -> Any:
+def _in_child(name: str, arguments: list[Any], variables: Mapping[str, str | None]) -> Any:
+    """What a function of this module returns in a process of its own; None unsets a variable."""
     command = [sys.executable, "-m", __name__, name, json.dumps(arguments)]
-    done = subprocess.run(command, env=os.environ | dict(variables), capture_output=True, text=True)
+    env = {k: v for k, v in (os.environ | dict(variables)).items() if v is not None}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"bench, {name}{tuple(arguments)}: {done.stderr.strip()[-400:]}")
     return json.loads(done.stdout.splitlines()[-1])

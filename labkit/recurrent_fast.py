@@ -64,7 +64,8 @@ class Workspace:
         self.d_hidden = like.new_empty(T + 1, B, H)
 
         # a view costs a microsecond, so those of the steps are made once
-        h, c = self.hidden.unbind(), self.cell.unbind()
+        self.h, self.c, self.d_h = self.hidden.unbind(), self.cell.unbind(), self.d_hidden.unbind()
+        h, c, d_h = self.h, self.c, self.d_h
         o, i, f, g = (gate.unbind() for gate in self.Z.chunk(4, dim=-1))
         z, squashed, sigmoids = (
             part.unbind() for part in (self.Z, self.squashed, self.Z[..., : 3 * H])
@@ -76,12 +77,34 @@ class Workspace:
         by_gate = self.d_Z.view(K, B, 4, H)
         in_block = self.d_Z, by_gate[:, :, 0], by_gate[:, :, 1:], self.into_cell
         views = list(zip(*(part.unbind() for part in in_block), strict=True))
-        d_h = self.d_hidden.unbind()
         self.backward_steps = [(*views[t % K], f[t], d_h[t + 1], d_h[t]) for t in range(T)]
+        self.made: dict[tuple[int, int], Block] = {}
 
-    def blocks(self, T: int) -> list[slice]:
+    def blocks(self, T: int) -> list[Block]:
         """The first T steps, cut into blocks of K; the last may be shorter."""
-        return [slice(first, min(first + self.K, T)) for first in range(0, T, self.K)]
+        ends = [(first, min(first + self.K, T)) for first in range(0, T, self.K)]
+        for first, stop in ends:
+            if (first, stop) not in self.made:
+                self.made[first, stop] = Block(self, first, stop)
+        return [self.made[pair] for pair in ends]
+
+
+class Block:
+    """The steps `first` to `stop` - 1 of a workspace, and views of what they do at once."""
+
+    def __init__(self, work: Workspace, first: int, stop: int) -> None:
+        steps, H = slice(first, stop), work.H
+        self.rows = slice(first * work.B, stop * work.B)
+        self.forward_steps = work.forward_steps[steps]
+        self.backward_steps = work.backward_steps[steps][::-1]
+        self.Z, self.d_Z = work.Z[steps], work.d_Z[: stop - first]
+        self.sigmoids, self.d_sigmoids = self.Z[..., : 3 * H], self.d_Z[..., : 3 * H]
+        self.o, self.i, _, self.g = self.Z.chunk(4, dim=-1)
+        self.d_o, self.d_i, self.d_f, self.d_g = self.d_Z.chunk(4, dim=-1)
+        self.squashed, self.into_cell = work.squashed[steps], work.into_cell[: stop - first]
+        self.h, self.h_before = work.hidden[1:][steps], work.hidden[steps].flatten(0, 1)
+        self.c_before = work.cell[steps]
+        self.flat, self.d_flat = self.Z.flatten(0, 1), self.d_Z.flatten(0, 1)
 
 
 class Workspaces:
@@ -116,10 +139,10 @@ class Lease:
         self._home.append(self.work)
 
 
-def walk_forward(work: Workspace, block: slice, U: Tensor) -> None:
+def walk_forward(block: Block, U: Tensor) -> None:
     """Fill a block's gates and states; its `Z` holds the input's part of the gates already."""
     with torch.inference_mode():  # a call that autograd need not look at is a little cheaper
-        for z, sigmoids, o, i, f, g, squashed, h, c, h_next, c_next in work.forward_steps[block]:
+        for z, sigmoids, o, i, f, g, squashed, h, c, h_next, c_next in block.forward_steps:
             z.addmm_(h, U)
             sigmoids.sigmoid_()
             g.tanh_()
@@ -128,40 +151,33 @@ def walk_forward(work: Workspace, block: slice, U: Tensor) -> None:
             torch.mul(o, squashed, out=h_next)
 
 
-def fill_brackets(work: Workspace, block: slice) -> Tensor:
-    """The factors of a block that no gradient enters, at once; returns its part of `d_Z`.
+def fill_brackets(block: Block) -> None:
+    """The factors of a block that no gradient enters, at once.
 
     With ⊙ left out they are tanh(c) o (1 - o), c~ i (1 - i), c_before f (1 - f) and i (1 - c~²) for
     the sums of the gates, in `d_Z`, and o (1 - tanh²(c)) for the cell state, in `into_cell`.
     """
-    H, Z, squashed, h = work.H, work.Z[block], work.squashed[block], work.hidden[1:][block]
-    d_Z, into_cell = work.d_Z[: len(Z)], work.into_cell[: len(Z)]
-    o, i, _, g = Z.chunk(4, dim=-1)
-    d_o, d_i, d_f, d_g = d_Z.chunk(4, dim=-1)
-
-    sigmoids = Z[..., : 3 * H]
-    torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1, out=d_Z[..., : 3 * H])  # s - s s
-    d_o.mul_(squashed)
-    d_i.mul_(g)
-    d_f.mul_(work.cell[block])
-    torch.mul(g, g, out=d_g)
-    torch.addcmul(i, i, d_g, value=-1, out=d_g)
-    torch.addcmul(o, h, squashed, value=-1, out=into_cell)  # o tanh²(c) is h tanh(c)
-    return d_Z
+    sigmoids, i, g, squashed = block.sigmoids, block.i, block.g, block.squashed
+    torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1, out=block.d_sigmoids)  # s - s s
+    block.d_o.mul_(squashed)
+    block.d_i.mul_(g)
+    block.d_f.mul_(block.c_before)
+    torch.mul(g, g, out=block.d_g)
+    torch.addcmul(i, i, block.d_g, value=-1, out=block.d_g)
+    # o tanh²(c) is h tanh(c)
+    torch.addcmul(block.o, block.h, squashed, value=-1, out=block.into_cell)
 
 
-def walk_back(work: Workspace, block: slice, d_c: Tensor, U_T: Tensor) -> None:
-    """Walk back over a block; the brackets in `work.d_Z` become the gradients of the gates' sums.
+def walk_back(block: Block, d_c: Tensor, U_T: Tensor) -> None:
+    """Walk back over a block; the brackets in its `d_Z` become the gradients of the gates' sums.
 
-    `d_hidden` holds what reaches each output, and complete for the block's last state; it becomes
-    complete for the state before the block. `d_c` (B, H) is of the last cell state, and in place
-    becomes that of the one before. `U_T` (4H, H).
+    Its steps' `d_h` hold what reaches each output, and complete for the last state; they become
+    complete down to the state before the block. `d_c` (B, H) is of the last cell state, and in
+    place becomes that of the one before. `U_T` (4H, H).
     """
     d_c_for_all = d_c.unsqueeze(1)  # (B, 1, H)
     with torch.inference_mode():
-        for d_z, d_o, d_from_cell, into_cell, f, d_h, d_before in reversed(
-            work.backward_steps[block]
-        ):
+        for d_z, d_o, d_from_cell, into_cell, f, d_h, d_before in block.backward_steps:
             d_c.addcmul_(d_h, into_cell)
             d_o.mul_(d_h)
             d_from_cell.mul_(d_c_for_all)  # (B, 3, H): i, f and c~
@@ -180,40 +196,39 @@ class ThroughTime(torch.autograd.Function):
         by_time = X.transpose(0, 1).reshape(T * B, -1)  # (T*B, I)
         ctx.lease = pool.lend(T, B, H, X)
         work = ctx.lease.work
-        work.hidden[0], work.cell[0] = h, c
+        work.h[0].copy_(h)
+        work.c[0].copy_(c)
         for block in work.blocks(T):
-            rows = slice(block.start * B, block.stop * B)
-            torch.addmm(b, by_time[rows], W, out=work.Z[block].flatten(0, 1))
-            walk_forward(work, block, U)
+            torch.addmm(b, by_time[block.rows], W, out=block.flat)
+            walk_forward(block, U)
         ctx.save_for_backward(by_time, W, U)
         output = work.hidden[1 : T + 1].transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        return output, work.hidden[T].clone(), work.cell[T].clone()
+        return output, work.h[T].clone(), work.c[T].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         by_time, W, U = ctx.saved_tensors
         work, T, B = ctx.lease.work, d_output.shape[1], d_output.shape[0]
-        d_hidden = work.d_hidden[: T + 1]
-        d_hidden[0].zero_()  # no output stands before the first step
-        d_hidden[1:] = d_output.transpose(0, 1)
-        d_hidden[T] += d_h
+        work.d_h[0].zero_()  # no output stands before the first step
+        work.d_hidden[1 : T + 1].copy_(d_output.transpose(0, 1))
+        work.d_h[T].add_(d_h)
         d_c = d_c.clone(memory_format=torch.contiguous_format)
-        d_W, d_U, d_b = torch.zeros_like(W), torch.zeros_like(U), W.new_zeros(1, W.shape[1])
+        d_W, d_U, d_b = torch.empty_like(W), torch.empty_like(U), W.new_zeros(1, W.shape[1])
         d_X = torch.empty_like(by_time) if ctx.needs_input_grad[0] else None
         U_T = U.t().contiguous()
-        for block in reversed(work.blocks(T)):
-            flat = fill_brackets(work, block).flatten(0, 1)  # (K*B, 4H)
-            walk_back(work, block, d_c, U_T)
-            rows = slice(block.start * B, block.stop * B)
-            d_W.addmm_(by_time[rows].t(), flat)
-            d_U.addmm_(work.hidden[block].flatten(0, 1).t(), flat)
-            d_b += flat.sum(0)
+        for n, block in enumerate(reversed(work.blocks(T))):
+            fill_brackets(block)
+            walk_back(block, d_c, U_T)
+            d_gates = block.d_flat  # (K*B, 4H)
+            d_W.addmm_(by_time[block.rows].t(), d_gates, beta=min(n, 1))  # 0: nothing to add to yet
+            d_U.addmm_(block.h_before.t(), d_gates, beta=min(n, 1))
+            d_b += d_gates.sum(0)
             if d_X is not None:
-                torch.mm(flat, W.t(), out=d_X[rows])
+                torch.mm(d_gates, W.t(), out=d_X[block.rows])
         if d_X is not None:
             d_X = d_X.view(T, B, -1).transpose(0, 1)
-        return d_X, d_hidden[0].clone(), d_c, d_W, d_U, d_b, None
+        return d_X, work.d_h[0].clone(), d_c, d_W, d_U, d_b, None
 
 
 class WorkspaceLSTMLayer(FusedLSTMLayer):

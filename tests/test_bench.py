@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from labkit import bench, bench_cases, figures, figures_bench
+from labkit import bench, bench_cases, environment, figures, figures_bench
 from labkit.__main__ import main
 from labkit.summary import summarise
 
@@ -101,7 +102,8 @@ def test_the_figures_show_what_was_measured(quick_cases, monkeypatch, tmp_path):
         assert len(fig.labkit_alt) > 80
         assert figures.png_bytes(fig)
     titles = [ax.get_title() for ax in made["ladder"].axes]
-    assert len(titles) == 6
+    assert len(titles) == 9
+    assert sum("plain malloc" in title for title in titles) == 3
     assert sum("256-bit" in title for title in titles) == 3
     texts = [text.get_text() for text in made["epoch"].axes[0].texts]
     assert texts == ["105 s (10.0 ×)", "30 s (2.9 ×)", "10 s"]
@@ -147,10 +149,28 @@ def test_a_trial_of_the_real_measurements(monkeypatch, tmp_path):
     for name in ("ladder", "replicas"):
         bench.SECTIONS[name](measures, True)
     assert measures["ladder/2x3x4x4/naive_to_workspace"]["median"] > 0
-    assert measures["ladder_avx2/2x3x4x4/naive_to_torch"]["median"] > 0
+    for kind in bench.LADDERS:
+        assert measures[f"{kind}/2x3x4x4/naive_to_torch"]["median"] > 0
     found = measures["replicas/3/ensemble_seconds"]["median"]
     assert 0 < found < measures["replicas/3/naive_seconds"]["median"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ladder_of_plain_malloc_has_none_of_the_settings(monkeypatch):
+    for name in environment.MALLOC:
+        monkeypatch.setenv(name, "1")
+    started = []
+
+    def run(command, *, env, **_):
+        started.append(env)
+        return SimpleNamespace(returncode=0, stdout="{}", stderr="")
+
+    monkeypatch.setattr(bench_cases.subprocess, "run", run)
+    for kind in ("ladder_avx2", "ladder_malloc"):
+        bench_cases.ladder_in_child((2, 3, 4, 4), 1, bench.LADDERS[kind])
+    kept = [{name: env.get(name) for name in environment.MALLOC} for env in started]
+    assert kept == [dict.fromkeys(environment.MALLOC, "1"), dict.fromkeys(environment.MALLOC)]
+    assert [env.get("ONEDNN_MAX_CPU_ISA") for env in started] == ["AVX2", None]
 
 
 def test_memory_and_time_of_a_fresh_process_are_its_own():
@@ -192,7 +212,6 @@ def test_a_process_that_fails_is_reported():
 
 
 def test_the_command_line_hands_sections_on(monkeypatch, capsys):
-    from labkit import environment
 
     for name, value in environment.kernel_environment(1).items():
         monkeypatch.setenv(name, value)
@@ -202,7 +221,7 @@ def test_the_command_line_hands_sections_on(monkeypatch, capsys):
 
 
 def test_the_command_line_starts_anew_for_the_allocator(monkeypatch):
-    from labkit import __main__, environment
+    from labkit import __main__
 
     monkeypatch.delenv("MALLOC_TOP_PAD_", raising=False)
     calls = []
