@@ -50,8 +50,8 @@ HOW_TO_READ = """\
   source differed from us by nothing but its seed, its number would still fall outside with
   probability 2/(n + 1): {outside}. With {rows} rows, some land outside by chance alone.
 - *inside* does not mean close: read the rank. **inside our runs** says the same of timed runs.
-  **reproduced** means equal as printed; **mistake reproduced**, that the source's error was made
-  again on purpose.
+  **reproduced** means equal as printed (*by 18 of 20*: by so many seeds); **mistake reproduced**,
+  that the source's error was made again on purpose.
 - **ours better**, **ours worse**: the published number lies outside that range, on the side that
   the words tell; **outside our seeds**: the same for a number of which neither more nor less is
   better. The reason says how it ranks among our seeds.
@@ -59,7 +59,8 @@ HOW_TO_READ = """\
   published number lies where one more seed of ours is expected to, the 95 % range of Student's
   prediction; else **ours better**, **ours worse** or **not as one more seed**. Their intervals are
   Student's. Of three seeds that lie apart such a range is wide, and may reach beyond what is
-  possible; then it says little. One or two seeds give **too few seeds for a verdict**.
+  possible; then it says little. One or two seeds give **too few seeds for a verdict** (of timed
+  runs: **too few runs**).
 - **learned**, **did not learn**: chapter 04 says by what training accuracy. **no result yet**: the
   reason names the command that makes it.
 - **another model**: the published number is of bert-base, ours of a smaller model that stands in

@@ -78,7 +78,7 @@ def test_the_whole_bench_writes_a_record_a_table_and_figures(
     lines = table.splitlines()
     assert len(lines) == 2 + len(bench.AIMS)
     assert lines[-1].endswith("contains 0")
-    (sweep,) = [line for line in lines if "whole published" in line]
+    (sweep,) = [line for line in lines if "digit-sum sweep" in line]
     assert sweep.split()[-4:] == ["0.5", "≤", "16", "met"]
     (overhead,) = [line for line in lines if "papermill" in line]
     assert "0.1 " in overhead
@@ -212,7 +212,6 @@ def test_a_process_that_fails_is_reported():
 
 
 def test_the_command_line_hands_sections_on(monkeypatch, capsys):
-
     for name, value in environment.kernel_environment(1).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(bench, "run", lambda sections, small: f"{sections} {small}")
