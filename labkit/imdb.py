@@ -7,13 +7,16 @@ pretrained word vectors. Every setting is a name with what it changes of `Review
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from labkit import review_tasks, sweep
+from labkit.review_speed import HUGE_PAGES
 from labkit.review_training import accuracy
 from labkit.reviews import Corpus
 from labkit.summary import summarise
@@ -203,12 +206,27 @@ def train(tasks: Sequence[Mapping[str, Any]], name: str) -> Runs:
     """Train what is not kept yet; the results by setting and seed, in the tasks' order."""
     # the dearest first, so that no process is left with a long training at the end
     queue = sorted(tasks, key=_cost, reverse=True)
-    found = sweep.run_tasks(queue, review_tasks.train_task, name=name, modules=review_tasks.MODULES)
+    with _huge_pages():
+        found = sweep.run_tasks(
+            queue, review_tasks.train_task, name=name, modules=review_tasks.MODULES
+        )
     by_label = dict(zip([task["label"] for task in queue], found, strict=True))
     runs: Runs = {}
     for task in tasks:
         runs.setdefault(setting_of(task), {})[task["seed"]] = by_label[task["label"]]
     return runs
+
+
+@contextlib.contextmanager
+def _huge_pages() -> Iterator[None]:
+    """Processes started meanwhile take large pages of memory, unless glibc was told otherwise."""
+    mine = {name: value for name, value in HUGE_PAGES.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name in mine:
+            del os.environ[name]
 
 
 def setting_of(task: Mapping[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 
 import numpy as np
 import pytest
 import torch
 
-from labkit import environment, imdb, report_imdb, review_tasks, sweep
+from labkit import environment, imdb, report_imdb, review_speed, review_tasks, sweep
 from labkit.review_classifier import ReviewSpec
 from labkit.review_training import TrainSpec
 from labkit.reviews import Corpus
@@ -275,3 +276,18 @@ def test_kernels_keep_freed_memory_whatever_their_threads():
     sizes = {name: int(value) for name, value in environment.MALLOC.items()}
     assert sizes["MALLOC_MMAP_THRESHOLD_"] <= 32 * 2**20  # glibc ignores a larger one
     assert all(size > 2**20 for size in sizes.values())
+
+
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=1"])
+def test_trainings_start_with_huge_pages_unless_glibc_was_told_otherwise(monkeypatch, given):
+    (name,) = review_speed.HUGE_PAGES
+    monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(name, given)
+    seen = []
+    monkeypatch.setattr(
+        imdb.sweep, "run_tasks", lambda *_, **__: seen.append(os.environ.get(name)) or []
+    )
+    imdb.train([], "nothing")
+    assert seen == [given or review_speed.HUGE_PAGES[name]]
+    assert os.environ.get(name) == given

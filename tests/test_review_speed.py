@@ -52,13 +52,15 @@ def test_only_the_labs_way_has_the_allocator_settings(monkeypatch):
             pass
 
     monkeypatch.setattr(review_speed.subprocess, "Popen", Process)
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")  # as the kernel of a notebook has it
+    for name in review_speed.ALLOCATOR:
+        monkeypatch.setenv(name, "1")  # as the kernel of a notebook may have it
     for way in review_speed.WAYS:
         with review_speed._started(way, {}):
             pass
-    found = [{k: env.get(k) for k in environment.MALLOC} for env in started]
-    nothing = dict.fromkeys(environment.MALLOC)
-    assert found == [nothing, nothing, environment.MALLOC]
+    found = [{k: env.get(k) for k in review_speed.ALLOCATOR} for env in started]
+    nothing = dict.fromkeys(review_speed.ALLOCATOR)
+    assert found == [nothing, nothing, review_speed.ALLOCATOR]
+    assert environment.MALLOC.items() < review_speed.ALLOCATOR.items()
 
 
 @pytest.fixture
