@@ -168,6 +168,7 @@ def test_a_ladder_of_plain_malloc_has_none_of_the_settings(monkeypatch):
     monkeypatch.setattr(bench_cases.subprocess, "run", run)
     for kind in ("ladder_avx2", "ladder_malloc"):
         bench_cases.ladder_in_child((2, 3, 4, 4), 1, bench.LADDERS[kind])
+    assert all(isinstance(value, str) for env in started for value in env.values())
     kept = [{name: env.get(name) for name in environment.MALLOC} for env in started]
     assert kept == [dict.fromkeys(environment.MALLOC, "1"), dict.fromkeys(environment.MALLOC)]
     assert [env.get("ONEDNN_MAX_CPU_ISA") for env in started] == ["AVX2", None]
