@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--test", choices=["held_out", "all", "none"], default="held_out")
     add("--seed", type=int, default=0)
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="of the matrix products (what the device is fastest at)",
+    )
 
     model = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
     add = model.add_argument
@@ -82,11 +88,13 @@ def _run(options: dict) -> None:
     from accelerate import Accelerator
 
     from labkit import bert_tasks, digests, environment, pretrained
-    from labkit.bert_classifier import BertSpec
+    from labkit.bert_classifier import BertSpec, fastest_precision
     from labkit.bert_training import BertTrainSpec
 
     device = environment.prepare(options["seed"], options["device"])
     accelerator = Accelerator(cpu=device.type == "cpu")
+    if options["precision"] == "auto":
+        options["precision"] = fastest_precision(device)
     model, training = (
         {name: options[name] for name in kind.__dataclass_fields__ if name in options}
         for kind in (BertSpec, BertTrainSpec)

@@ -21,7 +21,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from labkit import bert_reviews, digests, environment, pretrained, review_tasks
-from labkit.bert_classifier import POOLINGS, BertClassifier, BertSpec, parameter_counts, pool
+from labkit.bert_classifier import (
+    POOLINGS,
+    PRECISIONS,
+    BertClassifier,
+    BertSpec,
+    mixed,
+    parameter_counts,
+    pool,
+)
 from labkit.bert_reviews import Encoded
 from labkit.bert_training import EVALUATION_BATCH, BertTrainSpec, Trainer
 from labkit.model_folder import ALIASES, KNOWN
@@ -229,6 +237,7 @@ def features_task(
     share: int = 0,
     shares: int = 1,
     device: str = "cpu",
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Describe the pooled vectors of all reviews that trainings with these seeds read.
 
@@ -236,6 +245,7 @@ def features_task(
     `training_task`. With `shares` above 1 the task is one of so many, from `share` 0 on.
     """
     _check("test", test, TESTS)
+    _check("precision", precision, PRECISIONS)
     if not 0 <= share < shares:
         raise ValueError(f"share must be in 0..{shares - 1}, got {share}")
     return {
@@ -249,6 +259,7 @@ def features_task(
         "share": share,
         "shares": shares,
         "device": device,
+        "precision": precision,
     }
 
 
@@ -271,7 +282,7 @@ def feature_task(
     batches = torch.arange(len(index)).split(EVALUATION_BATCH)
     for number, batch in enumerate(batches):
         X, mask = (t.to(device) for t in bert_reviews.pad(encoded, index[batch], task["max_len"]))
-        with torch.no_grad():
+        with torch.no_grad(), mixed(device, task["precision"]):
             hidden = encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)
         for name, vectors in found.items():
             vectors[batch] = pool(hidden, mask, name).cpu()

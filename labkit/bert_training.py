@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit import bert_reviews, digests, reviews
-from labkit.bert_classifier import BertClassifier
+from labkit.bert_classifier import PRECISIONS, BertClassifier, mixed
 from labkit.bert_reviews import Encoded
 from labkit.review_training import accuracy
 
@@ -43,7 +43,8 @@ class BertTrainSpec:
     ("constant"), or are halved every `halve_every` epochs ("halve"). `weight_decay` acts on
     matrices, not on biases and LayerNorm. `clip`: the L2 norm that all gradients together are
     scaled down to, 0 for no clipping. `max_len`: the limit to a review's pieces; `fixed` pads
-    every batch to it, as a source did, and not to the longest of its reviews.
+    every batch to it, as a source did, and not to the longest of its reviews. `precision`: of the
+    matrix products, in training and testing; weights and optimiser are always float32.
     """
 
     epochs: int = 3
@@ -57,13 +58,14 @@ class BertTrainSpec:
     clip: float = 1.0
     max_len: int = 128
     fixed: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"BertTrainSpec.schedule must be one of {', '.join(SCHEDULES)}; "
-                f"got {self.schedule!r}"
-            )
+        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(
+                    f"BertTrainSpec.{name} must be one of {', '.join(choices)}; got {value!r}"
+                )
         for name in ("epochs", "batch_size", "halve_every", "max_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"BertTrainSpec.{name} must be at least 1")
@@ -216,7 +218,7 @@ class Trainer:
     def _step(self, index: Tensor) -> Tensor:
         """One step of the optimiser; the sum of the batch's losses, and its hits."""
         X, mask, y = self._batch(index)
-        with self._autocast():
+        with mixed(self.device, self.spec.precision):
             logits = self._net(X, mask)  # (B, C)
         loss = F.cross_entropy(logits.float(), y, reduction="sum")
 
@@ -244,11 +246,6 @@ class Trainer:
         X, mask = bert_reviews.pad(self.encoded, index, self.spec.max_len if fixed else None)
         return X.to(self.device), mask.to(self.device)
 
-    def _autocast(self) -> torch.autocast:
-        """Matrix products in bfloat16 on a GPU, in float32 elsewhere."""
-        kind = self.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
-
     def _sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
         return self.accelerator.reduce(values, "sum") if self.accelerator else values
@@ -261,7 +258,7 @@ class Trainer:
         batches = list(reviews.in_order(self.encoded.length[index], EVALUATION_BATCH))
         for batch in batches[self.rank :: self.processes]:
             X, mask = self._pad(index[batch])
-            with self._autocast():
+            with mixed(self.device, self.spec.precision):
                 classes = self.model(X, mask).float().softmax(1)
             found[batch.to(self.device)] = classes[:, classes.shape[1] // 2 :].sum(1)
         return self._sum(found).cpu()

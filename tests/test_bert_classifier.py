@@ -6,7 +6,15 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from labkit.bert_classifier import POOLINGS, BertClassifier, BertSpec, parameter_counts, pool
+from labkit.bert_classifier import (
+    POOLINGS,
+    BertClassifier,
+    BertSpec,
+    fastest_precision,
+    mixed,
+    parameter_counts,
+    pool,
+)
 
 H, V = 16, 30
 
@@ -124,3 +132,53 @@ def test_bad_settings_are_refused(options, message):
 def test_settings_from_a_file_are_those_of_the_code():
     assert BertSpec(head_sizes=[4, 3]) == BertSpec(head_sizes=(4, 3))
     assert hash(BertSpec(head_sizes=[4])) == hash(BertSpec(head_sizes=(4,)))
+
+
+@pytest.mark.parametrize(
+    "units, expected",
+    [
+        ({}, "float32"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+    ],
+)
+def test_a_processor_takes_the_precision_that_it_has_units_for(units, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert fastest_precision(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("able, expected", [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_that_only_imitates_bfloat16_takes_float32(able, expected, monkeypatch):
+    asked = []
+
+    def is_supported(**given):
+        asked.append(given)
+        return able
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert fastest_precision(torch.device("cuda")) == expected
+    assert asked == [{"including_emulation": False}]
+
+
+def test_products_are_rounded_and_what_is_added_up_is_not():
+    """In bfloat16 the linear layers answer in 16 bits; LayerNorm and pooling stay with 32."""
+    model = classifier().eval()
+    kinds = {}
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.LayerNorm):
+            keep = kinds.setdefault(type(layer).__name__, set())
+            layer.register_forward_hook(lambda _, __, out, keep=keep: keep.add(out.dtype))
+    with torch.no_grad():
+        exact = model(*batch(8))
+        assert kinds == {"Linear": {torch.float32}, "LayerNorm": {torch.float32}}
+        with mixed(torch.device("cpu"), "bfloat16"):
+            rounded = model(*batch(8))
+    assert kinds == {"Linear": {torch.float32, torch.bfloat16}, "LayerNorm": {torch.float32}}
+    assert 0 < (rounded.float() - exact).abs().max() < 0.02
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16; got 'int8'"):
+        mixed(torch.device("cpu"), "int8")

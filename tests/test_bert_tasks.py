@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from labkit import (
+    bert_classifier,
     bert_launch,
     bert_reviews,
     bert_tasks,
@@ -322,6 +323,19 @@ def test_features_are_what_the_frozen_encoder_gives(found):
         bert_tasks.features_of(shares[:1], "cls", torch.cat([chosen[:1], torch.tensor([119])]))
 
 
+def test_features_with_rounded_products_are_almost_the_same(found):
+    common = {"corpus": "generated", "found": found, "max_len": 12, "num_train": 20, "num_dev": 6}
+    exact, rounded = (
+        bert_tasks.feature_task(bert_tasks.features_task(**common, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    for pooling in POOLINGS:
+        assert exact[pooling].dtype == rounded[pooling].dtype == np.float32
+        assert 0 < np.abs(exact[pooling] - rounded[pooling]).max() < 0.1
+    with pytest.raises(ValueError, match="precision must be one of 'float32', 'bfloat16'"):
+        bert_tasks.features_task(**common, precision="half")
+
+
 def test_a_linear_probe_chooses_by_dev_and_reads_standardised_features():
     generator = np.random.default_rng(0)
     labels = {name: torch.arange(200) % 2 for name in ("train", "dev", "test")}
@@ -359,7 +373,8 @@ pretrained.find = lambda *a, **k: Pretrained("toy", "", root / "model", "0" * 64
 sys.exit(bert_launch.main(sys.argv[2:]))
 """
 SETTINGS = ["--corpus", "generated", "--num-train", "42", "--epochs", "2", "--batch-size", "8",
-            "--lr", "1e-3", "--max-len", "12", "--dropout", "0", "--device", "cpu"]  # fmt: skip
+            "--lr", "1e-3", "--max-len", "12", "--dropout", "0", "--device", "cpu",
+            "--precision", "float32"]  # fmt: skip
 
 
 def launched(root: Path, output: str, processes: int) -> dict:
@@ -418,9 +433,9 @@ def unprepared(monkeypatch):
     monkeypatch.setattr(environment, "prepare", lambda seed, device: torch.device("cpu"))
 
 
-def test_flags_become_settings_and_the_rest_keeps_its_default(
-    found, unprepared, monkeypatch, tmp_path
-):
+@pytest.fixture
+def told(found, unprepared, monkeypatch):
+    """What a launch tells the training, which does not take place."""
     told = {}
 
     def run(task, device, **options):
@@ -428,6 +443,10 @@ def test_flags_become_settings_and_the_rest_keeps_its_default(
         return {"best_epoch": torch.tensor(1), "dev_accuracy": torch.ones(1)}
 
     monkeypatch.setattr(bert_tasks, "run_training", run)
+    return told
+
+
+def test_flags_become_settings_and_the_rest_keeps_its_default(told, tmp_path):
     output = tmp_path / "out"
     flags = ["--head-sizes", "7", "5", "--frozen", "--schedule", "halve", "--model", "toy"]
     flags += ["--revision", REVISION, "--output", str(output)]
@@ -437,6 +456,16 @@ def test_flags_become_settings_and_the_rest_keeps_its_default(
     assert training == BertTrainSpec(epochs=2, batch_size=8, lr=1e-3, max_len=12, schedule="halve")
     assert (told["num_train"], told["keep"]) == (42, output)
     assert json.loads((output / bert_launch.HISTORY).read_bytes())["history"]["best_epoch"] == 1
+
+
+@pytest.mark.parametrize("fastest", ["float32", "bfloat16"])
+def test_the_launch_takes_the_precision_that_the_device_is_fastest_at(
+    fastest, told, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(bert_classifier, "fastest_precision", lambda device: fastest)
+    flags = ["--model", "toy", "--revision", REVISION, "--output", str(tmp_path)]
+    assert bert_launch.main([*SETTINGS, *flags, "--precision", "auto"]) == 0
+    assert told["training.precision"] == fastest
 
 
 def test_the_launch_says_what_is_wrong(found, unprepared, tmp_path, capsys):

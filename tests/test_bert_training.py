@@ -226,6 +226,26 @@ def test_a_word_that_decides_is_learned_and_the_best_epoch_is_kept():
     assert all(history[name].shape == (10,) for name in names)
 
 
+def test_rounded_products_learn_the_same():
+    """Training and scores in bfloat16 differ a little from those in float32, and learn as well."""
+    exact, rounded = (
+        trainer(dropout=0.0, precision=precision, epochs=12)
+        for precision in ("float32", "bfloat16")
+    )
+    histories = [given.fit(TRAIN, DEV, 0) for given in (exact, rounded)]
+    losses = [history["train_loss"] for history in histories]
+    assert not torch.equal(*losses)
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0.03)
+    assert losses[1][-1] < losses[1][0] - 0.1
+    assert all(p.dtype == torch.float32 for p in rounded.model.parameters())
+    states = rounded.optimiser.state_dict()["state"].values()
+    assert all(value.dtype == torch.float32 for state in states for value in state.values())
+    p = rounded.probabilities(DEV)
+    with torch.no_grad():
+        rounded.spec = BertTrainSpec(max_len=12)
+        assert 0 < (rounded.probabilities(DEV) - p).abs().max() < 0.05
+
+
 def test_a_frozen_encoder_does_not_move():
     given = trainer({"frozen": True}, epochs=1)
     before = weights(given)
@@ -373,6 +393,7 @@ def test_a_state_is_kept_when_the_time_has_come(monkeypatch, tmp_path):
     "options, message",
     [
         ({"schedule": "cosine"}, r"BertTrainSpec\.schedule must be one of .*got 'cosine'"),
+        ({"precision": "half"}, r"BertTrainSpec\.precision must be one of .*got 'half'"),
         ({"epochs": 0}, r"BertTrainSpec\.epochs must be at least 1"),
         ({"lr": -1.0}, r"BertTrainSpec\.lr must not be negative"),
         ({"warmup": 1.0}, r"BertTrainSpec\.warmup must be at least 0 and below 1, got 1"),
