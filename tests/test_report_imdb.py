@@ -150,6 +150,7 @@ def test_headings_say_what_was_assumed(page):
     assert "ours `handwritten/mse` (squared error assumed)" in text
     assert "ours `handwritten/adamax` (learning rate 0.002 assumed)" in text
     assert "ours `handwritten/bce_on_sigmoid` (a second sigmoid inferred" in text
+    assert "ours `handwritten/bce`\n" in text
 
 
 def test_the_setting_names_the_sources_numbers(page):
