@@ -40,6 +40,15 @@ run_options := --profile '$(PROFILE)' $(if $(THREADS),--threads '$(THREADS)') \
 nbval_options := --nbval-lax --nbval-current-env --nbval-cell-timeout 120 \
   --nbval-sanitize-with tests/nbval_sanitize.cfg
 
+# A slip of the finger is answered here, before anything is set up or written.
+ifneq ($(filter reproduce run notebooks,$(MAKECMDGOALS)),)
+$(if $(filter quick cpu full auto,$(PROFILE)),,\
+  $(error PROFILE=$(PROFILE) is not known; choose quick, cpu, full or auto))
+$(foreach name,$(notdir $(CHAPTERS:.ipynb=)),$(if $(wildcard notebooks/$(name).ipynb \
+  notebooks/$(name)_*.ipynb notebooks/0$(name)_*.ipynb),,\
+  $(error CHAPTERS=$(name) is not known; there are $(basename $(notdir $(wildcard notebooks/*.ipynb))))))
+endif
+
 # What comes next, said by the target that was asked for and not by those within it.
 ifdef QUIET
 next = @:
@@ -66,6 +75,9 @@ help:  ## List the targets and the settings
 	  'PYTHON=' 'the Python that .venv is made with; 3.11 is tested'
 	@printf '\nTo begin: make reproduce PROFILE=quick, then make lab\n'
 
+.DEFAULT:
+	@echo 'There is no target "$@"; make alone lists them'; exit 2
+
 setup:  ## Install the lab into the active conda environment, else into .venv
 	@$(PYTHON) labkit/install.py $(setup_options)
 
@@ -74,7 +86,8 @@ lab: setup  ## Open the chapters in JupyterLab
 
 reproduce: setup  ## Run the chapters whose results are missing or stale, report, verify
 	@$(MAKE) --no-print-directory --keep-going QUIET=1 run report verify
-	$(next) 'Read results/REPORT.md; open the chapters with: make lab'
+	$(next) '$(if $(filter quick,$(PROFILE)),This run is not in results/REPORT.md; that \
+	tells of cpu and full. Open,Read results/REPORT.md; open) the chapters with: make lab'
 
 run: setup  ## Run chapters only
 	@$(LABKIT) run $(CHAPTERS) $(run_options)

@@ -38,28 +38,30 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_runs(commands)
 
-    verify = commands.add_parser("verify", help="check that the published results are as written")
+    verify = _add(commands, "verify", "check that the published results are as written")
     verify.add_argument("--strict", action="store_true", help="stale results are errors too")
     verify.set_defaults(command=_verify)
 
-    report = commands.add_parser("report", help="write results/REPORT.md from the records")
+    report = _add(commands, "report", "write results/REPORT.md from the records")
     report.set_defaults(command=_report)
 
-    compare = commands.add_parser("compare", help="compare two records or two folders of them")
+    compare = _add(commands, "compare", "compare two records or two folders of them")
     compare.add_argument("a", metavar="A", help="a record file, or a folder of records")
-    compare.add_argument("b", metavar="B")
+    compare.add_argument("b", metavar="B", help="the other file or folder")
     compare.add_argument("--identical", action="store_true", help="no tolerance: bit for bit")
     compare.set_defaults(command=_compare)
 
-    notebooks = commands.add_parser("notebooks", help="refresh the outputs stored in the notebooks")
-    notebooks.add_argument("chapters", nargs="*", metavar="CHAPTER")
+    notebooks = _add(commands, "notebooks", "refresh the outputs stored in the notebooks")
+    notebooks.add_argument("chapters", nargs="*", metavar="CHAPTER", help="as of run; else all")
     notebooks.set_defaults(command=_notebooks)
 
-    lab = commands.add_parser("lab", help="open JupyterLab; passes other options on")
-    lab.add_argument("--threads", type=_positive, default=1)
+    lab = _add(
+        commands, "lab", "open JupyterLab; other options, such as --no-browser, are JupyterLab's"
+    )
+    lab.add_argument("--threads", type=_positive, default=1, help="threads of each process (1)")
     lab.set_defaults(command=_lab)
 
-    data = commands.add_parser("data", help="fetch and verify the data sets that are downloaded")
+    data = _add(commands, "data", "fetch and verify the data sets that are downloaded")
     data.add_argument(
         "names", nargs="*", metavar="NAME",
         help="imdb, glove, minilm or bert-base; else all but bert-base",
@@ -67,19 +69,22 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--check", action="store_true", help="fetch nothing, hash what is there")
     data.set_defaults(command=_data)
 
-    bench = commands.add_parser("bench", help="measure how fast the lab is, about 20 minutes")
-    bench.add_argument("sections", nargs="*", metavar="SECTION", help="such as ladder; else all")
+    bench = _add(commands, "bench", "measure how fast the lab is, about 20 minutes")
+    bench.add_argument(
+        "sections", nargs="*", metavar="SECTION",
+        help="ladder, replicas, epoch, growth, start or sweep; else all",
+    )  # fmt: skip
     bench.add_argument("--small", action="store_true", help="try everything, write nothing")
     bench.set_defaults(command=_bench)
 
-    clean = commands.add_parser("clean", help="remove unpublished runs and finished trainings")
+    clean = _add(commands, "clean", "remove unpublished runs and finished trainings")
     clean.set_defaults(command=_clean)
     return parser
 
 
 def _add_runs(commands: argparse._SubParsersAction) -> None:
     """The commands that train."""
-    run = commands.add_parser("run", help="run chapters and publish their results")
+    run = _add(commands, "run", "run chapters and publish their results")
     run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="02 or its full name; else all")
     run.add_argument(
         "--profile", choices=[*environment.PROFILE_NAMES, "auto"], default="auto",
@@ -87,7 +92,7 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     run.add_argument(
         "--set", dest="given", action="append", default=[], metavar="NAME=VALUE",
-        help="override one parameter, may be repeated",
+        help="override one parameter of the cell tagged parameters, may be repeated",
     )  # fmt: skip
     run.add_argument("--threads", type=_positive, default=1, help="threads of each process (1)")
     run.add_argument("--workers", type=_positive, help="trainings at once (one for each core)")
@@ -98,13 +103,18 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     run.set_defaults(command=_run)
 
-    worker = commands.add_parser("worker", help="train what a Dask scheduler hands out")
+    worker = _add(commands, "worker", "train what a Dask scheduler hands out")
     worker.add_argument("scheduler", metavar="ADDRESS", help="such as tcp://teacher.example:8786")
     worker.add_argument(
         "--processes", type=_positive, default=os.cpu_count() or 1,
         help="trainings at once (one for each core)",
     )  # fmt: skip
     worker.set_defaults(command=_worker)
+
+
+def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    """The parser of a command whose list entry and description are `text`."""
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
 def _positive(text: str) -> int:
@@ -163,7 +173,8 @@ def _compare(options: argparse.Namespace) -> int:
     differences = [f"{name}: only in one of the two" for name in sorted(a.keys() ^ b.keys())]
     for name in sorted(a.keys() & b.keys()):
         differences += [f"{name}: {difference}" for difference in compare(a[name], b[name])]
-    print("\n".join(differences) or f"{len(a)} compared, no differences")
+    print(f"{len(a.keys() & b.keys())} compared, differences: {len(differences) or 'none'}")
+    print("\n".join(differences), end="\n" * bool(differences))
     return int(bool(differences))
 
 
@@ -171,6 +182,8 @@ def _records(path: Path) -> dict[str, dict]:
     """The record in a file, or those in a folder, by name."""
     from labkit.publication import read_any_record
 
+    if not path.exists():
+        raise ValueError(f"there is no {path}")
     files = sorted(path.glob("[0-9]*.json")) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"no records in {path}")

@@ -18,7 +18,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     the sum of the half-widths of their intervals. Timings, provenance, curves and figures are not
     compared.
     """
-    differences = _unequal(a, b, ("chapter", "settings", "data"))
+    differences = _unequal(a, b, ("chapter", "data")) + _compared_settings(a, b)
     differences += _compared_claims(a, b, ("id", "holds", "verdict"))
     for name, one, other in _paired_measures(a, b, differences):
         if not _agree(one, other):
@@ -33,9 +33,8 @@ def identical(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     bytes are not compared; nor is the reason of a claim whose evidence is timings, for it quotes
     them.
     """
-    differences = _unequal(
-        a, b, ("schema", "chapter", "profile", "settings", "curves", "data", "provenance")
-    )
+    parts = ("schema", "chapter", "profile", "curves", "data", "provenance")
+    differences = _unequal(a, b, parts) + _compared_settings(a, b)
     differences += _compared_claims(a, b, None)
     for name, one, other in _paired_measures(a, b, differences):
         if canonical(one) != canonical(other):  # which tells 1, 1.0 and True apart
@@ -58,6 +57,19 @@ def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], keys: Sequence[str]) ->
     return [f"{key}: not the same" for key in keys if canonical(a[key]) != canonical(b[key])]
 
 
+def _compared_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    one, other = a["settings"], b["settings"]
+    return [
+        f"setting {name}: {_setting(one, name)} and {_setting(other, name)}"
+        for name in sorted(one.keys() | other.keys())
+        if name not in one or name not in other or canonical(one[name]) != canonical(other[name])
+    ]
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings[name])[:100] if name in settings else "none"
+
+
 def _compared_claims(
     a: Mapping[str, Any], b: Mapping[str, Any], keys: Sequence[str] | None
 ) -> list[str]:
@@ -73,8 +85,9 @@ def _compared_claims(
         }
         for r in (a, b)
     )
-    names = sorted(one.keys() | other.keys())
-    return [f"claim {name}: not the same" for name in names if one.get(name) != other.get(name)]
+    differences = [f"claim {name}: only in one" for name in sorted(one.keys() ^ other.keys())]
+    names = sorted(one.keys() & other.keys())
+    return differences + [f"claim {n}: not the same" for n in names if one[n] != other[n]]
 
 
 def _timed(claim: Mapping[str, Any], record: Mapping[str, Any]) -> bool:

@@ -69,7 +69,9 @@ def _model_status(name: str) -> Status:
 
 def _print_table(found: Sequence[Status]) -> None:
     rows = [("data set", "state", "size", "where", "how it was checked")]
-    rows += [(s.name, s.state, megabytes(s.size), _shown(s), s.how) for s in found]
+    rows += [
+        (s.name, s.state, megabytes(s.size) if s.size else "", _shown(s), s.how) for s in found
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -66,7 +66,7 @@ def fetch(
     with lock(path):
         if sha256 and path.is_file() and file_digest(path) == sha256:
             return use(path)
-        mirror = os.environ.get("LABKIT_MIRROR")
+        mirror, no_use = os.environ.get("LABKIT_MIRROR"), ""
         if mirror:
             try:
                 expected = None if checks_content else sha256
@@ -74,6 +74,7 @@ def fetch(
             except LocalError:
                 raise
             except DownloadError as error:
+                no_use = f", nor to be had from the mirror ({error})"
                 if url is None:
                     raise
                 say(f"{name}: no use of the mirror: {error}", quiet)
@@ -81,8 +82,8 @@ def fetch(
             raise DownloadError(f"{name} can only come from a folder named in LABKIT_MIRROR")
         if offline():
             raise DownloadError(
-                f"{name} is not in {path.parent}{' nor usable in the mirror' if mirror else ''}, "
-                f"and LABKIT_OFFLINE forbids the network; unset it, {BY_HAND}"
+                f"{name} is not in {path.parent}{no_use}, and LABKIT_OFFLINE forbids the network; "
+                f"unset it, {BY_HAND}"
             )
         how_large = f" ({megabytes(size)})" if size else ""
         say(f"downloading {name}{how_large} from {urlsplit(url).hostname}", quiet)
@@ -145,7 +146,11 @@ def _from_mirror(
             if sha256 is None:
                 copy.with_name(f"{copy.name}.part").unlink(missing_ok=True)
         return
-    file = Path(mirror).expanduser() / name
+    folder = Path(mirror).expanduser()
+    file = folder / name
+    if not folder.is_dir():
+        whole = "" if folder.is_absolute() else "; it takes the whole path"
+        raise DownloadError(f"LABKIT_MIRROR={mirror} is no folder{whole}")
     if not file.is_file():
         raise DownloadError(f"there is no {file}")
     if sha256 and (found := file_digest(file)) != sha256:

@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,13 @@ def read_notebook(path: Path) -> NotebookNode:
 class Execution:
     """Executes a chapter with the given values; `run` publishes it or raises ChapterError."""
 
-    def __init__(self, chapter: str, profile: str, values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, chapter: str, profile: str, values: Mapping[str, Any], flags: Sequence[str] = ()
+    ) -> None:
         self.chapter, self.profile, self.values = chapter, profile, dict(values)
         self.run_id = uuid.uuid4().hex
         self.place = f"notebooks/{chapter}.ipynb"
-        self.again = f"python -m labkit run {chapter} --profile {profile}"
+        self.again = " ".join(["python -m labkit run", chapter, "--profile", profile, *flags])
 
         base = environment.RESULTS / ".staging" / profile
         self.staging = base / chapter
@@ -77,7 +79,11 @@ class Execution:
             self._execute(supervisor, self._kernel_environment(threads, workers))
             supervisor.check()
             executed = read_notebook(self.notebook)
-            check_cells(executed, self.place, self._read_and_rerun(), self._run_smaller())
+            other_steps = {
+                "TerminatedWorkerError": self._run_smaller(),  # joblib's, often for its memory
+                **dict.fromkeys(("DownloadError", "LocalError", "NotThere"), self.again),
+            }
+            check_cells(executed, self.place, self._read_and_rerun(), other_steps)
             self._check_settings(executed, self._read_record())
             self._publish()
         except ChapterError:
@@ -246,11 +252,11 @@ class Execution:
 
 
 def check_cells(
-    notebook: NotebookNode, place: str, next_step: str, run_smaller: str | None = None
+    notebook: NotebookNode, place: str, next_step: str, other_steps: Mapping[str, str] | None = None
 ) -> None:
     """Raise ChapterError for the first code cell that failed or never ran.
 
-    `run_smaller` is the next step, if it is another, where a cell's worker process was killed.
+    `other_steps` are the next steps after errors of some names, which no change of a cell mends.
     """
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or not cell.source.strip():
@@ -258,8 +264,7 @@ def check_cells(
         where = f"{place}, {describe_cell(notebook, index)}"
         for output in cell.outputs:
             if output.output_type == "error":
-                killed = output.ename == "TerminatedWorkerError"  # joblib's, often for its memory
-                advice = run_smaller if killed and run_smaller else next_step
+                advice = (other_steps or {}).get(output.ename, next_step)
                 raise ChapterError(where, f"{output.ename}: {output.evalue}", advice)
         if cell.execution_count is None:
             raise ChapterError(where, "the cell never ran", next_step)

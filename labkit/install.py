@@ -259,6 +259,9 @@ def make_environment(folder: Path, named: str | None) -> Path:
     if folder.name == ".venv":
         version = _version_of(str(python)) if python.exists() else None
         if version and version >= MINIMUM_PYTHON:
+            other = shutil.which(named) if named else None
+            if other and Path(other).resolve() != python.resolve():
+                print(f"setup: {folder} keeps its Python; to make it with {named}, remove it first")
             return python
         base = find_python(named)
         print(f"setup: making {folder} with {base}", flush=True)

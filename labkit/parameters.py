@@ -113,6 +113,10 @@ def check(
                 f"{place}: parameter '{name}' must be {parameter.type}, "
                 f"got {_shown(value)} from {origin}"
             )
+        if name.startswith("num_") and value < 1:
+            raise ParameterError(
+                f"{place}: parameter '{name}' must be at least 1, got {value} from {origin}"
+            )
 
 
 def unknown(name: str, parameters: Mapping[str, Parameter], place: str, origin: str) -> str:
@@ -134,7 +138,7 @@ def parse_given(
         name, equals, raw = text.partition("=")
         name, origin = name.strip(), f"--set {text}"
         if not equals or not name.isidentifier():
-            raise ParameterError(f"--set takes name=value, e.g. --set seeds=4, got '{text}'")
+            raise ParameterError(f"--set takes name=value, e.g. --set seed=4, got '{text}'")
         if name in parameters and parameters[name].accepts(raw):
             value: Any = raw
         else:

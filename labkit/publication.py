@@ -237,7 +237,9 @@ class Verification:
         """One line for each finding, or one that says that all is well."""
         lines = [f"tampered: {finding}" for finding in self.tampered]
         lines += [f"stale: {finding}" for finding in self.stale]
-        return "\n".join(lines) or "every record, figure and manifest is as written and up to date"
+        return "\n".join(lines) or (
+            "every record, figure and manifest of cpu and full is as written and up to date"
+        )
 
 
 def verify() -> Verification:

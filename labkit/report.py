@@ -73,6 +73,9 @@ HOW_TO_READ = """\
   own.
 - Claims of chapter 02 are named after their setting: *zero* or *xavier*, how the recurrent weights
   start; *trained* or *frozen*, the embedding; *sound*, fresh data for every seed, Xavier start.
+  *last* and *mean* in chapter 04 say which states the answer is read from; in chapter 06 *gluon*
+  and *xavier* are starts, *tuned* gives each its best rate of the scan, *every* and *last* are the
+  steps that are trained, *nine* and *mixed* the lengths.
 - The published times are means. Ours are medians of timed runs, a ratio that of the ratios within
   each round; of whole trainings they are means over the seeds. Times belong to a machine: a faster
   one makes ours better without any merit of the code.
@@ -259,7 +262,8 @@ def _claim_rows(
             if claim["id"].split("/")[0] == key
         ]
         for claim in judged:
-            rows.append(Row(claim["id"], text, "", claim["verdict"], claim["reason"]))
+            verdict = report_bert.verdict(record, claim) if chapter == BERT else claim["verdict"]
+            rows.append(Row(claim["id"], text, "", verdict, claim["reason"]))
         if not judged:
             rows.append(missing_row(key, text, record, chapter, f"claim {key}"))
     return rows
@@ -276,7 +280,14 @@ def _summary(claim_rows: Mapping[str, Sequence[Row]], rows: Sequence[Row]) -> st
         counts[row.verdict] = counts.get(row.verdict, 0) + 1
     found = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
     total = f"The {len(rows)} rows of published numbers (one beside two settings has two): {found}."
-    return "\n".join([*lines, "", total, ""])
+    chapters = ", ".join(f"[{title}](#{_anchor(title)})" for title in TITLES.values())
+    found = f"Chapter by chapter: {chapters}. Short names of claims are explained below."
+    return "\n".join([*lines, "", total, "", found, ""])
+
+
+def _anchor(title: str) -> str:
+    """What a heading is called in links within the page."""
+    return title.lower().replace(" ", "-")
 
 
 def _how_to_read(record: Mapping[str, Any] | None, rows: int) -> str:

@@ -44,6 +44,11 @@ def claims(published: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def verdict(record: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
+    """A claim's verdict for the page, with the model's name where that is not the published one."""
+    return claim["verdict"] if (ours := _model(record)) == BASE else f"{claim['verdict']} ({ours})"
+
+
 def tables(published: Mapping[str, Any], record: Record) -> Iterator[tuple[str, list[Row]]]:
     """A heading and its rows for each published table."""
     ours = f" (ours: {_how(record)})" if record else ""
@@ -107,4 +112,9 @@ def _best_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
         name, reviews = f"tuned/{size}/test_accuracy", size
         if record and name not in record["measures"]:  # fine-tuned on fewer, tested on as many
             name, reviews = ON_ALL, settings["main_size"]
-        yield _row(what, published["peers"][peer], record, name, size=reviews)
+        row = _row(what, published["peers"][peer], record, name, size=reviews)
+        on_slice = record and record["measures"].get(f"tuned/{size}/held_out_accuracy")
+        if reviews < size and on_slice:
+            right = f"after {size:,} it was right on {on_slice['mean']:.3f} of the slice"
+            row = replace(row, reason=f"{row.reason}; {right}")
+        yield row

@@ -22,6 +22,7 @@ from labkit import environment, results
 from labkit.execution import ChapterError, Execution, read_notebook
 from labkit.kernels import Interrupted, Supervisor
 from labkit.parameters import ParameterError, check, parse_given, read_parameters, read_settings
+from labkit.publication import VERIFIED_PROFILES, shown
 
 RUN_FOLDERS = (".failed", ".executed", ".interactive", "quick", ".staging")  # its locks go last
 
@@ -64,11 +65,14 @@ def run(chapters: Sequence[str], options: Options) -> int:
                     print(f"[{position}/{len(outcomes)}] {outcome.chapter}: ", end="", flush=True)
                     _run_chapter(outcome, plans[outcome.chapter], options, supervisor)
         except Interrupted as interruption:
-            print(f"{interruption}; the next run goes on from here", file=sys.stderr, flush=True)
+            again = "the same command again goes on from here"
+            print(f"{interruption}; {again}", file=sys.stderr, flush=True)
             code = interruption.exit_code
     print(_summary(outcomes), flush=True)
     if all(outcome.status == "up to date" for outcome in outcomes):
         print("Nothing had to run. To run all the same: make reproduce FORCE=1, or --force")
+    elif any(outcome.status == "finished" for outcome in outcomes):
+        print(f"These results are not reported. {_where(options.profile)}")
     return code or int(any(outcome.status == "failed" for outcome in outcomes))
 
 
@@ -80,7 +84,8 @@ def select(chapters: Sequence[str]) -> list[str]:
     names = []
     for given in chapters or known:
         wanted = Path(given).name.removesuffix(".ipynb")
-        found = [name for name in known if wanted in (name, name.split("_")[0])]
+        number = wanted.zfill(2)  # 2 is 02
+        found = [name for name in known if wanted == name or number == name.split("_")[0]]
         if not found:
             close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
             hint = f" Did you mean '{close[0]}'?" if close else ""
@@ -163,10 +168,11 @@ def _run_chapter(
     start = time.monotonic()
     outcome.status = "interrupted"
     try:
-        Execution(outcome.chapter, options.profile, values).run(
+        flags = ["--force"] * options.force + [f"--set {text}" for text in options.given]
+        Execution(outcome.chapter, options.profile, values, flags).run(
             supervisor, threads=options.threads, workers=options.workers
         )
-        outcome.status = "published"
+        outcome.status = "published" if options.profile in VERIFIED_PROFILES else "finished"
     except ChapterError as error:
         outcome.status = "failed"
         print(f"FAILED {error}", file=sys.stderr, flush=True)
@@ -180,6 +186,12 @@ def _summary(outcomes: Sequence[Outcome]) -> str:
     rows = [f"{'chapter':<{width}}  {'status':<11}  seconds"]
     rows += [f"{o.chapter:<{width}}  {o.status:<11}  {o.seconds:7.1f}" for o in outcomes]
     return "\n" + "\n".join(rows)
+
+
+def _where(profile: str) -> str:
+    """Where the results of a profile are to be looked at."""
+    executed = shown(environment.RESULTS / ".executed" / profile)
+    return f"Notebooks with their outputs: {executed}; records and figures: results/{profile}"
 
 
 def clean() -> None:

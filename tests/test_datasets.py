@@ -182,12 +182,20 @@ def test_other_reviews_are_refused(world, monkeypatch, capsys, reviews, message)
     monkeypatch.setenv("LABKIT_MIRROR", str(world.mirror))
     with monkeypatch.context() as patched:
         patched.setenv("LABKIT_OFFLINE", "1")
-        with pytest.raises(DownloadError, match="nor usable in the mirror"):
+        with pytest.raises(DownloadError, match=f"nor to be had from the mirror .*{message}"):
             datasets.imdb()
     assert message in capsys.readouterr().err
     assert world.left() == []
     datasets.imdb()  # now from the network
     assert world.reviews() == REVIEWS
+
+
+@pytest.mark.parametrize("mirror, why", [("nowhere", "takes the whole path"), ("/no/where", "")])
+def test_a_mirror_that_is_no_folder_is_told(world, monkeypatch, mirror, why):
+    monkeypatch.setenv("LABKIT_MIRROR", mirror)
+    monkeypatch.setenv("LABKIT_OFFLINE", "1")
+    with pytest.raises(DownloadError, match=f"LABKIT_MIRROR={mirror} is no folder.*{why}"):
+        datasets.imdb()
 
 
 def spoil(folder: Path, how: str) -> None:

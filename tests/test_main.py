@@ -62,6 +62,7 @@ def test_chapters_are_found_by_number_name_or_file(lab, monkeypatch):
     monkeypatch.setattr(environment, "NOTEBOOKS", lab.root / "notebooks")
     assert runner.select([]) == ["01_operator", "02_sweep", "03_gates"]
     assert runner.select(["03", "notebooks/01_operator.ipynb", "01"]) == ["01_operator", "03_gates"]
+    assert runner.select(["2"]) == ["02_sweep"]
 
 
 @pytest.mark.parametrize("cuda, profile", [(True, "full"), (False, "cpu")])
@@ -119,14 +120,16 @@ def test_compare_takes_files_and_folders(tmp_path, monkeypatch, capsys):
 
     assert command.main(["compare", a, b]) == 1
     assert capsys.readouterr().out.splitlines() == [
+        "1 compared, differences: 2",
         "02_y: only in one of the two",
         "01_x: value: 1 or 2",
     ]
     assert command.main(["compare", a + "/01_x.json", b + "/01_x.json"]) == 1
     assert command.main(["compare", a, a]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 compared, no differences"
+    assert capsys.readouterr().out.splitlines()[-1] == "2 compared, differences: none"
     assert command.main(["compare", a, str(tmp_path)]) == 2
-    assert command.main(["compare", a, str(tmp_path / "none.json")]) == 1
+    assert command.main(["compare", a, str(tmp_path / "none.json")]) == 2
+    assert capsys.readouterr().err.endswith("none.json\n")
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):

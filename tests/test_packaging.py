@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -265,6 +266,17 @@ def fake_python(folder: Path, script: str) -> Path:
     return program
 
 
+def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / ".venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    other = fake_python(tmp_path, "exit 0")
+    assert install.make_environment(folder, sys.executable) == folder / "bin" / "python"
+    assert capsys.readouterr().out == ""
+    assert install.make_environment(folder, str(other)) == folder / "bin" / "python"
+    assert f"keeps its Python; to make it with {other}, remove it first" in capsys.readouterr().out
+
+
 def test_the_fallback_is_taken_when_pip_finds_nothing(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     script = f"""echo "$@" >> {log}
@@ -335,6 +347,33 @@ def test_make_passes_settings_on() -> None:
     assert "labkit verify --strict" in make("-n", "verify", "STRICT=1").stdout
     chosen = make("-n", "setup", "TORCH=keep", "PYTHON=/opt/python").stdout.split()
     assert chosen[2:] == ["--torch", "'keep'", "--python", "'/opt/python'"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["PROFILE=foo"], "PROFILE=foo is not known; choose quick, cpu, full or auto"),
+        (["CHAPTERS=02 99"], "CHAPTERS=99 is not known; there are 01_lstm_operator 02_digit_sum"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_runs(arguments, message) -> None:
+    result = make("-n", "reproduce", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_chapters_are_named_as_the_command_line_takes_them() -> None:
+    names = "CHAPTERS=2 03 04_imdb_recurrent notebooks/05_bert_finetuning.ipynb"
+    assert make("-n", "reproduce", names, "PROFILE=quick").returncode == 0
+    assert "tells of cpu and full" in make("-n", "reproduce", "PROFILE=quick").stdout
+    assert "Read results/REPORT.md" in make("-n", "reproduce").stdout
+
+
+def test_an_unknown_target_is_told_where_the_known_ones_are() -> None:
+    result = make("tset")
+    assert result.returncode == 2
+    assert result.stdout == 'There is no target "tset"; make alone lists them\n'
 
 
 def test_reproduce_reports_and_verifies_though_a_chapter_failed(tmp_path: Path) -> None:

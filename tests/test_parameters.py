@@ -40,6 +40,7 @@ def test_there_is_exactly_one_parameters_cell(count):
 
 
 TYPED = """n: int = 1
+num_n: int = 1
 lr: float = 0.1
 name: str = "x"
 flag: bool = False
@@ -84,6 +85,7 @@ def test_given_values_are_read_as_declared(given, value):
         ("length=[5]", "unknown parameter 'length' from --set length=[5]; did you mean 'lengths'?"),
         ("profile=cpu", "choose the profile with --profile"),
         ("n", "--set takes name=value"),
+        ("num_n=0", "parameter 'num_n' must be at least 1, got 0 from --set num_n=0"),
         ("n={[]:1}", "must be int, got '{[]:1}' (str)"),
     ],
 )

@@ -258,7 +258,11 @@ def test_origin_and_figures_are_linked_relative_to_the_page(whole):
     assert "Ours ([record](cpu/02_digit_sum_sweep.json)): Profile `cpu` on " in whole
     assert "![Two (lines) \\| one](cpu/figures/02_digit_sum_sweep_accuracy.png)" in whole
     for target in re.findall(r"\]\(([^)]+)\)", whole):
-        assert (environment.RESULTS / target).is_file(), target
+        if target.startswith("#"):
+            heading = target[1:].replace("-", "[ -]")
+            assert re.search(rf"(?im)^## {heading}$", whole), target
+        else:
+            assert (environment.RESULTS / target).is_file(), target
 
 
 def test_full_replaces_cpu_chapter_by_chapter(monkeypatch, whole):

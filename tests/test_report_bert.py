@@ -132,6 +132,11 @@ def test_the_peers_rows_name_fewer_reviews_where_those_alone_were_read(page):
     for line in peers:
         assert "| all-MiniLM-L6-v2 0.870, n = 1 | another model |" in line
         assert "ours is all-MiniLM-L6-v2 on 2,000 reviews, not bert-base-uncased" in line
+    found["tuned/20000/held_out_accuracy"] = summary(0.9)
+    peers = [line for line in rows(page(found, model=MINILM)) if "bert base" in line]
+    assert all(
+        line.endswith("; after 20,000 it was right on 0.900 of the slice |") for line in peers
+    )
     judged = [line for line in rows(page(found)) if "bert base" in line]
     assert all("| too few seeds" in line and "ours on 2,000 reviews" in line for line in judged)
 
@@ -151,6 +156,8 @@ def test_the_claim_has_three_parts_with_the_published_figures(page):
     text = page(measures(0.8, 0.8, 0.8), claims=[judged])
     assert f"| text | {claims['text']} | holds | accuracy: +0.20 |" in text
     assert re.search(r"^\| beats \|.*no result yet", text, re.M)
+    text = page(measures(0.8, 0.8, 0.8), claims=[judged], model=MINILM)
+    assert f"| text | {claims['text']} | holds (all-MiniLM-L6-v2) | accuracy: +0.20 |" in text
 
 
 def test_the_page_explains_the_verdict():

@@ -887,7 +887,7 @@ def test_the_reason_of_a_claim_counts_unless_it_quotes_times(monkeypatch, eviden
         ({"figures": {"line": figure(9)}}, "figure line: not the same"),
         ({"figures": {}}, "figure line: not the same"),
         ({"curves": {"c": [1]}}, "curves: not the same"),
-        ({"settings": {"seeds": 5}}, "settings: not the same"),
+        ({"settings": {"seeds": 5}}, "setting seeds: 4 and 5"),
     ],
 )
 def test_identical_means_every_bit(monkeypatch, changes, finding):

@@ -93,14 +93,24 @@ def test_a_fault_is_one_line_and_publishes_nothing(faulty, chapter):
 
 def test_other_chapters_go_on_and_the_command_fails(faulty):
     lab, done = faulty
-    status = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()[-16:]}
+    status = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()[-17:-1]}
 
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == len(CAUSES)
-    assert status.pop("01_sound") == status.pop("13_sound") == "published"
+    assert status.pop("01_sound") == status.pop("13_sound") == "finished"
+    assert done.stdout.splitlines()[-1].startswith("These results are not reported. Notebooks with")
     assert status == dict.fromkeys(CAUSES, "failed")
     assert lab.record("01_sound")["measures"]["sum"] == 2.5
     assert lab.record("13_sound")["measures"]["sum"] == 8
+
+
+def test_what_no_change_of_a_cell_mends_is_run_again_as_it_was(lab):
+    """A download that failed: the command goes with all its options, and blames no cell."""
+    lab.add("01_a", "from labkit.transfer import DownloadError\nraise DownloadError('no network')")
+    done = lab.run("run", "01", "--profile", "cpu", "--force")
+    assert "DownloadError: no network. Next: python -m labkit run 01_a --profile cpu --force\n" in (
+        done.stderr
+    )
 
 
 def test_broken_notebooks_are_kept_and_sound_ones_too(faulty):
@@ -190,7 +200,8 @@ def test_a_signal_leaves_no_kernel(lab, signum):
     stdout, stderr = process.communicate(timeout=10)
     assert process.returncode == 128 + signum
     assert not is_running(kernel)
-    assert stderr.splitlines() == [f"stopped by {signum.name}; the next run goes on from here"]
+    again = "the same command again goes on from here"
+    assert stderr.splitlines() == [f"stopped by {signum.name}; {again}"]
     assert "01_busy   interrupted" in stdout
     assert "02_later  not run" in stdout
     assert not list((lab.results / "quick").glob("*"))
