@@ -147,7 +147,7 @@ def _glove_rows(published: Mapping[str, Any], record: Record) -> Iterator[Row]:
             f"b/source/l2/{lam:g}/held_out_accuracy", higher_is_better=True, shown=f"{percent} %",
         )  # fmt: skip
     for note, own in _paddings(glove["max_len"], record):
-        for label, name in (("with them, too", "all"), ("without them", "none")):
+        for label, name in (("with them likewise", "all"), ("without them", "none")):
             found = f"b/mistake/{name}{own}/held_out_accuracy"
             if own and found not in record["measures"]:
                 continue
@@ -161,7 +161,7 @@ def _paddings(to: int, record: Record) -> Iterator[tuple[str, str]]:
     """What a row says of our padding, and how it ends the setting's name in the record."""
     yield "", ""
     if record and record["settings"].get("also_padded"):
-        yield f", ours padded to {to} words, too", ", padded"
+        yield f", ours padded to {to} words likewise", ", padded"
 
 
 def _sgd_rows(glove: Mapping[str, Any], record: Record) -> Iterator[Row]:

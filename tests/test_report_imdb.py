@@ -101,7 +101,7 @@ def expected_rows() -> dict[str, list[str]]:
             f"| L2 penalty λ = {weight:g}, test accuracy | {percent} % |"
             for weight, percent in zip(decay["lambda"], decay["test_accuracy_percent"], strict=True)
         ),
-        f"| {held_out}, ours with them, too | {slice_accuracy} |",
+        f"| {held_out}, ours with them likewise | {slice_accuracy} |",
         f"| {held_out}, ours without them | {slice_accuracy} |",
     ]
     return rows | {"Study B, stochastic": _sgd_rows(glove), "Peers": _peer_rows()}
@@ -288,7 +288,7 @@ def test_settings_padded_as_the_report_did_stand_beside_the_others(page):
     found["b/mistake/all, padded/curve_accuracy/5"] = summary(0.59)
     found["b/mistake/all, padded/held_out_accuracy"] = summary(0.7)
     text = section(page(found, also_padded=["all"]), "Study B, bidirectional")
-    padded = [line for line in text.splitlines() if "ours padded to 592 words, too" in line]
+    padded = [line for line in text.splitlines() if "ours padded to 592 words likewise" in line]
     assert [line.split("|")[3].strip() for line in padded] == ["0.590, n = 1", "0.700, n = 1"]
     assert all(report_rows.TOO_FEW in line for line in padded)
     assert "padded to" not in section(page(found, also_padded=[]), "Study B, bidirectional")
