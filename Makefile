@@ -41,6 +41,10 @@ nbval_options := --nbval-lax --nbval-current-env --nbval-cell-timeout 120 \
   --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 # A slip of the finger is answered here, before anything is set up or written.
+ifneq ($(filter reproduce run test,$(MAKECMDGOALS)),)
+$(foreach name,THREADS WORKERS,$(if $(shell printf %s '$($(name))' | grep -Evx '[1-9][0-9]*'),\
+  $(error $(name)=$($(name)) is not a whole number from 1 up)))
+endif
 ifneq ($(filter reproduce run notebooks,$(MAKECMDGOALS)),)
 $(if $(filter quick cpu full auto,$(PROFILE)),,\
   $(error PROFILE=$(PROFILE) is not known; choose quick, cpu, full or auto))
@@ -87,7 +91,8 @@ lab: setup  ## Open the chapters in JupyterLab
 reproduce: setup  ## Run the chapters whose results are missing or stale, report, verify
 	@$(MAKE) --no-print-directory --keep-going QUIET=1 run report verify
 	$(next) '$(if $(filter quick,$(PROFILE)),This run is not in results/REPORT.md; that \
-	tells of cpu and full. Open,Read results/REPORT.md; open) the chapters with: make lab'
+	tells of cpu and full. \
+	Its notebooks with their outputs lie in results/.executed/quick. Open,Read results/REPORT.md; open) the chapters with: make lab'
 
 run: setup  ## Run chapters only
 	@$(LABKIT) run $(CHAPTERS) $(run_options)
@@ -99,7 +104,7 @@ report: setup  ## Write results/REPORT.md from the records
 
 verify: setup  ## Check that results are what was written, and name what is stale
 	@$(LABKIT) verify $(if $(STRICT),--strict)
-	$(next) 'If anything above is stale: make reproduce'
+	$(next) 'What is stale, if anything above is, make reproduce brings up to date'
 
 data: setup  ## Download the reviews (84 MB), word vectors (862 MB) and MiniLM (91 MB); verify them
 	@$(LABKIT) data

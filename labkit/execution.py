@@ -264,8 +264,11 @@ def check_cells(
         where = f"{place}, {describe_cell(notebook, index)}"
         for output in cell.outputs:
             if output.output_type == "error":
-                advice = (other_steps or {}).get(output.ename, next_step)
-                raise ChapterError(where, f"{output.ename}: {output.evalue}", advice)
+                advice, cause = next_step, output.evalue
+                if output.ename in (other_steps or {}):
+                    # such errors list what was tried, a line each
+                    advice, cause = other_steps[output.ename], " ".join(output.evalue.split())
+                raise ChapterError(where, f"{output.ename}: {cause}", advice)
         if cell.execution_count is None:
             raise ChapterError(where, "the cell never ran", next_step)
 

@@ -337,8 +337,8 @@ def install(folder: Path, choice: str, named: str | None, root: Path = ROOT) -> 
     python = make_environment(folder, named)
     work = folder / ".labkit"
     stamp = work / "stamp.json"
+    decided = plan(gather_facts(python), choice, work, root)  # a wrong choice changes nothing
     stamp.unlink(missing_ok=True)
-    decided = plan(gather_facts(python), choice, work, root)
     for note in decided.notes:
         print(f"setup: {note}", flush=True)
     write_requirements(python, work, root)

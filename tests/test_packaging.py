@@ -266,6 +266,17 @@ def fake_python(folder: Path, script: str) -> Path:
     return program
 
 
+def test_a_wrong_torch_leaves_the_installation_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    stamp = tmp_path / ".labkit" / "stamp.json"
+    stamp.parent.mkdir()
+    stamp.write_text("{}")
+    monkeypatch.setattr(install, "make_environment", lambda folder, named: Path(sys.executable))
+    monkeypatch.setattr(install, "gather_facts", lambda python: facts())
+    with pytest.raises(install.SetupError, match="TORCH=gpu is not known"):
+        install.install(tmp_path, "gpu", None)
+    assert stamp.exists()
+
+
 def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path, capsys) -> None:
     folder = tmp_path / ".venv"
     (folder / "bin").mkdir(parents=True)
@@ -353,6 +364,8 @@ def test_make_passes_settings_on() -> None:
     "arguments, message",
     [
         (["PROFILE=foo"], "PROFILE=foo is not known; choose quick, cpu, full or auto"),
+        (["THREADS=abc"], "THREADS=abc is not a whole number from 1 up"),
+        (["WORKERS=0"], "WORKERS=0 is not a whole number from 1 up"),
         (["CHAPTERS=02 99"], "CHAPTERS=99 is not known; there are 01_lstm_operator 02_digit_sum"),
     ],
 )

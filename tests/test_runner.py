@@ -113,6 +113,20 @@ def test_what_no_change_of_a_cell_mends_is_run_again_as_it_was(lab):
     )
 
 
+def test_a_download_error_keeps_all_its_lines(lab):
+    lab.add("01_a", "class DownloadError(OSError): pass\nraise DownloadError('none:\\n  a\\n  b')")
+    assert "DownloadError: none: a b. Next: python" in lab.run("run", "--profile", "quick").stderr
+
+
+def test_a_setting_that_is_not_for_all_chapters_runs_none(lab):
+    lab.add("01_a")
+    lab.add("02_b", parameters='profile: str = "quick"\nother: int = 1')
+    done = lab.run("run", "--profile", "quick", "--set", "seeds=3")
+    assert done.returncode == 1
+    status = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines()[-2:]}
+    assert status == {"01_a": ["not", "run"], "02_b": ["failed", "0.0"]}
+
+
 def test_broken_notebooks_are_kept_and_sound_ones_too(faulty):
     lab, _ = faulty
     failed = {path.stem for path in (lab.results / ".failed" / "quick").glob("*.ipynb")}
