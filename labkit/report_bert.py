@@ -64,8 +64,12 @@ def _how(record: Mapping[str, Any]) -> str:
 
 
 def _model(record: Mapping[str, Any]) -> str:
-    """The model of a record, for a reader: the last part of its name or folder."""
-    return record["settings"]["model_name"].rstrip("/").rpartition("/")[2]
+    return short_name(record["settings"]["model_name"])
+
+
+def short_name(model: str) -> str:
+    """A model for a reader: the last part of its name at the hub, or of its folder."""
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def _row(what: str, published: float, record: Record, name: str, *, size: int = 0) -> Row:
