@@ -5,7 +5,11 @@ this lint, and no other, finds.
 """
 
 import ast
+import base64
+import hashlib
+import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 
 import nbformat
@@ -13,7 +17,7 @@ import pytest
 from nbformat import NotebookNode, v4
 from nbval.plugin import get_sanitize_patterns
 
-from labkit import environment
+from labkit import environment, results
 from labkit.parameters import ParameterError, check, read_parameters, read_settings
 
 Lint = Callable[[NotebookNode, str], list[str]]
@@ -496,3 +500,34 @@ def test_only_what_differs_between_runs_is_sanitised(text: str, sanitised: str |
     for regex, replacement in get_sanitize_patterns(rules):
         result = re.sub(regex, replacement, result)
     assert result == (text if sanitised is None else sanitised)
+
+
+def committed(path: str) -> bytes | None:
+    """A file of the last commit, whatever was run since; the file itself where there is no git."""
+    if (environment.ROOT / ".git").exists():
+        command = ["git", "show", f"HEAD:{path}"]
+        found = subprocess.run(command, cwd=environment.ROOT, capture_output=True)
+        return None if found.returncode else found.stdout
+    file = environment.ROOT / path
+    return file.read_bytes() if file.exists() else None
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_stored_outputs_show_the_results_beside_them(
+    chapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [committed(f"results/{profile}/{chapter}.json") for profile in ("full", "cpu")]
+    record = json.loads(next(filter(None, records)))
+    shown: list = []
+    monkeypatch.setattr(results, "reported", lambda chapter: {**record, "figures": {}})
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    results.show_reported(chapter)
+
+    notebook = nbformat.reads(committed(f"notebooks/{chapter}.ipynb").decode(), as_version=4)
+    cell = next(c for _, c in code_cells(notebook) if "results.show_reported(" in c.source)
+    texts = [o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
+    images = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+    stale = f"its outputs show another run: python -m labkit notebooks {chapter}"
+    assert [item.data for item in shown] == [texts[0], texts[-1]], stale
+    digests = [hashlib.sha256(base64.b64decode(image)).hexdigest() for image in images]
+    assert digests == [figure["sha256"] for figure in record["figures"].values()], stale
