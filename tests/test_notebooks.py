@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import nbformat
 import pytest
@@ -504,9 +505,9 @@ def test_only_what_differs_between_runs_is_sanitised(text: str, sanitised: str |
 
 def committed(path: str) -> bytes | None:
     """A file of the last commit, whatever was run since; the file itself where there is no git."""
-    if (environment.ROOT / ".git").exists():
-        command = ["git", "show", f"HEAD:{path}"]
-        found = subprocess.run(command, cwd=environment.ROOT, capture_output=True)
+    git = partial(subprocess.run, cwd=environment.ROOT, capture_output=True)
+    if (environment.ROOT / ".git").exists() and git(["git", "rev-parse", "HEAD"]).returncode == 0:
+        found = git(["git", "show", f"HEAD:{path}"])
         return None if found.returncode else found.stdout
     file = environment.ROOT / path
     return file.read_bytes() if file.exists() else None
