@@ -83,7 +83,7 @@ help:  ## List the targets and the settings
 	@echo 'There is no target "$@"; make alone lists them'; exit 2
 
 setup:  ## Install the lab into the active conda environment, else into .venv
-	@$(PYTHON) labkit/install.py $(setup_options)
+	@$(PYTHON) labkit/lab/install.py $(setup_options)
 
 lab: setup  ## Open the chapters in JupyterLab
 	@$(LABKIT) lab

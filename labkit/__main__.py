@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit import environment
+from labkit.lab import environment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +124,7 @@ def _positive(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from labkit import runner
+    from labkit.lab import runner
 
     if options.dask:
         os.environ["DASK_SCHEDULER"] = options.dask
@@ -142,14 +142,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    from labkit import cluster
+    from labkit.lab import cluster
 
     cluster.work(options.scheduler, options.processes)
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from labkit import results
+    from labkit.lab import results
 
     verification = results.verify()
     print(verification.report())
@@ -157,14 +157,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from labkit import report
+    from labkit.lab import report
 
     print(f"wrote {report.write()}")
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from labkit import results
+    from labkit.lab import results
 
     a, b = _records(Path(options.a)), _records(Path(options.b))
     if len(a) == len(b) == 1:  # two files may have any names
@@ -180,7 +180,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _records(path: Path) -> dict[str, dict]:
     """The record in a file, or those in a folder, by name."""
-    from labkit.publication import read_any_record
+    from labkit.lab.publication import read_any_record
 
     if not path.exists():
         raise ValueError(f"there is no {path}")
@@ -191,7 +191,7 @@ def _records(path: Path) -> dict[str, dict]:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from labkit import refresh, runner
+    from labkit.lab import refresh, runner
 
     return refresh.refresh_all(runner.select(options.chapters))
 
@@ -205,7 +205,7 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from labkit import data_command
+    from labkit.lab import data_command
 
     return data_command.data(options.names, check=options.check)
 
@@ -216,7 +216,7 @@ def _bench(options: argparse.Namespace) -> int:
         # the allocator's settings act from a process' start
         os.execve(sys.executable, [sys.executable, "-m", "labkit", *sys.argv[1:]],
                   os.environ | variables)  # fmt: skip
-    from labkit import bench
+    from benchmarks import bench
 
     environment.prepare(device="cpu")
     print(bench.run(options.sections, small=options.small))
@@ -224,7 +224,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _clean(options: argparse.Namespace) -> int:
-    from labkit import runner
+    from labkit.lab import runner
 
     runner.clean()
     return 0

@@ -18,8 +18,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit import environment
-from labkit.transfer import PIECE
+from labkit.lab import environment
+from labkit.lab.transfer import PIECE
 
 os.environ.update(environment.kernel_environment())
 os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs that nbval compares
@@ -225,7 +225,7 @@ def fault_server() -> Iterator[Server]:
 @pytest.fixture
 def chapter_page(tmp_path, monkeypatch) -> Callable[..., str]:
     """A function that renders a chapter's part of the report from measures, None for no record."""
-    from labkit import report, results
+    from labkit.lab import report, results
 
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.setattr(environment, "NOTEBOOKS", tmp_path / "notebooks")
@@ -254,7 +254,7 @@ def check_figure() -> Callable[..., None]:
 
     `make` and `make_other` draw it, from data that differ.
     """
-    from labkit import figures
+    from labkit.measure import plots as figures
 
     def check(name: str, make: Callable, make_other: Callable) -> None:
         fig = make()
@@ -272,7 +272,7 @@ def check_figure() -> Callable[..., None]:
 @pytest.fixture
 def check_bytes(monkeypatch) -> Callable[[Callable], None]:
     """A function that checks that a figure is drawn to the same PNG twice, coarsely for speed."""
-    from labkit import figures
+    from labkit.measure import plots as figures
 
     monkeypatch.setattr(figures, "DPI", 40)
 

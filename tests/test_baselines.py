@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import baselines
-from labkit.reviews import Corpus
+from labkit.film import baselines
+from labkit.film.corpus import Corpus
 
 PARTS = ("train", "dev", "test")
 

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from labkit import bench, bench_cases, environment, figures, figures_bench
+from benchmarks import bench, bench_cases, figures_bench
 from labkit.__main__ import main
-from labkit.summary import summarise
+from labkit.lab import environment
+from labkit.measure import plots as figures
+from labkit.measure.statistics import summarise
 
 
 def test_aims_judge_in_their_direction():
@@ -46,7 +48,7 @@ def quick_cases(monkeypatch):
     monkeypatch.setattr(
         bench_cases, "chapter_runs", lambda *_: {"papermill": [10.0, 10.0], "labkit": [11.5, 10.5]}
     )
-    from labkit import review_speed
+    from labkit.film import speed as review_speed
 
     seconds = {"handwritten": [100.0, 110.0], "naive": [30.0, 31.0], "grouped": [10.0, 11.0]}
     monkeypatch.setattr(review_speed, "epoch_seconds", lambda *_, **__: seconds)
@@ -192,7 +194,7 @@ def test_both_ways_train_from_the_same_start_on_the_same_reviews(monkeypatch):
     assert start["grouped"] == start["naive"]
     assert start["grouped"][0] != start["grouped"][1]
     drawn = []
-    from labkit import review_speed
+    from labkit.film import speed as review_speed
 
     original = review_speed.naive_epoch
     monkeypatch.setattr(

@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import (
-    baselines,
-    bert,
-    bert_tasks,
-    environment,
-    imdb,
-    review_tasks,
-    sweep,
-)
-from labkit.bert_classifier import POOLINGS, BertClassifier, BertSpec
-from labkit.bert_training import BertTrainSpec
-from labkit.reviews import Corpus
+from labkit.bert.model import POOLINGS, BertClassifier, BertSpec
+from labkit.bert.study import study as bert
+from labkit.bert.study import tasks as bert_tasks
+from labkit.bert.training import BertTrainSpec
+from labkit.film import baselines
+from labkit.film import studies as imdb
+from labkit.film import tasks as review_tasks
+from labkit.film.corpus import Corpus
+from labkit.lab import environment, sweep
 
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))["bert"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from labkit.bert_classifier import (
+from labkit.bert.model import (
     POOLINGS,
     BertClassifier,
     BertSpec,

@@ -7,8 +7,12 @@ import json
 import pytest
 import torch
 
-from labkit import bert_reviews, environment, pretrained, review_tasks, reviews
-from labkit.pretrained import Pretrained
+from labkit.bert.pretrained import Pretrained
+from labkit.bert.study import encoding as bert_reviews
+from labkit.bert.study import pretrained
+from labkit.film import corpus as reviews
+from labkit.film import tasks as review_tasks
+from labkit.lab import environment
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "very", "good", "bad", "film", "##s",
          "long", ".", "b", "r", "<", ">", "/")  # fmt: skip

@@ -16,22 +16,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from labkit import (
-    bert_classifier,
-    bert_launch,
-    bert_reviews,
-    bert_tasks,
-    bert_training,
-    digests,
-    environment,
-    pretrained,
-    review_tasks,
-    reviews,
-    sweep,
-)
-from labkit.bert_classifier import POOLINGS, BertSpec
-from labkit.bert_training import BertTrainSpec
-from labkit.model_folder import MINILM, Pretrained
+from labkit import bert_launch
+from labkit.bert.model import POOLINGS, BertSpec
+from labkit.bert.model_folder import MINILM, Pretrained
+from labkit.bert.study import encoding as bert_reviews
+from labkit.bert.study import model as bert_classifier
+from labkit.bert.study import pretrained
+from labkit.bert.study import tasks as bert_tasks
+from labkit.bert.study import training as bert_training
+from labkit.bert.training import BertTrainSpec
+from labkit.film import corpus as reviews
+from labkit.film import tasks as review_tasks
+from labkit.lab import digests, environment, sweep
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "very", "good", "bad", "film")
 TRAINING = {"epochs": 2, "batch_size": 16, "lr": 2e-3, "max_len": 12}
@@ -365,8 +361,10 @@ def test_a_linear_probe_chooses_by_dev_and_reads_standardised_features():
 LAUNCH = """
 import sys
 from pathlib import Path
-from labkit import bert_launch, pretrained, reviews
-from labkit.model_folder import Pretrained
+from labkit import bert_launch
+from labkit.bert.study import pretrained
+from labkit.film import corpus as reviews
+from labkit.bert.model_folder import Pretrained
 root = Path(sys.argv[1])
 reviews.folder = lambda name: root / "corpus"
 pretrained.find = lambda *a, **k: Pretrained("toy", "", root / "model", "0" * 64, "made here")
@@ -476,5 +474,5 @@ def test_the_launch_says_what_is_wrong(found, unprepared, tmp_path, capsys):
 
 def test_the_modules_of_the_store_are_those_that_compute():
     assert digests.module_digest(bert_tasks.MODULES)
-    assert {"labkit.bert_training", "labkit.bert_classifier"} < set(bert_tasks.MODULES)
+    assert {"labkit.bert.training", "labkit.bert.model"} < set(bert_tasks.MODULES)
     assert set(bert_reviews.MODULES) < set(bert_tasks.MODULES)

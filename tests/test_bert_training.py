@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, get_linear_schedule_with_warmup
 
-from labkit import bert_training
-from labkit.bert_classifier import BertClassifier, BertSpec
-from labkit.bert_reviews import Encoded, pad
-from labkit.bert_training import BertTrainSpec, Keeper, Run, Trainer, make_optimiser, rate
+from labkit.bert.encoding import Encoded, pad
+from labkit.bert.model import BertClassifier, BertSpec
+from labkit.bert.study import training as bert_training
+from labkit.bert.training import BertTrainSpec, Keeper, Run, Trainer, make_optimiser, rate
 
 CPU = torch.device("cpu")
 GOOD, BAD, V = 5, 6, 24

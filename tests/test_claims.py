@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labkit import claims
+from labkit.measure import claims
 
 SEEDS = list(range(12))
 

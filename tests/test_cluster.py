@@ -17,7 +17,11 @@ import distributed
 import numpy as np
 import pytest
 
-from labkit import __main__, cluster, digit_sum, environment, review_tasks, reviews, sweep
+from labkit import __main__
+from labkit.film import corpus as reviews
+from labkit.film import tasks as review_tasks
+from labkit.lab import cluster, environment, sweep
+from labkit.memory import data as digit_sum
 
 TIMEOUT = 60
 
@@ -142,7 +146,7 @@ def test_an_error_of_a_training_is_the_caller_s(cache, scheduler, workers, monke
 
 def test_a_worker_with_other_code_is_refused(cache, scheduler, workers, monkeypatch):
     monkeypatch.setenv("DASK_SCHEDULER", scheduler)
-    facts = sweep._facts(digit_sum.MODULES) | {"labkit.training": "0" * 64}
+    facts = sweep._facts(digit_sum.MODULES) | {"labkit.memory.training": "0" * 64}
     monkeypatch.setattr(sweep, "_facts", lambda modules: facts)
     with pytest.raises(cluster.ClusterError, match=r"holds another labkit\.training than"):
         run(tasks()[:1])
@@ -160,7 +164,7 @@ def test_tasks_hold_settings_and_seeds_and_no_data():
 def test_the_command_line_names_the_cluster(monkeypatch):
     seen = []
     monkeypatch.setenv("DASK_SCHEDULER", "tcp://old:1")
-    monkeypatch.setattr("labkit.runner.run", lambda *_: seen.append(cluster.address()) or 0)
+    monkeypatch.setattr("labkit.lab.runner.run", lambda *_: seen.append(cluster.address()) or 0)
     assert __main__.main(["run", "02", "--profile", "quick", "--dask", "tcp://new:8786"]) == 0
     assert seen == ["tcp://new:8786"]
 

@@ -22,9 +22,10 @@ from pathlib import Path
 import pytest
 
 from labkit import __main__ as command
-from labkit import data_command, datasets, download, environment, model_sources, runner
-from labkit.model_folder import NotThere, Pretrained
-from labkit.transfer import DownloadError, Limits
+from labkit.bert.model_folder import NotThere, Pretrained
+from labkit.bert.study import model_sources
+from labkit.lab import data_command, datasets, download, environment, runner
+from labkit.lab.transfer import DownloadError, Limits
 
 FOLDERS = ("test/neg", "test/pos", "train/neg", "train/pos")
 REVIEWS = {
@@ -260,7 +261,7 @@ def test_two_processes_unpack_the_reviews_once(world):
     code = f"""
 import os, time
 from pathlib import Path
-from labkit import archives, datasets
+from labkit.lab import archives, datasets
 vars(datasets).update({settings!r})
 unpack = archives.unpack_tar
 def slow(*arguments, **options):

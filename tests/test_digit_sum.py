@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import digit_sum, environment
-from labkit.classifier import SequenceClassifier
-from labkit.digit_sum import PUBLISHED_SHA256, SPLITS
+from labkit.lab import environment
+from labkit.memory import data as digit_sum
+from labkit.memory.data import PUBLISHED_SHA256, SPLITS
+from labkit.memory.model import SequenceClassifier
 
 SHORT = {"steps": 60, "evaluate_every": 20}
 

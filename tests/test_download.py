@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from labkit import archives
-from labkit.download import download, fetch, file_digest, lock
-from labkit.transfer import PIECE, DownloadError, Limits, LocalError
+from labkit.lab import archives
+from labkit.lab.download import download, fetch, file_digest, lock
+from labkit.lab.transfer import PIECE, DownloadError, Limits, LocalError
 
 if TYPE_CHECKING:
     from conftest import Server
@@ -229,7 +229,7 @@ def test_two_processes_fetch_one_file_once(server, tmp_path):
     server.pause = 0.5
     code = f"""
 from pathlib import Path
-from labkit.download import download
+from labkit.lab.download import download
 download({server.url!r}, Path({str(tmp_path / "file.bin")!r}), sha256={SHA256!r})
 """
     processes = [

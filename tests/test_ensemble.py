@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from labkit import training
-from labkit.classifier import ModelSpec, SequenceClassifier, initial_parameters
-from labkit.ensemble import Ensemble
-from labkit.training import FitSettings, Split
+from labkit.memory import training
+from labkit.memory.ensemble import Ensemble
+from labkit.memory.model import ModelSpec, SequenceClassifier, initial_parameters
+from labkit.memory.training import FitSettings, Split
 
 SPECS = [
     ModelSpec(cell, init, embedding)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import environment
+from labkit.lab import environment
 
 
 def run_python(code: str, **variables: str) -> str:
@@ -32,7 +32,7 @@ def run_python(code: str, **variables: str) -> str:
 
 def test_import_is_light():
     heavy = run_python(
-        "import sys, labkit.environment; print({'torch', 'numpy', 'scipy'} & set(sys.modules))"
+        "import sys, labkit.lab.environment; print({'torch', 'numpy', 'scipy'} & set(sys.modules))"
     )
     assert heavy.strip() == "set()"
 

@@ -11,7 +11,9 @@ import zlib
 import numpy as np
 import pytest
 
-from labkit import environment, figures, figures_recurrent
+from labkit.cells import figures as figures_recurrent
+from labkit.lab import environment
+from labkit.measure import plots as figures
 
 
 def png_chunks(png: bytes) -> dict[str, list[bytes]]:
@@ -68,7 +70,7 @@ def test_bytes_depend_on_the_data_alone():
 
 RC = """
 import hashlib
-from labkit import figures
+from labkit.measure import plots as figures
 fig, ax = figures.new_figure("line", "A line.")
 ax.plot([1, 2])
 ax.set_title("title")
@@ -153,7 +155,7 @@ def test_source_and_tables_are_shown_as_markdown(displayed):
     figures.show_source(figures.data_digest)
     figures.show_table(["a", "b"], [[1, 2.5]])
     source, table = (markdown.data for markdown in displayed)
-    assert source.startswith("`labkit/figures.py`, `data_digest`")
+    assert source.startswith("`labkit/measure/plots.py`, `data_digest`")
     assert "def data_digest(fig: Figure) -> str:" in source
     assert table == "| a | b |\n| --- | --- |\n| 1 | 2.5 |"
 

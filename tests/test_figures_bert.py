@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labkit import figures, figures_bert, results
+from labkit.bert.study import figures as figures_bert
+from labkit.lab import results
+from labkit.measure import plots as figures
 
 TOKENS = ["[CLS]", "not", "a", "dull", "film", "[SEP]"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labkit import figures_imdb, results
+from labkit.film import figures as figures_imdb
+from labkit.lab import results
 
 LENGTHS = [{"length": n, "n": 50, "accuracy": a, "low": a - 0.1, "high": a + 0.05}
            for n, a in ((30, 0.7), (120, 0.8), (400, 0.75))]  # fmt: skip

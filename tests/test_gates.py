@@ -6,10 +6,15 @@ import ipywidgets
 import pytest
 import torch
 
-from labkit import claims, digit_sum, figures, figures_gates, gates, results
-from labkit.classifier import ModelSpec, SequenceClassifier
-from labkit.ensemble import Ensemble
-from labkit.gates import Condition
+from labkit.lab import results
+from labkit.measure import claims
+from labkit.measure import plots as figures
+from labkit.memory import data as digit_sum
+from labkit.memory import gate_figures as figures_gates
+from labkit.memory import gates
+from labkit.memory.ensemble import Ensemble
+from labkit.memory.gates import Condition
+from labkit.memory.model import ModelSpec, SequenceClassifier
 
 SEQUENCE = [6, 7, 0, 0, 1, 0, 0, 0, 0, 0]
 R, B, T, H = 2, 3, 10, 4

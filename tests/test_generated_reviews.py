@@ -10,8 +10,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from labkit import generated_reviews
-from labkit.generated_reviews import ADJECTIVES, NOUNS, make_corpus, words_of, write_corpus
+from labkit.film import generated as generated_reviews
+from labkit.film.generated import ADJECTIVES, NOUNS, make_corpus, words_of, write_corpus
 
 SMALL = {"num_train": 20, "num_test": 10, "seed": 3}
 SMALL_SHA256 = "8277ca7d8082705ac847f6c85f27d276c89a1dddcc4de82b3c59e06ed2877632"

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import environment, imdb, report_imdb, review_speed, review_tasks, sweep
-from labkit.review_classifier import ReviewSpec
-from labkit.review_training import TrainSpec
-from labkit.reviews import Corpus
+from labkit.film import rows as report_imdb
+from labkit.film import speed as review_speed
+from labkit.film import studies as imdb
+from labkit.film import tasks as review_tasks
+from labkit.film.corpus import Corpus
+from labkit.film.model import ReviewSpec
+from labkit.film.training import TrainSpec
+from labkit.lab import environment, sweep
 
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))
 STUDIES = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from labkit import ladder, parity, recurrent, recurrent_cpp
+from labkit.cells import cpp as recurrent_cpp
+from labkit.cells import ladder, parity
+from labkit.cells import layers as recurrent
 
 
 def rungs() -> list[str]:

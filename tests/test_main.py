@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from labkit import __main__ as command
-from labkit import environment, results, runner
-from labkit.publication import RECORD_KEYS
+from labkit.lab import environment, results, runner
+from labkit.lab.publication import RECORD_KEYS
 
 
 def test_help_imports_nothing_heavy():
@@ -133,10 +133,10 @@ def test_compare_takes_files_and_folders(tmp_path, monkeypatch, capsys):
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "labkit.report", None)
-    monkeypatch.delattr("labkit.report", raising=False)
+    monkeypatch.setitem(sys.modules, "labkit.lab.report", None)
+    monkeypatch.delattr("labkit.lab.report", raising=False)
     assert command.main(["report"]) == 1
-    assert "has no labkit.report; run make setup" in capsys.readouterr().err
+    assert "has no labkit.lab.report; run make setup" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("user, extra", [(1000, []), (0, ["--allow-root"])])

@@ -18,8 +18,8 @@ import pytest
 from nbformat import NotebookNode, v4
 from nbval.plugin import get_sanitize_patterns
 
-from labkit import environment, results
-from labkit.parameters import ParameterError, check, read_parameters, read_settings
+from labkit.lab import environment, results
+from labkit.lab.parameters import ParameterError, check, read_parameters, read_settings
 
 Lint = Callable[[NotebookNode, str], list[str]]
 

@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from labkit import install
-from labkit.install import Facts, SetupError, Torch
+from labkit.lab import install
+from labkit.lab.install import Facts, SetupError, Torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -347,7 +347,7 @@ def test_make_alone_lists_every_target() -> None:
 @pytest.mark.parametrize("target", sorted(TARGETS - {"help", "clean"}))
 def test_every_target_sets_up_first(target: str) -> None:
     lines = make("-n", "-j4", target).stdout.splitlines()
-    assert lines[0].startswith("python3 labkit/install.py")
+    assert lines[0].startswith("python3 labkit/lab/install.py")
 
 
 def test_make_passes_settings_on() -> None:
@@ -392,7 +392,7 @@ def test_an_unknown_target_is_told_where_the_known_ones_are() -> None:
 def test_reproduce_reports_and_verifies_though_a_chapter_failed(tmp_path: Path) -> None:
     """The commands run in order, also under -j, and a failure of one shows in the end."""
     log = tmp_path / "calls"
-    script = f"""case "$*" in *labkit/install.py*) exit 0;; esac
+    script = f"""case "$*" in *labkit/lab/install.py*) exit 0;; esac
 echo "$3" >> {log}
 case "$3" in run) sleep 0.3; exit 1;; esac"""
     (tmp_path / "bin").mkdir()
@@ -406,7 +406,7 @@ case "$3" in run) sleep 0.3; exit 1;; esac"""
 
 def test_a_signal_to_make_reaches_the_run(tmp_path: Path) -> None:
     """No shell stands between make and the commands: one would die and leave them running."""
-    script = """case "$*" in *labkit/install.py*) exit 0;; esac
+    script = """case "$*" in *labkit/lab/install.py*) exit 0;; esac
 trap 'echo ended > "$0.log"; exit 143' TERM
 echo started > "$0.log"
 while :; do sleep 0.05; done"""
@@ -493,8 +493,8 @@ def test_nothing_unpickles() -> None:
     "source, finder",
     [
         ("from labkit import digit_sum", chapter_imports),
-        ("def f():\n    import labkit.gates", chapter_imports),
-        ("from labkit.sine import forecast", chapter_imports),
+        ("def f():\n    import labkit.memory.gates", chapter_imports),
+        ("from labkit.sine.study import forecast", chapter_imports),
         ("import pickle", unpickling),
         ("from torch import load", unpickling),
         ("import torch\ntorch.load('x')", unpickling),

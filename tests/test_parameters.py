@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from labkit import environment, runner
-from labkit.execution import ChapterError
-from labkit.parameters import ParameterError, parse_given, read_parameters
+from labkit.lab import environment, runner
+from labkit.lab.execution import ChapterError
+from labkit.lab.parameters import ParameterError, parse_given, read_parameters
 
 
 def cells(source: str, count: int = 1) -> list[dict]:

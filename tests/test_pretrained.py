@@ -25,10 +25,12 @@ import torch
 from safetensors.numpy import save
 from safetensors.torch import load_file, save_file
 
-from labkit import datasets, environment, model_folder, model_sources, pretrained, tiny_bert
-from labkit.model_folder import FILES
-from labkit.pretrained import BERT_BASE, MINILM, TINY
-from labkit.transfer import DownloadError, Limits, LocalError
+from labkit.bert.model_folder import FILES
+from labkit.bert.pretrained import BERT_BASE, MINILM, TINY
+from labkit.bert.study import model_folder, model_sources, pretrained
+from labkit.bert.study import tiny as tiny_bert
+from labkit.lab import datasets, environment
+from labkit.lab.transfer import DownloadError, Limits, LocalError
 
 if TYPE_CHECKING:
     from conftest import Server
@@ -498,8 +500,8 @@ def test_two_processes_fetch_a_model_once(world):
 import os, time
 from dataclasses import replace
 from pathlib import Path
-from labkit import model_folder, model_sources, pretrained
-from labkit.transfer import Limits
+from labkit.bert.study import model_folder, model_sources, pretrained
+from labkit.lab.transfer import Limits
 vars(model_sources).update({settings(world.server)!r})
 known = model_folder.KNOWN[{MINILM!r}]
 vocabulary = {sha256(GOOD["vocab.txt"]).hexdigest()!r}
@@ -721,7 +723,7 @@ def test_a_fault_of_this_machine_ends_the_search(world, monkeypatch):
 
 
 def test_importing_it_loads_no_torch():
-    code = "import sys, labkit.pretrained; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, labkit.bert.pretrained; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n"
 

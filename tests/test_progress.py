@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from labkit.progress import Display, Trainings
+from labkit.lab.progress import Display, Trainings
 
 
 def test_trainings_count_fractions_and_pass_over_torn_lines():
@@ -33,7 +33,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
 def test_a_terminal_shows_progress_and_a_log_stays_quiet(tmp_path, monkeypatch, stream):
-    monkeypatch.setattr("labkit.progress.DRAW_EVERY", 0.02)
+    monkeypatch.setattr("labkit.lab.progress.DRAW_EVERY", 0.02)
     events = tmp_path / "events"
     with Display("02_sweep", events, stream):
         for done in (10, 15):
@@ -52,8 +52,8 @@ def test_a_terminal_shows_progress_and_a_log_stays_quiet(tmp_path, monkeypatch, 
 
 
 def test_a_log_gets_a_line_a_minute(tmp_path, monkeypatch):
-    monkeypatch.setattr("labkit.progress.DRAW_EVERY", 0.02)
-    monkeypatch.setattr("labkit.progress.LOG_EVERY", 0.1)
+    monkeypatch.setattr("labkit.lab.progress.DRAW_EVERY", 0.02)
+    monkeypatch.setattr("labkit.lab.progress.LOG_EVERY", 0.1)
     stream, events = io.StringIO(), tmp_path / "events"
     with Display("02_sweep", events, stream):
         time.sleep(0.2)

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from labkit import parity, recurrent
-from labkit.recurrent import GRU, LSTM, SRN, FusedLSTM
+from labkit.cells import layers as recurrent
+from labkit.cells import parity
+from labkit.cells.layers import GRU, LSTM, SRN, FusedLSTM
 
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
 shapes = st.fixed_dictionaries(

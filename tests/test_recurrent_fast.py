@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from labkit import recurrent, recurrent_fast
-from labkit.recurrent_fast import (
+from labkit.cells import fast as recurrent_fast
+from labkit.cells import layers as recurrent
+from labkit.cells.fast import (
     HandwrittenBackwardLSTM,
     Workspace,
     WorkspaceLSTM,

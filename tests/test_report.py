@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from labkit import environment, report, results
+from labkit.lab import environment, report, results
 
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))
 LENGTHS = (10, 15, 20, 25, 30, 35)

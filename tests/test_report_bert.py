@@ -7,7 +7,9 @@ import tomllib
 
 import pytest
 
-from labkit import bert, environment, report, report_bert, results
+from labkit.bert.study import rows as report_bert
+from labkit.bert.study import study as bert
+from labkit.lab import environment, report, results
 
 CHAPTER = report_bert.CHAPTER
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))

@@ -8,8 +8,11 @@ import tomllib
 import pytest
 from scipy import stats
 
-from labkit import environment, imdb, report, report_imdb, report_rows, results
-from labkit.report_rows import judge_few, number_row
+from labkit.film import rows as report_imdb
+from labkit.film import studies as imdb
+from labkit.lab import environment, report, results
+from labkit.measure import rows as report_rows
+from labkit.measure.rows import judge_few, number_row
 
 CHAPTER = report_imdb.CHAPTER
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))

@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 
-from labkit import digests, environment, report_sine, results
+from labkit.lab import digests, environment, results
+from labkit.sine.study import rows as report_sine
 
 CHAPTER = report_sine.CHAPTER
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))["sine"]
@@ -121,4 +122,4 @@ def test_claims_carry_the_chapters_verdicts(page):
 
 
 def test_the_reports_code_ages_no_result():
-    assert "labkit.report_sine" in digests.BOOKKEEPING
+    assert "labkit.sine.rows" in digests.BOOKKEEPING

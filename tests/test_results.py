@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from labkit import digests, environment, results
+from labkit.lab import digests, environment, results
 
 CHAPTER = "01_demo"
 CODE = "from labkit import demo\n\nn = 3\nprint(demo.double(n))"
@@ -77,7 +77,7 @@ def folder(tmp_path, monkeypatch):
         tmp_path / "requirements-cpu.lock",
         "# made by a tool\na==1 \\\n    --hash=sha256:00\nb==2\n",
     )
-    monkeypatch.setattr("labkit.report.render", lambda: "the report\n")
+    monkeypatch.setattr("labkit.lab.report.render", lambda: "the report\n")
     put(tmp_path / "results" / "REPORT.md", "the report\n")
     return tmp_path
 
@@ -216,7 +216,7 @@ def test_a_record_holds_everything_and_can_be_read_again(monkeypatch, capsys):
 
 
 def test_a_record_holds_the_figure_that_the_notebook_shows(monkeypatch):
-    from labkit import figures
+    from labkit.measure import plots as figures
 
     fig, ax = figures.new_figure("line", "A line.")
     ax.plot([1, 2])
@@ -573,7 +573,7 @@ def test_a_cut_off_publication_does_not_undo_a_later_one(monkeypatch):
     put(environment.PROFILES / "cpu" / "02_more.json", "{}")
     staging = write(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr("labkit.publication._carry_out", lambda *_: None)
+        patch.setattr("labkit.lab.publication._carry_out", lambda *_: None)
         results.publish(staging, CHAPTER, "cpu")
     other = environment.RESULTS / ".staging" / "cpu" / "02_more"
     monkeypatch.setenv("LABKIT_STAGING", str(other))
@@ -591,7 +591,7 @@ def test_an_unfinished_publication_that_lost_files_is_dropped(monkeypatch, capsy
     before = snapshot()
     staging = write(monkeypatch, measures={"x": 2})
     with monkeypatch.context() as patch:
-        patch.setattr("labkit.publication._carry_out", lambda *_: None)
+        patch.setattr("labkit.lab.publication._carry_out", lambda *_: None)
         results.publish(staging, CHAPTER, "cpu")
     (staging / f"{CHAPTER}.json").unlink()
     results.recover("cpu")

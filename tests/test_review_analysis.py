@@ -9,9 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from labkit import review_analysis, review_tasks, summary
-from labkit.review_classifier import POOLINGS, ReviewClassifier, ReviewSpec
-from labkit.reviews import Corpus
+from labkit.film import analysis as review_analysis
+from labkit.film import tasks as review_tasks
+from labkit.film.corpus import Corpus
+from labkit.film.model import POOLINGS, ReviewClassifier, ReviewSpec
+from labkit.measure import statistics as summary
 
 WORDS = ("<unk>", "<pad>", "good", "bad", "film", "not", "is", "n't", "it")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from labkit.review_classifier import (
+from labkit.film.model import (
     CELLS,
     POOLINGS,
     TORCH_LAYERS,
@@ -18,7 +18,7 @@ from labkit.review_classifier import (
     backward_order,
     pool,
 )
-from labkit.vocabulary import PAD_ID
+from labkit.film.vocabulary import PAD_ID
 
 V, E, H = 30, 5, 4
 RAGGED = torch.tensor([3, 7, 1, 7, 5])

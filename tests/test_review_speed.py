@@ -7,10 +7,13 @@ import io
 import pytest
 import torch
 
-from labkit import environment, recurrent, review_speed, reviews
-from labkit.review_classifier import ReviewClassifier
-from labkit.review_training import Trainer
-from labkit.reviews import Corpus
+from labkit.cells import layers as recurrent
+from labkit.film import corpus as reviews
+from labkit.film import speed as review_speed
+from labkit.film.corpus import Corpus
+from labkit.film.model import ReviewClassifier
+from labkit.film.training import Trainer
+from labkit.lab import environment
 
 GENERATED = {"corpus_name": "generated", "vocab_size": 300, "max_len": 30}
 LONG = 150  # words; the made-up reviews are shorter

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import datasets, environment, review_tasks, reviews, sweep
-from labkit.review_classifier import ReviewSpec
-from labkit.review_training import TrainSpec, accuracy
-from labkit.reviews import Corpus
+from labkit.film import corpus as reviews
+from labkit.film import tasks as review_tasks
+from labkit.film.corpus import Corpus
+from labkit.film.model import ReviewSpec
+from labkit.film.training import TrainSpec, accuracy
+from labkit.lab import datasets, environment, sweep
 
 MODEL = {"embedding_size": 6, "hidden_size": 4}
 TRAINING = {"epochs": 2, "batch_size": 16, "lr": 0.02}

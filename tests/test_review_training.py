@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit import review_training
-from labkit.review_classifier import ReviewClassifier, ReviewSpec
-from labkit.review_training import LOSSES, Trainer, TrainSpec, accuracy, loss_of
-from labkit.reviews import Corpus
+from labkit.film import training as review_training
+from labkit.film.corpus import Corpus
+from labkit.film.model import ReviewClassifier, ReviewSpec
+from labkit.film.training import LOSSES, Trainer, TrainSpec, accuracy, loss_of
 
 CPU = torch.device("cpu")
 GOOD, BAD, V = 2, 3, 20

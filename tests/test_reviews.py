@@ -8,8 +8,11 @@ import re
 import pytest
 import torch
 
-from labkit import datasets, environment, generated_reviews, reviews, vocabulary
-from labkit.reviews import Corpus, Review
+from labkit.film import corpus as reviews
+from labkit.film import generated as generated_reviews
+from labkit.film import vocabulary
+from labkit.film.corpus import Corpus, Review
+from labkit.lab import datasets, environment
 
 PAD, UNKNOWN = vocabulary.PAD_ID, vocabulary.UNKNOWN_ID
 RATING = {"neg": 2, "pos": 9}

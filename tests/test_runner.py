@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit import environment, results, runner
+from labkit.lab import environment, results, runner
 
 FAULTS = {
     "02_raises": ['x = 1\nraise ValueError("two\\nlines")'],
@@ -44,7 +44,7 @@ from pathlib import Path
 found = [os.environ[name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "LABKIT_WORKERS")]
 assert found == ["0", "2", "3"], found
 assert Path.cwd().parts[-3:] == (".staging", "quick", "01_sound"), Path.cwd()
-from labkit import environment
+from labkit.lab import environment
 assert environment.CACHE == environment.ROOT / "elsewhere", environment.CACHE
 """
 KILLED = """from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -106,7 +106,9 @@ def test_other_chapters_go_on_and_the_command_fails(faulty):
 
 def test_what_no_change_of_a_cell_mends_is_run_again_as_it_was(lab):
     """A download that failed: the command goes with all its options, and blames no cell."""
-    lab.add("01_a", "from labkit.transfer import DownloadError\nraise DownloadError('no network')")
+    lab.add(
+        "01_a", "from labkit.lab.transfer import DownloadError\nraise DownloadError('no network')"
+    )
     done = lab.run("run", "01", "--profile", "cpu", "--force")
     assert "DownloadError: no network. Next: python -m labkit run 01_a --profile cpu --force\n" in (
         done.stderr
@@ -228,8 +230,8 @@ def test_a_signal_leaves_no_kernel(lab, signum):
 SWEEP = """import os, time
 import numpy as np
 from pathlib import Path
-from labkit import environment, results
-from labkit.sweep import run_tasks
+from labkit.lab import environment, results
+from labkit.lab.sweep import run_tasks
 
 environment.prepare(seed=0, device="cpu")
 
@@ -241,7 +243,7 @@ def train(task, progress):
     return {{"value": np.array([task["x"] ** 2.0])}}
 
 tasks = [{{"label": f"task {{x}}", "x": x}} for x in range(4)]
-found = run_tasks(tasks, train, name="squares", modules=["labkit.sweep"], workers=1)
+found = run_tasks(tasks, train, name="squares", modules=["labkit.lab.sweep"], workers=1)
 measures = {{"sum": sum(float(arrays["value"][0]) for arrays in found)}}
 settings = {{"seeds": seeds, "rate": rate}}
 results.write_record("01_sweep", profile=profile, settings=settings, measures=measures)
@@ -338,7 +340,8 @@ def test_lists_may_be_recorded_in_another_order(lab):
 
 CUT_OFF = """
 import sys
-from labkit import __main__, publication
+from labkit import __main__
+from labkit.lab import publication
 publication._carry_out = lambda *_: None
 sys.exit(__main__.main(sys.argv[1:]))
 """

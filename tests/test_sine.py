@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from labkit import environment, sine, sweep
-from labkit import sine_training as st
-from labkit.sine import Condition, judge
-from labkit.sine_training import SIZES, TrainSpec
-from labkit.summary import summarise
+from labkit.lab import environment, sweep
+from labkit.measure.statistics import summarise
+from labkit.sine.study import Condition, judge
+from labkit.sine.study import study as sine
+from labkit.sine.study import training as st
+from labkit.sine.training import SIZES, TrainSpec
 
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))["sine"]
 LABEL = torch.tensor(PUBLISHED["every_step"]["label"], dtype=torch.float64)

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from labkit import digit_sum, environment, sweep
+from labkit.lab import environment, sweep
+from labkit.memory import data as digit_sum
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def refuse(task, progress):
     raise AssertionError(f"trained again: {task}")
 
 
-refuse.__module__, refuse.__qualname__ = "labkit.digit_sum", "train_task"
+refuse.__module__, refuse.__qualname__ = "labkit.memory.data", "train_task"
 
 
 def assert_same(a: list[dict], b: list[dict]) -> None:
@@ -115,7 +116,8 @@ def test_a_bad_number_of_workers_is_refused(cache, monkeypatch):
 
 
 SCRIPT = """
-from labkit import digit_sum, sweep
+from labkit.memory import data as digit_sum
+from labkit.lab import sweep
 tasks = [digit_sum.training_task(cell, length=5, seeds=[0, 1], steps=steps, evaluate_every=10)
          for cell, steps in (("srn", 20), ("srn", 10_000_000), ("lstm", 10_000_000))]
 sweep.run_tasks(tasks, digit_sum.train_task, name="x", modules=digit_sum.MODULES, workers=2)

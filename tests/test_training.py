@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from labkit import training
-from labkit.classifier import ModelSpec
-from labkit.ensemble import Ensemble
-from labkit.training import FitSettings, Split
+from labkit.memory import training
+from labkit.memory.ensemble import Ensemble
+from labkit.memory.model import ModelSpec
+from labkit.memory.training import FitSettings, Split
 
 
 def numbered(N: int, R: int | None = None) -> Split:

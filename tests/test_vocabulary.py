@@ -9,8 +9,9 @@ import ssl
 import numpy as np
 import pytest
 
-from labkit import digests, vocabulary
-from labkit.vocabulary import PAD, UNKNOWN
+from labkit.film import vocabulary
+from labkit.film.vocabulary import PAD, UNKNOWN
+from labkit.lab import digests
 
 GLOVE = """\
 the 0.5 -1.0 2.0

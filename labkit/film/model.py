@@ -1,0 +1,213 @@
+"""The review classifier: embedding, recurrent layers, one vector for the review, head.
+
+Shapes: B reviews, T words, E embedding, H hidden units, D directions (1 or 2), C classes. Padding
+never reaches a result: a backward direction starts at a review's own last word, and pooling looks
+at its words only. (The one exception is `front`, which repeats the padding of a source on purpose.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from labkit.cells import layers as recurrent
+from labkit.cells import parity
+from labkit.film.vocabulary import PAD_ID
+
+CELLS = ("rnn", "lstm", "gru", "handwritten", "none")
+ENGINES = ("own", "torch")
+POOLINGS = ("last", "mean", "max", "mean_max", "last_step")
+VECTORS = ("learned", "glove", "glove_tuned", "random")
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+TORCH_LAYERS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+States = list[Tensor | tuple[Tensor, Tensor]]  # one for each layer and direction
+
+
+@dataclass(frozen=True)
+class ReviewSpec:
+    """What a review model is, apart from its seed.
+
+    `cell`: torch's RNN, LSTM or GRU, or the handwritten LSTM of chapter 01 with its Xavier start,
+    which `engine` "torch" runs through `nn.LSTM` from the same weights (same function, faster);
+    "none" pools the embeddings themselves, a bag of words.
+    `pooling`: what stands for a review. "last": the state of each direction after its last word;
+    "mean", "max": over the review's words; "mean_max": both, side by side; "last_step": the outputs
+    at the last word, where a backward direction has read one word only.
+    `skip`: each word's embedding stands beside the recurrent output before the pooling.
+    `head_size` and `activation`: the head's hidden layer, none for 0.
+    `embedding_scale`: the standard deviation of learned vectors at their start.
+    `vectors`: "learned", from a random start; "glove", pretrained and fixed; "glove_tuned",
+    pretrained, then trained; "random", fixed random vectors for the words that GloVe knows.
+    `num_classes`: 2 for negative and positive, 10 for the ratings 1 to 10.
+    """
+
+    cell: str = "lstm"
+    engine: str = "own"
+    embedding_size: int = 64
+    hidden_size: int = 64
+    num_layers: int = 1
+    bidirectional: bool = False
+    pooling: str = "last"
+    skip: bool = False
+    head_size: int = 0
+    activation: str = "relu"
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    embedding_scale: float = 1.0
+    vectors: str = "learned"
+    num_classes: int = 2
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "cell": CELLS, "engine": ENGINES, "pooling": POOLINGS, "vectors": VECTORS,
+            "activation": tuple(ACTIVATIONS),
+        }  # fmt: skip
+        for name, choices in allowed.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"ReviewSpec.{name} must be one of {', '.join(choices)}; "
+                    f"got {getattr(self, name)!r}"
+                )
+        for name in ("embedding_size", "hidden_size", "num_layers", "num_classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ReviewSpec.{name} must be at least 1")
+        for name in ("dropout", "embedding_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"ReviewSpec.{name} must be in 0..1, got {getattr(self, name)}")
+        if self.skip and self.pooling in ("last", "last_step"):
+            raise ValueError(f"ReviewSpec.skip needs a pooling over time, not {self.pooling!r}")
+
+
+class ReviewClassifier(nn.Module):
+    """Numbered words X (B, T) and lengths (B,) in, logits (B, C) out."""
+
+    def __init__(self, spec: ReviewSpec, vocab_size: int, table: Tensor | None = None) -> None:
+        """`table` (V, E) holds pretrained vectors, zero for words without one."""
+        super().__init__()
+        self.spec = spec
+        self.embedding = nn.Embedding(vocab_size, spec.embedding_size, padding_idx=PAD_ID)
+        self._start_embedding(table)
+
+        D = 2 if spec.bidirectional else 1
+        sizes = [spec.embedding_size] + [D * spec.hidden_size] * spec.num_layers
+        if spec.cell == "none":
+            sizes = sizes[:1]
+        self.layers = nn.ModuleList(
+            nn.ModuleList(_layer(spec, size) for _ in range(D)) for size in sizes[:-1]
+        )
+
+        width = sizes[-1] + (spec.embedding_size if spec.skip else 0)
+        pooled = width * (2 if spec.pooling == "mean_max" else 1)
+        self.embedding_dropout = nn.Dropout(spec.embedding_dropout)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.head = nn.Linear(pooled, spec.num_classes)
+        if spec.head_size:
+            self.head = nn.Sequential(
+                nn.Linear(pooled, spec.head_size),
+                ACTIVATIONS[spec.activation](),
+                nn.Linear(spec.head_size, spec.num_classes),
+            )
+
+    def forward(
+        self, X: Tensor, length: Tensor, *, front: bool = False, states: States | None = None
+    ) -> Tensor:
+        """Logits (B, C); `states` are taken up and replaced by the final ones, where given."""
+        output = self.run(X, length, front=front, states=states)  # (B, T, D*H)
+        return self.head(self.dropout(pool(output, length, self.spec, front=front)))
+
+    def run(
+        self, X: Tensor, length: Tensor, *, front: bool = False, states: States | None = None
+    ) -> Tensor:
+        """The top layer's outputs (B, T, D*H), forward direction first; with `skip` E more."""
+        words = Z = self.embedding_dropout(self.embedding(X))  # (B, T, E)
+        back = backward_order(X.shape[1], length, front=front)  # (B, T)
+        given, ends = list(states or []), []
+        for layer in self.layers:
+            outputs = []
+            for direction, module in enumerate(layer):
+                start = given.pop(0) if given else None
+                output, end = module(_take(Z, back) if direction else Z, start)
+                outputs.append(_take(output, back) if direction else output)
+                ends.append(end)
+            Z = torch.cat(outputs, dim=-1)
+        if states is not None:
+            states[:] = ends
+        return torch.cat([Z, words], dim=-1) if self.spec.skip else Z
+
+    def _start_embedding(self, table: Tensor | None) -> None:
+        kind, weight = self.spec.vectors, self.embedding.weight
+        if kind == "learned":
+            with torch.no_grad():
+                weight.mul_(self.spec.embedding_scale)
+            return
+        if table is None:
+            raise ValueError(f"vectors {kind!r} need a table of pretrained vectors")
+        if tuple(table.shape) != tuple(weight.shape):
+            raise ValueError(f"the table must be {tuple(weight.shape)}, got {tuple(table.shape)}")
+        known = table.abs().sum(1, keepdim=True) > 0
+        with torch.no_grad():
+            if kind == "random":  # as long as the pretrained ones
+                weight.mul_(table[known.squeeze(1)].std()).mul_(known)
+            else:
+                weight.copy_(table)
+        weight.requires_grad_(kind == "glove_tuned")
+
+
+def _layer(spec: ReviewSpec, input_size: int) -> nn.Module:
+    """One layer in one direction, (B, T, I) in, (B, T, H) out."""
+    if spec.cell != "handwritten":
+        return TORCH_LAYERS[spec.cell](input_size, spec.hidden_size, batch_first=True)
+    written = recurrent.LSTM(input_size, spec.hidden_size)
+    # the copy draws a start of its own before it is overwritten; what follows must not notice
+    with torch.random.fork_rng(devices=[]):
+        if spec.engine == "own":
+            return recurrent.FusedLSTM.from_lstm(written)
+        layer = parity.to_torch(written)
+    # torch's second bias would double the steps of the first, so it stays zero
+    layer.bias_hh_l0.requires_grad_(False)
+    return layer
+
+
+def backward_order(T: int, length: Tensor, *, front: bool = False) -> Tensor:
+    """For every step (B, T) the step that a backward direction reads: words reversed, padding not.
+
+    With `front` everything is reversed, padding included, as a plain bidirectional layer does.
+    """
+    step = torch.arange(T, device=length.device).expand(len(length), T)
+    if front:
+        return step.flip(1)
+    reverse = length.unsqueeze(1) - 1 - step
+    return torch.where(reverse >= 0, reverse, step)
+
+
+def _take(Z: Tensor, step: Tensor) -> Tensor:
+    """Z (B, T, F) with its steps in another order, (B, T) of them."""
+    return Z.gather(1, step.unsqueeze(-1).expand(-1, -1, Z.shape[-1]))
+
+
+def pool(output: Tensor, length: Tensor, spec: ReviewSpec, *, front: bool = False) -> Tensor:
+    """One vector for each review from the outputs (B, T, D*H) of all its steps."""
+    B, T, _ = output.shape
+    step = torch.arange(T, device=output.device).expand(B, T)
+    first = T - length if front else torch.zeros_like(length)
+    final = first + length - 1  # (B,) the step of the last word
+    if spec.pooling in ("last", "last_step"):
+        row = torch.arange(B, device=output.device)
+        at_end = output[row, final]  # (B, D*H)
+        if spec.pooling == "last_step" or not spec.bidirectional:
+            return at_end
+        # the backward direction ends at the first word, or in front of it at the padding
+        start = 0 if front else first
+        at_start = output[row, start]
+        H = spec.hidden_size
+        return torch.cat([at_end[:, :H], at_start[:, H:]], dim=1)
+
+    is_word = ((step >= first.unsqueeze(1)) & (step <= final.unsqueeze(1))).unsqueeze(-1)
+    parts = []
+    if spec.pooling != "max":
+        parts.append(output.mul(is_word).sum(1) / length.unsqueeze(1))
+    if spec.pooling != "mean":
+        parts.append(output.masked_fill(~is_word, -torch.inf).amax(1))
+    return torch.cat(parts, dim=1)

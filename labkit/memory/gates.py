@@ -1,0 +1,363 @@
+"""What the gates of a trained LSTM do with a digit that it should ignore, measured on traces.
+
+A trace is what `Ensemble.trace` returns: "i", "f", "o", "g", "c", "h", each (R, B, T, H). Steps
+count from 0; the first two digits are the addends, every later one should be ignored.
+
+Shapes: R replicas, B sequences (the hundred digit pairs), T steps, H hidden units, D digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.measure.claims import MIN_SEEDS
+from labkit.memory.ensemble import EVALUATION_BATCH, Ensemble
+
+Trace = Mapping[str, Tensor]
+
+ADDENDS = 2
+GATES = ("i", "f", "o")
+CHANGE = {"i": 0.1, "f": 0.1, "o": 0.1, "c": 0.5}  # a tenth of what the picture's colours span
+FOLDS = 5
+
+
+def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
+    """A copy of the sequences X (B, T) with `digit` at step `position`, behind the addends."""
+    if X.dim() != 2 or X.shape[1] <= ADDENDS:
+        raise ValueError(f"X must have shape (B, T) with T >= 3, got {tuple(X.shape)}")
+    if not ADDENDS <= position < X.shape[1]:
+        raise ValueError(
+            f"position must be in {ADDENDS}..{X.shape[1] - 1}, behind the addends, got {position}"
+        )
+    if not 0 <= digit <= 9:
+        raise ValueError(f"digit must be in 0..9, got {digit}")
+    changed = X.clone()
+    changed[:, position] = digit
+    return changed
+
+
+# spread and change
+
+
+def _variance(gate: Tensor, steps: Sequence[int]) -> Tensor:
+    """Variance of a gate (R, B, T, H) over `steps`, meant over sequences and units: (R,)."""
+    return gate[:, :, list(steps)].var(dim=2, correction=0).mean(dim=(1, 2))
+
+
+def zero_variances(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
+    """How much the input gate differs between zeros, and between digits, as variances (R,).
+
+    `traces[0]` belongs to sequences with only zeros behind the addends, the others to the same
+    sequences with another digit at step `position`. "alone" is the variance over the zeros of the
+    first; "zeros" that over the zeros of the others, "before" and "after" over those on one side of
+    the digit; "shift" the squared difference of the two sides' means; "digits" the variance over
+    all traces at that one step `position`. Each is a mean over sequences and units. A side with
+    fewer than two zeros has no entry.
+    """
+    gates = [trace["i"] for trace in traces]
+    steps = range(ADDENDS, gates[0].shape[2])
+    before, after = list(steps[: position - ADDENDS]), list(steps[position - ADDENDS + 1 :])
+
+    found = {"alone": _variance(gates[0], steps)}
+    at_digit = torch.stack([gate[:, :, position] for gate in gates])  # (D, R, B, H)
+    found["digits"] = at_digit.var(dim=0, correction=0).mean(dim=(1, 2))
+    for name, where in {"zeros": before + after, "before": before, "after": after}.items():
+        if len(where) >= 2:
+            found[name] = torch.stack([_variance(gate, where) for gate in gates[1:]]).mean(0)
+    if before and after:
+        shifts = [gate[:, :, before].mean(2) - gate[:, :, after].mean(2) for gate in gates[1:]]
+        found["shift"] = torch.stack(shifts).square().mean(dim=(0, 2, 3))
+    return found
+
+
+def changed_shares(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
+    """Shares of the hidden units that fall and rise where a digit stands instead of a zero.
+
+    `traces` as in `zero_variances`. A unit falls if its value at step `position` is lower than with
+    a zero there by more than `CHANGE`, and rises likewise; the cell state counts by its absolute
+    value, so that it "shrinks" towards zero. Returns "f/falls", "f/rises" and so on for i, f, o and
+    c; "f_next/..." for the forget gate one step later; and "f_seen/..." and so on for the change
+    from the step before, as a reader of one picture sees it; they are left out right behind the
+    addends, where the step before read an addend. Each is a mean over sequences, (R, D) with one
+    column for each trace; column 0 is the zero itself.
+    """
+
+    def at(trace: Trace, name: str, step: int) -> Tensor:
+        value = trace[name][:, :, step]  # (R, B, H)
+        return value.abs() if name == "c" else value
+
+    zero = traces[0]
+    compared = {name: [(t, position, zero, position) for t in traces] for name in CHANGE}
+    if position > ADDENDS:
+        for name in CHANGE:
+            compared[f"{name}_seen"] = [(t, position, t, position - 1) for t in traces]
+    if position + 1 < zero["f"].shape[2]:
+        compared["f_next"] = [(t, position + 1, zero, position + 1) for t in traces]
+
+    found = {}
+    for label, pairs in compared.items():
+        name = label[0]
+        changes = torch.stack([at(a, name, s) - at(b, name, u) for a, s, b, u in pairs], 1)
+        found[f"{label}/falls"] = (changes < -CHANGE[name]).double().mean(dim=(2, 3))
+        found[f"{label}/rises"] = (changes > CHANGE[name]).double().mean(dim=(2, 3))
+    return found
+
+
+def study(ensemble: Ensemble, X: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Put every digit at every place of X (B, T), whose tails are zeros.
+
+    Returns the spreads of the input gate, the roots of `zero_variances` meant over places, (R,),
+    with "zeros_to_digits" and "alone_to_digits", their ratios to the spread over digits; and the
+    mean of `changed_shares` over places, (R, 10), one column for each digit.
+    """
+    if X[:, ADDENDS:].any():
+        raise ValueError("X must hold only zeros behind the addends; the study puts the digits in")
+    variances: dict[str, list[Tensor]] = {}
+    shares: dict[str, list[Tensor]] = {}
+    for position in range(ADDENDS, X.shape[1]):
+        traces = [ensemble.trace(with_digit(X, position, digit)) for digit in range(10)]
+        for name, value in zero_variances(traces, position).items():
+            variances.setdefault(name, []).append(value)
+        for name, value in changed_shares(traces, position).items():
+            shares.setdefault(name, []).append(value)
+
+    spreads = {name: torch.stack(values).mean(0).sqrt() for name, values in variances.items()}
+    for name in ("zeros", "alone"):
+        spreads[f"{name}_to_digits"] = spreads[name] / spreads["digits"].clamp(min=1e-12)
+    return spreads, {name: torch.stack(values).mean(0) for name, values in shares.items()}
+
+
+# how long the sum can be read
+
+
+def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tensor:
+    """Accuracy (...,) of reading classes y (N,) from features (..., N, H) by a linear classifier.
+
+    The classifier is linear discriminant analysis, which has a closed form: class means and one
+    shared covariance, estimated on the rows where the mask `fit` (N,) is true after scaling every
+    feature to unit variance there, with 0.001 added to the covariance's diagonal. It is tested on
+    the rows where `test` (N,) is true.
+    """
+    if (fit & test).any():
+        raise ValueError("linear_probe: a row stands both in `fit` and in `test`")
+    if not fit.any() or not test.any():
+        raise ValueError("linear_probe: `fit` and `test` must each hold at least one row")
+    features = features.double()
+    A = features[..., fit, :]
+    centre, scale = A.mean(-2, keepdim=True), A.std(-2, keepdim=True).clamp(min=1e-6)
+    A, B = (A - centre) / scale, (features[..., test, :] - centre) / scale
+
+    classes, labels = y[fit].unique(return_inverse=True)
+    member = torch.nn.functional.one_hot(labels).double()  # (N_fit, C)
+    means = member.T @ A / member.sum(0).unsqueeze(-1)  # (..., C, H)
+    rest = A - means[..., labels, :]
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    covariance = rest.mT @ rest / len(labels) + 1e-3 * identity
+
+    W = torch.linalg.solve(covariance, means.mT)  # (..., H, C)
+    b = member.mean(0).log() - (means.mT * W).sum(-2) / 2
+    found = classes[(B @ W + b.unsqueeze(-2)).argmax(-1)]
+    return (found == y[test]).double().mean(-1)
+
+
+def pair_folds(y: Tensor) -> Tensor:
+    """Fold 0..4 of each digit pair (B,), given the pairs' sums y; −1 for the first of each sum.
+
+    Those nineteen are always fitted on, so that a probe knows every sum; the others take turns.
+    """
+    first = torch.tensor([s not in y[:k] for k, s in enumerate(y)])
+    others = torch.nonzero(~first).squeeze(1)
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+    folds = torch.full_like(y, -1)
+    folds[others[order]] = torch.arange(len(others)) % FOLDS
+    return folds
+
+
+def read_out(
+    ensemble: Ensemble,
+    X: Tensor,
+    y: Tensor,
+    *,
+    fit_digits: Sequence[int] = (1, 4, 7),
+    test_digits: Sequence[int] = (2, 5, 8),
+) -> dict[str, Tensor]:
+    """How well the sum can be read from "c" and "h" after each step, as accuracies (R, T).
+
+    Probes are fitted on the sequences X (B, T) with each of `fit_digits` at each place behind the
+    addends and tested on those with each of `test_digits`. "<state>/known" tests pairs that the
+    probe was fitted on, "<state>/held_out" pairs that it was not: five fits, each of which leaves
+    out another fold of `pair_folds`. "<state>/held_out_zeros" is the same on the sequences X alone,
+    one for each pair, so that no row is fitted on or tested in several copies.
+    """
+    if set(fit_digits) & set(test_digits):
+        raise ValueError(f"fit_digits {fit_digits} and test_digits {test_digits} share a digit")
+    digits = [*fit_digits, *test_digits]
+    places = [(p, d) for d in digits for p in range(ADDENDS, X.shape[1])]
+    traces = [ensemble.trace(with_digit(X, p, d)) for p, d in places]
+
+    zeros, alone = ensemble.trace(X), torch.ones(len(y), dtype=torch.bool)
+
+    sums, folds = y.repeat(len(places)), pair_folds(y).repeat(len(places))
+    fit = torch.tensor([d in fit_digits for _, d in places]).repeat_interleave(len(y))
+    found = {}
+    for state in ("c", "h"):
+        features = torch.cat([trace[state].cpu() for trace in traces], 1).transpose(1, 2)
+        found[f"{state}/known"] = linear_probe(features, sums, fit, ~fit)  # (R, T)
+        found[f"{state}/held_out"] = _held_out(features, sums, folds, fit, ~fit)
+        features = zeros[state].cpu().transpose(1, 2)
+        found[f"{state}/held_out_zeros"] = _held_out(features, y, pair_folds(y), alone, alone)
+    return found
+
+
+def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Tensor) -> Tensor:
+    """`linear_probe` on the rows of `test` in one fold after another, fitted on `fit` without it;
+    over all folds together (...,)."""
+    right = torch.zeros(features.shape[:-2], dtype=torch.float64)
+    for fold in range(FOLDS):
+        left_out = folds == fold
+        accuracy = linear_probe(features, y, fit & ~left_out, test & left_out)
+        right += accuracy * (test & left_out).sum()
+    return right / (test & (folds >= 0)).sum()
+
+
+# what a gate is worth
+
+
+@torch.no_grad()
+def logits_with_held_gates(
+    ensemble: Ensemble, X: Tensor, held: Mapping[str, float | Tensor], first: int = 0
+) -> Tensor:
+    """Class scores (R, B, C) for X (B, T) with gates held at constants from step `first` on.
+
+    `held` gives the gates "i", "f" or "o" a number or a tensor that broadcasts to (R, B, H).
+    """
+    if unknown := sorted(set(held) - set(GATES)):
+        raise ValueError(f"held: no gate {unknown[0]!r}; allowed: {', '.join(GATES)}")
+    if not 0 <= first < X.shape[1]:
+        raise ValueError(f"first must be in 0..{X.shape[1] - 1}, got {first}")
+    p, H = ensemble.parameters, ensemble.spec.hidden_size
+    table = p["embedding"] @ p["W"] + p["b"]  # (R, V, 4H), columns in the order o, i, f, g
+    found = []
+    for part in X.split(4 * EVALUATION_BATCH):
+        h = c = table.new_zeros(len(ensemble), len(part), H)
+        for t, digits in enumerate(part.unbind(1)):
+            Z = (table[:, digits] + h @ p["U"]).split(H, dim=-1)
+            gate = dict(zip("oif", (z.sigmoid() for z in Z[:3]), strict=True))
+            if t >= first:
+                gate |= {name: torch.as_tensor(value) for name, value in held.items()}
+            c = gate["f"] * c + gate["i"] * Z[3].tanh()
+            h = gate["o"] * c.tanh()
+        found.append(h @ p["head_weight"] + p["head_bias"])
+    return torch.cat(found, 1)
+
+
+def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[str, Tensor]:
+    """Accuracy (R,) on X (B, T), y (B,) "as trained" and with one gate made useless.
+
+    From step `first` on, "f = 1" holds the forget gate at 1 for every unit; "f = mean" holds each
+    unit at its own mean over the sequences and these steps, so that it no longer reacts. Likewise
+    i and o. `first` = 2 leaves the reading of the addends as trained.
+    """
+    trace = ensemble.trace(X)
+    conditions: dict[str, dict[str, Any]] = {"as trained": {}}
+    for gate in GATES:
+        mean = trace[gate][:, :, first:].mean(dim=(1, 2)).unsqueeze(1)  # (R, 1, H)
+        conditions[f"{gate} = 1"] = {gate: 1.0}
+        conditions[f"{gate} = mean"] = {gate: mean}
+    return {
+        name: _accuracy(logits_with_held_gates(ensemble, X, held, first), y)
+        for name, held in conditions.items()
+    }
+
+
+def accuracy_by_place(ensemble: Ensemble, X: Tensor, y: Tensor) -> Tensor:
+    """Accuracy (R, T − 2, 10) on X (B, T), y (B,) with each digit put at each later place."""
+    rows = [
+        [_accuracy(ensemble.logits(with_digit(X, p, d)), y) for d in range(10)]
+        for p in range(ADDENDS, X.shape[1])
+    ]
+    return torch.stack([torch.stack(row, 1) for row in rows], 1)
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.argmax(-1) == y).double().mean(1)
+
+
+# verdicts
+
+
+class Condition(NamedTuple):
+    """The mean of `measure`, named `name`, must lie "above" or "below" `limit`."""
+
+    label: str
+    name: str
+    measure: Mapping[str, Any]
+    side: str
+    limit: float
+
+    def holds(self) -> bool | None:
+        """Whether the whole 95 % interval lies on the right side; None where it spans the limit,
+        or where fewer than `MIN_SEEDS` seeds give no interval worth the name."""
+        low, high = self.measure["low"], self.measure["high"]
+        if self.measure["n"] < MIN_SEEDS or low is None or low <= self.limit <= high:
+            return None
+        return (low > self.limit) == (self.side == "above")
+
+    def spread(self) -> str:
+        """The interval; for fewer than `MIN_SEEDS` seeds the range, which is no interval."""
+        m = self.measure
+        if m["n"] < MIN_SEEDS:
+            return f"range {m['min']:.3f} to {m['max']:.3f}"
+        return f"[{m['low']:.3f}, {m['high']:.3f}]"
+
+    def __str__(self) -> str:
+        needs = f"needs {self.side} {self.limit:g}"
+        return f"{self.label} {self.measure['mean']:.3f} {self.spread()} ({needs})"
+
+
+def verdict_rows(by_start: Mapping[str, Sequence[Condition]]) -> list[list[str]]:
+    """A row for each start and condition: start, condition, mean, interval, limit."""
+    return [
+        [start, c.label, f"{c.measure['mean']:.3f}", c.spread(), f"{c.side} {c.limit:g}"]
+        for start, conditions in by_start.items()
+        for c in conditions
+    ]
+
+
+def judge(claim_id: str, claim: str, by_start: Mapping[str, Sequence[Condition]]) -> dict[str, Any]:
+    """A claim's verdict by the conditions of the first start; the other starts are told.
+
+    It holds if all conditions are met, holds only in part if some are met and another fails, and is
+    undecided if none fails but an interval spans its limit.
+    """
+    (first, conditions), *others = by_start.items()
+    holds, verdict = _verdict(conditions)
+    reason = "; ".join(str(condition) for condition in conditions)
+    parts = [f"{first} start, n = {conditions[0].measure['n']}: {reason}"]
+    for start, compared in others:
+        means = "; ".join(f"{c.label} {c.measure['mean']:.3f}" for c in compared)
+        parts.append(f"{start} start: {_verdict(compared)[1]} ({means})")
+    return {
+        "id": claim_id,
+        "claim": claim,
+        "holds": holds,
+        "verdict": verdict,
+        "reason": ". ".join(parts),
+        "evidence": [c.name for conditions in by_start.values() for c in conditions],
+    }
+
+
+def _verdict(conditions: Sequence[Condition]) -> tuple[bool | None, str]:
+    if any(condition.measure["n"] < MIN_SEEDS for condition in conditions):
+        return None, f"not judged: fewer than {MIN_SEEDS} seeds"
+    found = [condition.holds() for condition in conditions]
+    met = [c.label for c, holds in zip(conditions, found, strict=True) if holds]
+    if all(found):
+        return True, "holds"
+    if None in found and False not in found:
+        return None, "undecided: an interval spans its limit"
+    return False, f"holds only in part: {', '.join(met)}" if met else "does not hold"
