@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from labkit.bert.model import POOLINGS, BertClassifier, BertSpec
-from labkit.bert.study import study as bert
-from labkit.bert.study import tasks as bert_tasks
+from labkit.bert import study as bert
+from labkit.bert import tasks as bert_tasks
 from labkit.bert.training import BertTrainSpec
 from labkit.film import baselines
 from labkit.film import studies as imdb

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from labkit.bert.pretrained import Pretrained
-from labkit.bert.study import encoding as bert_reviews
-from labkit.bert.study import pretrained
+from labkit.bert import encoding as bert_reviews
+from labkit.bert import pretrained
 from labkit.film import corpus as reviews
 from labkit.film import tasks as review_tasks
 from labkit.lab import environment

@@ -19,11 +19,11 @@ from transformers import BertConfig, BertModel
 from labkit import bert_launch
 from labkit.bert.model import POOLINGS, BertSpec
 from labkit.bert.model_folder import MINILM, Pretrained
-from labkit.bert.study import encoding as bert_reviews
-from labkit.bert.study import model as bert_classifier
-from labkit.bert.study import pretrained
-from labkit.bert.study import tasks as bert_tasks
-from labkit.bert.study import training as bert_training
+from labkit.bert import encoding as bert_reviews
+from labkit.bert import model as bert_classifier
+from labkit.bert import pretrained
+from labkit.bert import tasks as bert_tasks
+from labkit.bert import training as bert_training
 from labkit.bert.training import BertTrainSpec
 from labkit.film import corpus as reviews
 from labkit.film import tasks as review_tasks
@@ -362,7 +362,7 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from labkit import bert_launch
-from labkit.bert.study import pretrained
+from labkit.bert import pretrained
 from labkit.film import corpus as reviews
 from labkit.bert.model_folder import Pretrained
 root = Path(sys.argv[1])

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, get_linear_schedule_with_warmup
 
 from labkit.bert.encoding import Encoded, pad
 from labkit.bert.model import BertClassifier, BertSpec
-from labkit.bert.study import training as bert_training
+from labkit.bert import training as bert_training
 from labkit.bert.training import BertTrainSpec, Keeper, Run, Trainer, make_optimiser, rate
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ import pytest
 
 from labkit import __main__ as command
 from labkit.bert.model_folder import NotThere, Pretrained
-from labkit.bert.study import model_sources
+from labkit.bert import model_sources
 from labkit.lab import data_command, datasets, download, environment, runner
 from labkit.lab.transfer import DownloadError, Limits
 

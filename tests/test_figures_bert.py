@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labkit.bert.study import figures as figures_bert
+from labkit.bert import figures as figures_bert
 from labkit.lab import results
 from labkit.measure import plots as figures
 

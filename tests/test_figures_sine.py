@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labkit.sine.study import figures as figures_sine
+from labkit.sine import figures as figures_sine
 
 SEEDS = 3
 RNG = np.random.default_rng(0)

@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 
 from labkit.bert.model_folder import FILES
 from labkit.bert.pretrained import BERT_BASE, MINILM, TINY
-from labkit.bert.study import model_folder, model_sources, pretrained
-from labkit.bert.study import tiny as tiny_bert
+from labkit.bert import model_folder, model_sources, pretrained
+from labkit.bert import tiny as tiny_bert
 from labkit.lab import datasets, environment
 from labkit.lab.transfer import DownloadError, Limits, LocalError
 
@@ -500,7 +500,7 @@ def test_two_processes_fetch_a_model_once(world):
 import os, time
 from dataclasses import replace
 from pathlib import Path
-from labkit.bert.study import model_folder, model_sources, pretrained
+from labkit.bert import model_folder, model_sources, pretrained
 from labkit.lab.transfer import Limits
 vars(model_sources).update({settings(world.server)!r})
 known = model_folder.KNOWN[{MINILM!r}]

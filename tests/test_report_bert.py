@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 
-from labkit.bert.study import rows as report_bert
-from labkit.bert.study import study as bert
+from labkit.bert import rows as report_bert
+from labkit.bert import study as bert
 from labkit.lab import environment, report, results
 
 CHAPTER = report_bert.CHAPTER

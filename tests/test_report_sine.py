@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from labkit.lab import digests, environment, results
-from labkit.sine.study import rows as report_sine
+from labkit.sine import rows as report_sine
 
 CHAPTER = report_sine.CHAPTER
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))["sine"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from labkit.lab import environment, sweep
 from labkit.measure.statistics import summarise
 from labkit.sine.study import Condition, judge
-from labkit.sine.study import study as sine
-from labkit.sine.study import training as st
+from labkit.sine import study as sine
+from labkit.sine import training as st
 from labkit.sine.training import SIZES, TrainSpec
 
 PUBLISHED = tomllib.loads((environment.DATA / "published.toml").read_text("utf-8"))["sine"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit.bert.pretrained import Pretrained
-from labkit.bert.study import pretrained
+from labkit.bert import pretrained
 from labkit.film import corpus as reviews
 from labkit.lab import digests, environment
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labkit.bert.model_folder import BERT_BASE, CONFIG, MINILM, WEIGHTS, Pretrained
-from labkit.bert.study import model_sources
+from labkit.bert import model_sources
 from labkit.lab.download import file_digest
 from labkit.lab.transfer import DownloadError
 
@@ -39,7 +39,7 @@ def find(model: str, revision: str = "", *, quiet: bool = False) -> Pretrained:
         return model_sources.find(model, revision, quiet=quiet)
     if revision:
         raise ValueError(f"model {TINY!r} has no revision; leave it out")
-    from labkit.bert.study import tiny as tiny_bert
+    from labkit.bert import tiny as tiny_bert
 
     folder = tiny_bert.folder()
     return Pretrained(TINY, "", folder, file_digest(folder / WEIGHTS), "made here")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from labkit.bert.model import POOLINGS, BertClassifier
-from labkit.bert.study import tasks as bert_tasks
+from labkit.bert import tasks as bert_tasks
 from labkit.film import analysis as review_analysis
 from labkit.film import baselines
 from labkit.film import tasks as review_tasks

@@ -32,8 +32,8 @@ from labkit.bert.model import (
 )
 from labkit.bert.model_folder import ALIASES, KNOWN
 from labkit.bert.pretrained import Pretrained
-from labkit.bert.study import encoding as bert_reviews
-from labkit.bert.study import pretrained
+from labkit.bert import encoding as bert_reviews
+from labkit.bert import pretrained
 from labkit.bert.training import EVALUATION_BATCH, BertTrainSpec, Trainer
 from labkit.film import tasks as review_tasks
 from labkit.lab import digests, environment

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from labkit.bert.encoding import Encoded
 from labkit.bert.model import PRECISIONS, BertClassifier, mixed
-from labkit.bert.study import encoding as bert_reviews
+from labkit.bert import encoding as bert_reviews
 from labkit.film import corpus as reviews
 from labkit.film.training import accuracy
 from labkit.lab import digests

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.bert.study import rows as report_bert
+from labkit.bert import rows as report_bert
 from labkit.film import rows as report_imdb
 from labkit.lab import environment
 from labkit.lab.digests import write_atomically
 from labkit.lab.publication import REPORT
 from labkit.lab.results import cell, machine_line, reported
 from labkit.measure.rows import Row, binomial_half_width, judge, missing_row, number_row
-from labkit.sine.study import rows as report_sine
+from labkit.sine import rows as report_sine
 
 __all__ = ["Row", "binomial_half_width", "judge", "render", "write"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from labkit.lab import sweep
 from labkit.measure.claims import MIN_SEEDS
 from labkit.measure.statistics import summarise
-from labkit.sine.study import training as sine_training
+from labkit.sine import training as sine_training
 from labkit.sine.training import (
     POINTS,
     SEEN,
