@@ -1,50 +1,181 @@
-"""From measurements over many seeds to a verdict on a claim.
-
-Replicas of one seed share their embedding, their head and their data, whatever cell they have, so
-two cells are compared seed by seed: the interval is that of the mean difference.
-"""
+"""From measurements to verdicts: on claims made in words, and on published numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 from scipy import stats
 
-from labkit.lab.results import summarise
+from labkit.measure.statistics import STUDENT, Measure, number
 
-Measure = dict[str, Any]
 MIN_SEEDS = 8  # with fewer, a bootstrap interval says too little for a verdict
+MIN_STUDENT = 3
+MISSING = "no result yet"
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], seeds: Sequence[int]) -> Measure:
-    """The mean of a - b over seeds, with its interval; `a` and `b` stand in the seeds' order."""
-    if not len(a) == len(b) == len(seeds):
-        raise ValueError(
-            f"paired_difference needs one value for each seed: {len(a)}, {len(b)}, {len(seeds)}"
-        )
-    # float32 accuracies that are equal as fractions may differ in the eighth digit
-    return summarise(np.round(np.subtract(a, b), 6).tolist(), seeds=seeds)
+@dataclass(frozen=True)
+class Condition:
+    """The whole 95 % interval of `measure`, named `name`, must lie above or below `limit`."""
+
+    label: str
+    name: str
+    measure: Measure
+    side: str = "above"
+    limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.side not in ("above", "below"):
+            raise ValueError(f"Condition.side must be 'above' or 'below', got {self.side!r}")
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough seeds for the interval to mean something."""
+        student = STUDENT in self.measure["interval"]
+        return self.measure["n"] >= (MIN_STUDENT if student else MIN_SEEDS)
+
+    @property
+    def met(self) -> bool | None:
+        """True on the right side of the limit, False on the wrong one, None where it spans it."""
+        low, high = self.measure["low"], self.measure["high"]
+        if low is None or low <= self.limit <= high:
+            return None
+        return (low > self.limit) == (self.side == "above")
+
+    def __str__(self) -> str:
+        m = self.measure
+        interval = f" [{m['low']:.3g}, {m['high']:.3g}]" if m["low"] is not None else ""
+        return f"{self.label} {m[m['statistic']]:.3g}{interval}"
 
 
-def trend(by_length: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> Measure:
-    """The slope of each seed's values over the length, per ten digits; least squares.
+@dataclass(frozen=True)
+class Claim:
+    """A claim made in words: whether it holds (None: undecided), why, and by which measures."""
 
-    ValueError for fewer than two lengths.
+    id: str
+    claim: str
+    holds: bool | None
+    verdict: str
+    reason: str
+    evidence: tuple[str, ...]
+
+
+def judge(claim_id: str, claim: str, what: str, conditions: Sequence[Condition]) -> Claim:
+    """The verdict on a claim from its conditions; `what` says what they measure.
+
+    It holds if all conditions are met, holds in part if some are met and another fails, is shown
+    for some where the others' intervals span the limit, and does not hold if none is met and one
+    fails. Where no interval leaves its limit, or with too few seeds, there is no verdict.
     """
-    if len(by_length) < 2:
-        raise ValueError(f"a trend needs at least two lengths, got {list(by_length)}")
-    lengths = np.array(list(by_length), dtype=float)
-    values = np.array([by_length[length] for length in by_length])  # (lengths, seeds)
-    slopes = [stats.linregress(lengths, column).slope * 10 for column in values.T]
-    return summarise(slopes, seeds=seeds)
+    seeds = min(c.measure["n"] for c in conditions)
+    met = [c.label for c in conditions if c.met]
+    failed = [c.label for c in conditions if c.met is False]
+    spanning = [c.label for c in conditions if c.met is None]
+    holds: bool | None = None
+    if not all(c.enough for c in conditions):
+        verdict = f"undecided: {seeds} seed{'s are' if seeds != 1 else ' is'} too few"
+    elif len(met) == len(conditions):
+        holds, verdict = True, "holds"
+    elif failed:
+        holds = False
+        verdict = f"holds only in part: {', '.join(met)}" if met else "does not hold"
+    elif met:
+        verdict = f"shown for {', '.join(met)}; not shown for {', '.join(spanning)}"
+    else:
+        verdict = "not shown: the interval spans the limit"
+    limits = sorted({f"{c.side} {c.limit:g}" for c in conditions})
+    reason = f"{what}: {', '.join(map(str, conditions))}; needs {' or '.join(limits)}"
+    evidence = tuple(c.name for c in conditions)
+    return Claim(claim_id, claim, holds, verdict, f"{reason}; over {seeds} seeds", evidence)
 
 
-def monotonic_share(by_length: Mapping[int, Sequence[float]]) -> float:
-    """The share of seeds whose values never rise from one length to the next."""
-    values = np.array([by_length[length] for length in sorted(by_length)])
-    return float(np.mean(np.all(np.diff(values, axis=0) <= 0, axis=0)))
+# published numbers
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published figure, ours, and what follows; all of it text."""
+
+    what: str
+    published: str
+    ours: str
+    verdict: str
+    reason: str
+
+
+def number_row(
+    what: str,
+    published: float,
+    measures: Mapping[str, Measure],
+    name: str,
+    *,
+    higher_is_better: bool | None,
+    examples: int | None = None,
+    unit: str = "",
+    shown: str = "",
+) -> Row:
+    """The row of a published number beside the summary `name`; KeyError if there is none.
+
+    An accuracy that was counted on `examples` gets the half-width of its 95 % binomial interval.
+    `shown` is how the source prints the number, where that is not as Python does.
+    """
+    measure = measures[name]
+    few = measure["n"] < MIN_SEEDS and STUDENT in measure["interval"]
+    rank = _rank_of_few if few else _rank
+    verdict, reason = rank(published, measure, higher_is_better)
+    if examples:
+        half_width = 1.96 * math.sqrt(published * (1 - published) / examples)
+        reason += f"; ±{half_width:.2f} from its {examples} examples"
+    if measure["timing"]:
+        verdict, reason = verdict.replace("seeds", "runs"), reason.replace("seeds", "runs")
+    shown = shown or (f"{published:.2f}" if examples else f"{published!r} {unit}".strip())
+    return Row(what, shown, f"{number(measure)}, n = {measure['n']}", verdict, reason)
+
+
+def _rank(published: float, measure: Measure, higher_is_better: bool | None) -> tuple[str, str]:
+    """Verdict and rank of a published number among the raw values of a summary."""
+    # accuracies come from float32: 0.77 is stored as 0.7699999809
+    raw = [published if math.isclose(v, published, rel_tol=1e-6) else v for v in measure["raw"]]
+    below, equal = sum(v < published for v in raw), sum(v == published for v in raw)
+    above = len(raw) - below - equal
+    if len(raw) in (below, above):
+        verdict = _side(above == len(raw), higher_is_better, "outside our seeds")
+        return verdict, f"{'lower' if above else 'higher'} than all {len(raw)} seeds"
+    rank = f"higher than {below} of {len(raw)} seeds"
+    return "inside our seeds", f"{rank}, equal to {equal}" if equal else rank
+
+
+def _rank_of_few(
+    published: float, measure: Measure, higher_is_better: bool | None
+) -> tuple[str, str]:
+    """Does the published number lie where one more of our few seeds is expected?
+
+    Lowest and highest of three seeds miss a fourth one half of the time. So the range is that of
+    Student's prediction of one more value, 95 %: mean ± t · sd · √(1 + 1/n).
+    """
+    n, mean = measure["n"], measure["mean"]
+    if n < MIN_STUDENT or measure["sd"] is None:
+        return "too few seeds for a verdict", f"published minus ours {published - mean:+.3g}"
+    half = float(stats.t.ppf(0.975, n - 1)) * measure["sd"] * math.sqrt(1 + 1 / n)
+    low, high = mean - half, mean + half
+    reason = f"one more seed is expected in [{number(low)}, {number(high)}]"
+    if low <= published <= high:
+        return "as one more seed", reason
+    return _side(published < low, higher_is_better, "not as one more seed"), reason
+
+
+def _side(ours_is_higher: bool, higher_is_better: bool | None, neutral: str) -> str:
+    if higher_is_better is None:
+        return neutral
+    return "ours better" if ours_is_higher == higher_is_better else "ours worse"
+
+
+# TRANSITION
+
+from typing import Any  # noqa: E402
+
+from labkit.measure.statistics import monotonic_share, paired_difference, trend  # noqa: E402, F401
 
 
 def judge_differences(

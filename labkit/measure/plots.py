@@ -6,12 +6,11 @@ tell apart. No pyplot state is touched, so a figure depends on its data alone.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import io
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -80,40 +79,11 @@ def png_bytes(fig: Figure) -> bytes:
     return packed.getvalue()
 
 
-def _plotted_arrays(ax: Axes) -> Iterator[np.ndarray]:
-    for line in ax.lines:
-        yield line.get_xydata()
-    for collection in ax.collections:
-        yield collection.get_offsets()
-        for path in collection.get_paths():
-            yield path.vertices
-        if collection.get_array() is not None:
-            yield collection.get_array()
-    for image in ax.images:
-        yield image.get_array()
-    for patch in ax.patches:
-        yield patch.get_patch_transform().transform(patch.get_path().vertices)
-
-
-def data_digest(fig: Figure) -> str:
-    """SHA-256 of what is plotted (lines, collections, images, patches), to 6 significant digits.
-
-    It does not depend on fonts, colours or the machine's renderer.
-    """
-    digest = hashlib.sha256()
-    for ax in fig.axes:
-        for array in _plotted_arrays(ax):
-            values = np.ma.filled(np.ma.asarray(array, dtype=float), np.nan)
-            digest.update(f"{values.shape}:".encode())
-            digest.update(" ".join(f"{v + 0.0:.5e}" for v in values.ravel()).encode())
-    return digest.hexdigest()
-
-
 def show(fig: Figure) -> None:
-    """Display the figure with its alternative text, then one line with the digest of its data."""
+    """Display the figure, its alternative text in the output's metadata and in a caption below."""
     width = round(fig.get_figwidth() * 100)
     display(Image(png_bytes(fig), format="png", width=width, alt=fig.labkit_alt))
-    print(f"{fig.labkit_name}: {fig.labkit_alt} (data digest {data_digest(fig)[:12]})")
+    display(Markdown(f"*{fig.labkit_alt}*"))
 
 
 def show_source(*objects: Any) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
+
+Measure = dict[str, Any]
 
 STATISTICS = {"mean": np.mean, "median": np.median}
 RESAMPLES = 10_000
@@ -25,7 +27,7 @@ def summarise(
     unit: str = "",
     timing: bool = False,
     student: bool = False,
-) -> dict[str, Any]:
+) -> Measure:
     """Sum up one value a seed (or a run): n, mean, median, sd, min, max, interval and raw values.
 
     "low" and "high" bound a 95 % interval of the chosen `statistic`, "mean" or "median": the BCa
@@ -122,3 +124,58 @@ def _bootstrap(values: np.ndarray, statistic: str, method: str) -> tuple[float, 
 
 
 SUMMARY_KEYS = frozenset(summarise([0.0]))
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], seeds: Sequence[int], *, student: bool = False
+) -> Measure:
+    """The mean of a - b over seeds, with its interval; `a` and `b` stand in the seeds' order.
+
+    Replicas of one seed share their start and their data whatever cell they have, so two cells are
+    compared seed by seed.
+    """
+    if not len(a) == len(b) == len(seeds):
+        raise ValueError(
+            f"paired_difference needs one value for each seed: {len(a)}, {len(b)}, {len(seeds)}"
+        )
+    # float32 accuracies that are equal as fractions may differ in the eighth digit
+    return summarise(np.round(np.subtract(a, b), 6).tolist(), seeds=seeds, student=student)
+
+
+def trend(by_length: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> Measure:
+    """The slope of each seed's values over the length, per ten digits; least squares.
+
+    ValueError for fewer than two lengths.
+    """
+    from scipy import stats
+
+    if len(by_length) < 2:
+        raise ValueError(f"a trend needs at least two lengths, got {list(by_length)}")
+    lengths = np.array(list(by_length), dtype=float)
+    values = np.array([by_length[length] for length in by_length])  # (lengths, seeds)
+    slopes = [stats.linregress(lengths, column).slope * 10 for column in values.T]
+    return summarise(slopes, seeds=seeds)
+
+
+def monotonic_share(by_length: Mapping[int, Sequence[float]]) -> float:
+    """The share of seeds whose values never rise from one length to the next."""
+    values = np.array([by_length[length] for length in sorted(by_length)])
+    return float(np.mean(np.all(np.diff(values, axis=0) <= 0, axis=0)))
+
+
+def number(value: Any) -> str:
+    """A measure as text: a summary with its interval, a single value as it is."""
+    if isinstance(value, dict):
+        centre = f"{number(value[value['statistic']])} {value['unit']}".strip()
+        if value["statistic"] == "median":
+            centre = f"median {centre}"
+        if value["low"] is None:
+            return centre
+        return f"{centre} [{number(value['low'])}, {number(value['high'])}]"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:,.0f}"
+    if isinstance(value, list):
+        return f"[{', '.join(number(item) for item in value)}]"
+    return str(value)

@@ -1,0 +1,162 @@
+"""Where things are, what the lab runs on, and how a run is made to repeat itself.
+
+torch and numpy are imported where they are needed, so that the command line starts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+ROOT = Path(os.environ.get("LABKIT_ROOT") or Path(__file__).parents[2]).resolve()
+NOTEBOOKS = ROOT / "notebooks"
+RESULTS = ROOT / "results"
+DATA = ROOT / "data"
+CACHE = Path(os.environ.get("LABKIT_CACHE") or DATA / "cache").resolve()
+DOWNLOADS = DATA / "downloads"
+PROFILES = ("quick", "cpu", "full")
+REPORTED = ("full", "cpu")  # the first that holds a record is the one reported
+KERNEL = "lstm-course-lab"
+PACKAGES = (
+    "torch", "torchtext", "numpy", "scipy", "scikit-learn", "transformers", "tokenizers",
+    "matplotlib", "seaborn", "safetensors", "ipykernel",
+)  # fmt: skip
+
+# With these, glibc keeps freed blocks of a few MB instead of returning them to the system and
+# taking them anew in every batch, which costs an LSTM on long texts a quarter of its time.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(256 * 2**20),
+}
+
+_prepared: list[torch.device | None] = [None]
+
+
+def shown(path: Path) -> str:
+    """A path as messages name it: relative to the repository where it lies inside."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def kernel_environment(threads: int = 1) -> dict[str, str]:
+    """Variables that must be set before a process starts, for `threads` threads of arithmetic."""
+    count = str(threads)
+    return {
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "LABKIT_THREADS": count,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYTHONNOUSERSITE": "1",
+        "MATPLOTLIBRC": os.devnull,  # a reader's settings would change the figures
+        **MALLOC,
+    }
+
+
+def cpu_count() -> int:
+    """The cores that this process may use: fewer than the machine has under Slurm or taskset."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def threads() -> int:
+    """The number of threads of arithmetic that `LABKIT_THREADS` asks for, 1 when unset."""
+    given = os.environ.get("LABKIT_THREADS") or "1"
+    if not given.isdigit() or int(given) < 1:
+        raise ValueError(f"LABKIT_THREADS must be a whole number of at least 1, got {given!r}")
+    return int(given)
+
+
+def device(name: str = "auto") -> torch.device:
+    """The device called "cpu", "cuda", or "auto" (CUDA where there is a GPU)."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda; got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': this torch sees no GPU; use 'auto' or 'cpu'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+_device = device  # `prepare` has a parameter of that name
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, numpy and torch; `seed` is in 0..2**32-1."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def prepare(seed: int = 0, device: str = "auto") -> torch.device:
+    """Make this process repeatable and return the device called `device`.
+
+    Seeds every generator, chooses torch's deterministic kernels, turns cuDNN's search and TF32 off,
+    and sets as many threads as `LABKIT_THREADS` says.
+    """
+    import torch
+
+    chosen = _device(device)
+    seed_everything(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_num_threads(threads())
+    _prepared.append(chosen)
+    return chosen
+
+
+def provenance() -> dict[str, Any]:
+    """What a record says about the machine: device, CPU, threads, versions; no user and no host."""
+    used = _prepared[-1]
+    facts = {
+        "device": str(used or "cpu"),
+        "device_name": _cpu_name(),
+        "cpu": _cpu_name(),
+        "cpu_capability": None,
+        "cuda": None,
+        "threads": threads(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+    if "torch" in sys.modules:  # a chapter that never needed it should not wait for it here
+        import torch
+
+        facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+        facts["threads"] = torch.get_num_threads()
+        if used is not None and used.type == "cuda":
+            facts["device_name"] = torch.cuda.get_device_name(used)
+            facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _versions() -> dict[str, str]:
+    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def _cpu_name() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return name.group(1).strip() if name else platform.processor() or platform.machine()

@@ -1,0 +1,288 @@
+"""Finished trainings: carried out side by side, kept under what decides them, never made twice.
+
+A kept result lies in a file named by its key: the specification's class and fields, the import
+closure of its code, torch's version. The file holds that key and a digest of its arrays, and is
+believed only if both are right. Trainings run in joblib's processes on the cores of this machine,
+or on the Dask cluster whose scheduler `LABKIT_DASK` names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from labkit.lab import code, machine
+from labkit.lab.specification import Arrays, Progress, Specification
+
+PATIENCE = 60  # seconds to wait for a Dask scheduler, and then for a first worker
+
+
+class ClusterError(OSError):
+    """The cluster cannot be used; the message says why and what to do."""
+
+
+def key(specification: Specification) -> str:
+    """64 hexadecimal digits that change with whatever decides the result of a training."""
+    cls = type(specification)
+    parts = {
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "fields": TypeAdapter(cls).dump_python(specification, mode="json"),
+        "code": code_in_memory(cls.__module__),
+        "torch": metadata.version("torch"),
+    }
+    return code.sha256(code.canonical(parts))
+
+
+@cache
+def code_in_memory(module: str) -> dict[str, str]:
+    """The closure of a module as it was when this process first asked for it."""
+    return code.closure([module])
+
+
+def _check_unedited(specification: Specification) -> None:
+    """Raise ValueError where the files are no longer the code in memory, whose result is kept."""
+    module = type(specification).__module__
+    before, now = code_in_memory(module), code.closure([module])
+    if edited := [name for name in now if now[name] != before.get(name)]:
+        raise ValueError(f"{', '.join(edited)} was edited after it was loaded: restart the kernel")
+
+
+def train(
+    specifications: Sequence[Specification], *, name: str, workers: int | None = None
+) -> list[Arrays]:
+    """The results of trainings in their order; those that are not kept are carried out.
+
+    `workers` processes train at once, by default `LABKIT_WORKERS` or one for each core that this
+    process may use; each training has one thread, so their number changes no result. `name` is
+    what the progress line calls the whole.
+    """
+    keys = [key(specification) for specification in specifications]
+    by_key = dict(zip(keys, specifications, strict=True))
+    results = {k: _load(k, specification) for k, specification in by_key.items()}
+    missing = {k: s for k, s in by_key.items() if results[k] is None}
+    events = _Events(name, len(results), len(missing))
+    with events:
+        for k, content in _finished(missing, events, workers):
+            _check_unedited(missing[k])
+            code.write_atomically(_path(k), content)
+            results[k] = _load(k, missing[k])
+            events.finished()
+    return [results[k] for k in keys]
+
+
+def _finished(
+    missing: Mapping[str, Specification], events: _Events, workers: int | None
+) -> Iterator[tuple[str, bytes]]:
+    """The key and the file's content of each training as it ends."""
+    scheduler = os.environ.get("LABKIT_DASK")
+    for specification in missing.values():
+        _check_unedited(specification)
+    count = min(workers or _workers(), len(missing))
+    if not missing:
+        return
+    if not scheduler and count == 1:
+        for k, specification in missing.items():
+            yield k, _carry_out(k, specification, events.writer(specification.title))[1]
+        return
+
+    import joblib
+
+    with _cluster(scheduler) if scheduler else nullcontext():
+        parallel = joblib.Parallel(
+            n_jobs=-1 if scheduler else count, batch_size=1, return_as="generator_unordered"
+        )
+        jobs = (
+            joblib.delayed(_in_worker)(k, s, None if scheduler else events.writer(s.title))
+            for k, s in missing.items()
+        )
+        for k, content in parallel(jobs):
+            if scheduler:
+                events.writer(missing[k].title)(1, 1)
+            yield k, content
+
+
+def _in_worker(
+    k: str, specification: Specification, progress: Progress | None
+) -> tuple[str, bytes]:
+    """Carry out one training in a process of its own, here or on a cluster."""
+    if progress is None and key(specification) != k:
+        raise ClusterError(
+            f"the worker on {platform.node()} holds other code, or another torch, than the machine "
+            "that asks: bring both to the same state, and start the worker anew"
+        )
+    if progress is not None:
+        _end_with_parent()
+    machine.prepare(device=getattr(specification, "device", "cpu"))
+    return _carry_out(k, specification, progress or (lambda done, total: None))
+
+
+def _carry_out(k: str, specification: Specification, progress: Progress) -> tuple[str, bytes]:
+    """Carry out one training on one thread; its key and its arrays as a safetensors file."""
+    import torch
+    from safetensors.numpy import save
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        arrays = specification.train(progress)
+    finally:
+        torch.set_num_threads(threads)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return k, save(arrays, metadata={"key": k, "arrays": _digest(arrays)})
+
+
+def _digest(arrays: Arrays) -> str:
+    parts = [
+        [name, str(array.dtype), list(array.shape), code.sha256(array.tobytes())]
+        for name, array in sorted(arrays.items())
+    ]
+    return code.sha256(code.canonical(parts))
+
+
+def _path(k: str) -> Path:
+    return machine.CACHE / "trainings" / f"{k[:32]}.safetensors"
+
+
+def _load(k: str, specification: Specification) -> Arrays | None:
+    """The kept result, or None where there is none; one that is damaged is said and made again."""
+    from safetensors import SafetensorError, safe_open
+
+    path = _path(k)
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            facts = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts == {"key": k, "arrays": _digest(arrays)}:
+            return arrays
+    except (SafetensorError, OSError, ValueError):
+        pass
+    title = specification.title
+    print(f"{machine.shown(path)} is damaged: '{title}' is trained again", file=sys.stderr)
+    return None
+
+
+def _workers() -> int:
+    given = os.environ.get("LABKIT_WORKERS", "")
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"LABKIT_WORKERS must be a whole number of processes, got {given!r}")
+    return int(given or 0) or machine.cpu_count()
+
+
+@contextmanager
+def _cluster(scheduler: str) -> Iterator[None]:
+    """joblib on the workers of a Dask cluster; ClusterError where it cannot be used."""
+    try:
+        import distributed
+        import joblib
+    except ModuleNotFoundError as error:
+        raise ClusterError("a Dask cluster is named, but Dask is missing: make setup") from error
+    try:
+        client = distributed.Client(scheduler, timeout=PATIENCE)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            f"no Dask scheduler at {scheduler} ({error}): start one with `dask scheduler` and give "
+            "the address that it prints"
+        ) from error
+    with client:
+        print(f"Dask: {scheduler}, dashboard {client.dashboard_link}", file=sys.stderr, flush=True)
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"no worker has joined {scheduler} within {PATIENCE} s: start some with "
+                f"`python -m labkit worker {scheduler}`"
+            ) from error
+        try:
+            with joblib.parallel_config(backend="dask", client=client):
+                yield
+        except distributed.KilledWorker as error:
+            raise ClusterError(
+                f"several workers died over one training ({error}); look into a worker's log, "
+                "memory first"
+            ) from error
+
+
+def become_worker(scheduler: str, processes: int) -> None:
+    """Become the Dask workers of this machine, each training one task at a time; does not return.
+
+    They have the environment of a chapter's kernel, so that they compute the same.
+    """
+    command = [
+        sys.executable, "-m", "dask", "worker", scheduler,
+        "--nworkers", str(processes), "--nthreads", "1", "--no-dashboard",
+    ]  # fmt: skip
+    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment()})
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that one ended."""
+    if getattr(_end_with_parent, "watching", False):
+        return
+    _end_with_parent.watching = True
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Events:
+    """Tells how far the trainings are: JSON lines for the runner, else a bar in the notebook."""
+
+    def __init__(self, name: str, total: int, missing: int) -> None:
+        self.sweep = {"sweep": name, "tasks": total, "stored": total - missing}
+        self.target = os.environ.get("LABKIT_PROGRESS")
+        self._bar = None
+
+    def __enter__(self) -> _Events:
+        if self.sweep["tasks"] > self.sweep["stored"] and not self.target:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                total=self.sweep["tasks"],
+                initial=self.sweep["stored"],
+                desc=self.sweep["sweep"],
+                leave=False,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def finished(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def writer(self, title: str) -> Progress:
+        """A callback that appends an event to the runner's file, if there is one."""
+        return _Writer(self.target, {"task": title, **self.sweep})
+
+
+class _Writer:
+    """Appends one event a call; a class, so that it can be sent to another process."""
+
+    def __init__(self, target: str | None, event: Mapping[str, object]) -> None:
+        self.target, self.event = target, dict(event)
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.target:
+            with open(self.target, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**self.event, "done": done, "total": total}) + "\n")
