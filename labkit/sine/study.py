@@ -19,8 +19,17 @@ from torch import Tensor
 
 from labkit.measure.claims import Row, number_row
 from labkit.measure.statistics import summarise
-from labkit.sine.training import POINTS, SEEN, STEP, VALUE_STEP, Parameters, losses, unroll
-from labkit.sine.training import time_windows, value_windows
+from labkit.sine.training import (
+    POINTS,
+    SEEN,
+    STEP,
+    VALUE_STEP,
+    Parameters,
+    draw_windows,
+    losses,
+    time_windows,
+    unroll,
+)
 
 OPTIMISERS = {"adam": {"lr": 1e-3}, "sgd": {"optimiser": "sgd", "lr": 1e-2}}  # the source's
 STARTS = {"gluon": "gluon's start", "xavier": "Xavier start"}
@@ -48,6 +57,8 @@ CLAIMS = {
     "does not carry over to other lengths.",
     "mended": "(our question) Training on every step or on mixed lengths mends that.",
 }
+LOSS = "loss/{}/{}"  # measures of the losses, by start and optimiser; the block's number follows
+NOTE = "note/{}"  # of outputs before training (0), after 100 batches or at the end; a step follows
 FAR = 2.0  # an error more than twice another is far off
 HALVED = 0.5  # what cuts an error to less than half mends it
 
@@ -61,6 +72,12 @@ DEV_ENDS = _midpoints(STEP * POINTS, SEEN, 50)
 SEEN_ENDS = _midpoints(STEP * LONGEST, SEEN, 40)
 UNSEEN_ENDS = _midpoints(SEEN, SEEN + STEP * LONGEST, 60)
 FIRST_PHASES = _midpoints(0, 2 * math.pi, 32)  # of the free runs
+
+
+def block_means(loss: Tensor) -> Tensor:
+    """Means (R, blocks) of every 20 batches in a row of losses (R, batches)."""
+    blocks = loss.shape[1] // BLOCK
+    return loss[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).mean(-1)
 
 
 # errors
@@ -84,13 +101,7 @@ def place_errors(parameters: Parameters, T: int = POINTS) -> Tensor:
 
 
 def length_errors(parameters: Parameters, ends: Tensor, lengths: Sequence[int] = LENGTHS) -> Tensor:
-    """Error (R, lengths) of the last output, all lengths at the same labels.
-
-    ValueError where a window would begin before 0, that is before anything seen in training.
-    """
-    longest, first = max(lengths), float(ends.min())
-    if STEP * longest > first + 1e-6:
-        raise ValueError(f"a window of {longest} points that ends at {first:.3f} begins below 0")
+    """Error (R, lengths) of the last output, all lengths at the same labels."""
     last = [errors(parameters, ends, T)[..., -1] for T in lengths]
     return torch.stack([root_mean_square(e) for e in last], dim=1)
 
@@ -100,7 +111,9 @@ def at_places(parameters: Parameters) -> dict[str, Tensor]:
     lengths that no window of training has."""
     first = place_errors(parameters)[:, :-1].square().mean(1).sqrt()
     columns = length_errors(parameters, SEEN_ENDS, NEW_LENGTHS).T
-    return {"steps 1 to 8": first} | {f"{T} points": c for T, c in zip(NEW_LENGTHS, columns)}
+    return {"steps 1 to 8": first} | {
+        f"{T} points": c for T, c in zip(NEW_LENGTHS, columns, strict=True)
+    }
 
 
 def polynomial_errors(ends: Tensor = TEST_ENDS, degrees: Sequence[int] = (0, 1, 3)) -> list[float]:
@@ -189,7 +202,7 @@ def two_term_run(warm: Tensor, N: int, a: float, b: float = -1.0) -> Tensor:
 def fitted_terms(seed: int, windows: int = 100) -> tuple[float, float]:
     """The two factors that least squares finds in windows such as the nets are trained on."""
     u = torch.rand(windows, generator=torch.Generator().manual_seed(seed))
-    X, y = value_windows(2 * math.pi * u, 2)
+    X, y = draw_windows("value", u, 2)
     a_b = torch.linalg.lstsq(X.flip(1).double(), y[:, 1:].double()).solution
     return float(a_b[0]), float(a_b[1])
 
@@ -228,67 +241,44 @@ def enter(
         measures[f"{name}/{column}"] = summarise(of_seeds.double().tolist(), seeds=seeds)
 
 
-def loss_name(start: str, optimiser: str) -> str:
-    """Of the measures of a loss; the block's number follows."""
-    return f"loss/{start}/{optimiser}"
-
-
-def note_name(moment: str) -> str:
-    """Of the outputs before training ("0"), after "100" batches or at the "end"; a step follows."""
-    return f"note/{moment}"
-
-
 def rows(
     measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
 ) -> dict[str, list[Row]]:
-    """The report's tables by heading: the published losses, and the note's outputs of every step."""
-
-    def table(values, what, name, better):
-        """A row for each value, of the measures that are numbered after `name`."""
-        return [
-            number_row(what(k), value, measures, f"{name}/{k}", higher_is_better=better)
-            for k, value in enumerate(values, start=1)
-        ]
-
-    sine, tables = published["sine"], {}
-    for start, title in STARTS.items():
-        tables[f"Losses, ours with {title}"] = [
-            row
-            for optimiser, label in (("adam", "Adam, 0.001"), ("sgd", "SGD, 0.01"))
-            for row in table(
-                sine[f"{optimiser}_loss"],
-                lambda k, label=label: (
-                    f"{label}, loss of batches {BLOCK * k - BLOCK + 1} to {BLOCK * k}"
-                ),
-                loss_name(start, optimiser),
-                False,
+    """The report's tables by heading: the published losses, then the note's outputs by step."""
+    sine = published["sine"]
+    tables = {
+        f"Losses, ours with {title}": [
+            number_row(
+                f"{label}, loss of batches {BLOCK * k - BLOCK + 1} to {BLOCK * k}",
+                value, measures, f"{LOSS.format(start, optimiser)}/{k}", higher_is_better=False,
             )
+            for optimiser, label in (("adam", "Adam, 0.001"), ("sgd", "SGD, 0.01"))
+            for k, value in enumerate(sine[f"{optimiser}_loss"], start=1)
         ]
-    every_step = sine["every_step"]
-    moments = {
-        "Outputs before training": ("initial_prediction", "0"),
-        "Outputs after training, ours after 100 batches": ("final_prediction", "100"),
-        f"Outputs after training, ours after {settings['batches']:,} batches": (
-            "final_prediction",
-            "end",
-        ),
-    }
-    for heading, (column, moment) in moments.items():
-        tables[heading] = table(
-            every_step[column], "output of step {}".format, note_name(moment), None
-        )
+        for start, title in STARTS.items()
+    }  # fmt: skip
+    for heading, column, moment in (
+        ("Outputs before training", "initial_prediction", "0"),
+        ("Outputs after training, ours after 100 batches", "final_prediction", "100"),
+        (f"Outputs after training, ours after {settings['batches']:,} batches",
+         "final_prediction", "end"),
+    ):  # fmt: skip
+        tables[heading] = [
+            number_row(
+                f"output of step {k}", value, measures, f"{NOTE.format(moment)}/{k}",
+                higher_is_better=None,
+            )
+            for k, value in enumerate(sine["every_step"][column], start=1)
+        ]  # fmt: skip
     return tables
 
 
 def about(published: Mapping[str, Any]) -> str:
     """What the published figures were measured on, and what their labels tell."""
-    grid = [math.asin(value) for value in published["sine"]["every_step"]["label"]]
-    step = (grid[-1] - grid[0]) / (len(grid) - 1)
     return (
         "Published: three LSTM cells of 10, 20 and 1 units, nine points, batches of 300, half the "
         f"squared error of the last output against sin(t)/2, averaged over {BLOCK} batches; one "
-        f"training each. The labels printed beside the outputs are sin t on a grid of {step:.4f}, "
-        "so twice what the net was trained on. The source trained on 1,000 batches, and the losses "
-        "that it prints end at the hundredth; its outputs after training stand beside ours after "
-        "either number."
+        "training each. The labels printed beside the outputs are sin t, twice what the net was "
+        "trained on. The source trained on 1,000 batches, and the losses that it prints end at the "
+        "hundredth; its outputs after training stand beside ours after either number."
     )

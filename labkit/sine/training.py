@@ -1,9 +1,8 @@
 """Three stacked LSTM cells that follow a sine: their data, the cells, and one training.
 
-The cells have 10, 20 and 1 units, and the top cell's hidden state is the output: there is no linear
-head. The nets are tiny, so R of them, one for each seed, are trained at once: every parameter has
-the seeds as its first axis and every product is a batched one. No net sees another's numbers, so
-each equals the same net trained alone.
+The cells have 10, 20 and 1 units, and the top cell's hidden state is the output. The nets are tiny,
+so R of them, one for each seed, are trained at once: every parameter has the seeds as its first
+axis. No net sees another's numbers, so each equals the same net trained alone.
 
 Shapes: R seeds, T steps, B windows, I inputs, H units.
 """
@@ -11,7 +10,7 @@ Shapes: R seeds, T steps, B windows, I inputs, H units.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -44,22 +43,18 @@ def time_windows(end: Tensor, T: int) -> tuple[Tensor, Tensor]:
     return t[..., :-1], t[..., 1:].sin() / 2
 
 
-def value_windows(first: Tensor, T: int, step: float = VALUE_STEP) -> tuple[Tensor, Tensor]:
-    """T values sin(t)/2 from t = `first` (...,) on, and the value that follows each, (..., T)."""
-    t = first.unsqueeze(-1) + step * torch.arange(T + 1, dtype=first.dtype, device=first.device)
-    values = t.sin() / 2
-    return values[..., :-1], values[..., 1:]
-
-
 def draw_windows(reads: str, u: Tensor, T: int) -> tuple[Tensor, Tensor]:
-    """Windows X, y (..., T) for random numbers u (...,), uniform in [0, 1).
+    """Windows X and labels y (..., T) for random numbers u (...,), uniform in [0, 1).
 
     Where "time" is read, the last label lies between 0.01·T and 1.09, evenly: for nine points the
-    first of them is u, as in the source. Windows of a "value" begin anywhere in a period.
+    first of them is u, as in the source. Where the "value" sin(t)/2 is read, windows begin anywhere
+    in a period, and the label is the value that follows.
     """
     if reads == "time":
         return time_windows(STEP * T + u * (SEEN - STEP * T), T)
-    return value_windows(2 * math.pi * u, T)
+    t = (2 * math.pi * u).unsqueeze(-1) + VALUE_STEP * torch.arange(T + 1).to(u)
+    values = t.sin() / 2
+    return values[..., :-1], values[..., 1:]
 
 
 # the stacked cells
@@ -88,51 +83,41 @@ def initial_parameters(
     return parameters
 
 
-def run_cell(
-    cell: Mapping[str, Tensor], X: Tensor, state: tuple[Tensor, Tensor] | None = None
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Hidden state, cell state and output gate after each step of X (R, T, B, I), (R, B, H) each.
-
-    c = f·c + i·g and h = o·tanh(c), from `state`, zero by default.
-    """
-    R, T, B, _ = X.shape
-    H = cell["U"].shape[1]
-    h, c = state or (X.new_zeros(R, B, H), X.new_zeros(R, B, H))
-
-    # the input's part of all steps in one product
-    Z = torch.baddbmm(cell["b_W"] + cell["b_U"], X.reshape(R, T * B, -1), cell["W"])
-    steps = []
-    for z in Z.view(R, T, B, 4 * H).unbind(1):
-        z = torch.baddbmm(z, h, cell["U"])  # (R, B, 4H)
-        i, f, o = z[..., : 3 * H].sigmoid().split(H, dim=-1)
-        c = f * c + i * z[..., 3 * H :].tanh()
-        h = o * c.tanh()
-        steps.append((h, c, o))
-    return steps
-
-
 def unroll(
     parameters: Parameters, X: Tensor, state: State | None = None
 ) -> tuple[Tensor, State, list[tuple[Tensor, Tensor, Tensor]]]:
-    """Read windows X (B, T), the same for every net, or (R, B, T), from `state`.
+    """Read windows X (B, T), the same for every net, or (R, B, T), from `state`, zero by default.
 
-    Returns the outputs after each step (R, B, T), the state of every cell after the last one, and
-    the top cell's steps as `run_cell` gives them. ValueError for another shape.
+    In each cell c = f·c + i·g and h = o·tanh(c). Returns the outputs after each step (R, B, T), the
+    last state of every cell, and the top cell's h, c and o after each step, (R, B, 1) each.
+    ValueError for X of another shape.
     """
     R = parameters[0]["W"].shape[0]
     if X.dim() not in (2, 3) or (X.dim() == 3 and X.shape[0] != R):
         raise ValueError(f"X must have shape (B, T) or (R={R}, B, T), got {tuple(X.shape)}")
-    signal = X.expand(R, *X.shape[-2:]).transpose(1, 2).unsqueeze(-1)  # (R, T, B, 1)
+    B, T = X.shape[-2:]
+    signal = X.expand(R, B, T).transpose(1, 2).unsqueeze(-1)  # (R, T, B, 1)
     ends: State = []
     for index, cell in enumerate(parameters):
-        steps = run_cell(cell, signal, state[index] if state else None)
-        signal = torch.stack([h for h, _, _ in steps], dim=1)  # (R, T, B, H)
-        ends.append(steps[-1][:2])
+        H = cell["U"].shape[1]
+        h, c = state[index] if state else [X.new_zeros(R, B, H)] * 2
+
+        # the input's part of all steps in one product
+        Z = torch.baddbmm(cell["b_W"] + cell["b_U"], signal.reshape(R, T * B, -1), cell["W"])
+        steps = []
+        for z in Z.view(R, T, B, 4 * H).unbind(1):
+            z = torch.baddbmm(z, h, cell["U"])  # (R, B, 4H)
+            i, f, o = z[..., : 3 * H].sigmoid().split(H, dim=-1)
+            c = f * c + i * z[..., 3 * H :].tanh()
+            h = o * c.tanh()
+            steps.append((h, c, o))
+        signal = torch.stack([h for h, _, _ in steps], dim=1)  # (R, T, B, H): the next cell's input
+        ends.append((h, c))
     return signal.squeeze(-1).transpose(1, 2), ends, steps
 
 
 def losses(parameters: Parameters, X: Tensor, y: Tensor, every: bool = False) -> Tensor:
-    """Half the squared error (R,), of the last output or of every one, averaged over the windows."""
+    """Half the squared error (R,) of the last output or of every one, averaged over windows."""
     halves = (unroll(parameters, X)[0] - y).square() / 2  # (R, B, T)
     return (halves if every else halves[..., -1:]).mean(dim=(1, 2))
 
@@ -144,11 +129,9 @@ def losses(parameters: Parameters, X: Tensor, y: Tensor, every: bool = False) ->
 class SineTraining(Specification):
     """One way of training, with one net for each seed; the defaults are the source's.
 
-    `reads` is "time" (the points t themselves) or "value" (sin(t)/2). `loss` counts the "last"
-    output or "every" one. The length of a window is drawn for each batch from `shortest` to
-    `longest`. `start` is one of `initial_parameters`. With `decay` the learning rate falls to zero
-    along a cosine. `snapshots` are the numbers of batches after which parameters are kept, besides
-    those after the last.
+    `loss` counts the "last" output or "every" one. The length of a window is drawn for each batch
+    from `shortest` to `longest`. With `decay` the learning rate falls to zero along a cosine.
+    `snapshots` are the numbers of batches after which parameters are kept, besides the last.
     """
 
     seeds: Seeds
@@ -209,23 +192,17 @@ class SineTraining(Specification):
             history.append(loss.detach())
             if done in self.snapshots or done == self.batches:
                 for index, cell in enumerate(parameters):
-                    for name, value in cell.items():
-                        kept = value.detach().cpu().numpy().copy()
-                        arrays[f"{done}/{index}/{name}"] = kept
+                    kept = {f"{done}/{index}/{n}": v.detach().clone() for n, v in cell.items()}
+                    arrays |= kept
             if done % 50 == 0 or done == self.batches:
                 progress(done, self.batches)
-        return {"loss": torch.stack(history, dim=1).cpu().numpy(), **arrays}
+        arrays["loss"] = torch.stack(history, dim=1)
+        return {name: array.cpu().numpy() for name, array in arrays.items()}
 
 
-def parameters_after(arrays: Mapping[str, Tensor], batches: int) -> Parameters:
-    """The parameters that a training kept after so many batches; ValueError where it kept none."""
-    if f"{batches}/0/W" not in arrays:
-        kept = sorted({int(name.split("/")[0]) for name in arrays if "/" in name})
-        raise ValueError(f"nothing was kept after {batches} batches, only after {kept}")
+def parameters_after(arrays: Arrays, batches: int) -> Parameters:
+    """The parameters that a training kept after so many batches; KeyError where it kept none."""
     return [
-        {
-            name: torch.as_tensor(arrays[f"{batches}/{k}/{name}"])
-            for name in ("W", "U", "b_W", "b_U")
-        }
-        for k in range(len(SIZES))
+        {n: torch.from_numpy(arrays[f"{batches}/{cell}/{n}"]) for n in ("W", "U", "b_W", "b_U")}
+        for cell in range(len(SIZES))
     ]
