@@ -183,7 +183,7 @@ def _workers() -> int:
 
 
 @contextmanager
-def _cluster(scheduler: str) -> Iterator[None]:
+def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
     """joblib on the workers of a Dask cluster; ClusterError where it cannot be used."""
     try:
         import distributed
@@ -200,7 +200,8 @@ def _cluster(scheduler: str) -> Iterator[None]:
     with client:
         print(f"Dask: {scheduler}, dashboard {client.dashboard_link}", file=sys.stderr, flush=True)
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
+            if wait:
+                client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
             raise ClusterError(
                 f"no worker has joined {scheduler} within {PATIENCE} s: start some with "
@@ -221,6 +222,8 @@ def become_worker(scheduler: str, processes: int) -> None:
 
     They have the environment of a chapter's kernel, so that they compute the same.
     """
+    with _cluster(scheduler, wait=False):
+        pass  # a wrong address is said here; dask itself would try it for ever
     command = [
         sys.executable, "-m", "dask", "worker", scheduler,
         "--nworkers", str(processes), "--nthreads", "1", "--no-dashboard",
