@@ -138,8 +138,26 @@ def paired_difference(
         raise ValueError(
             f"paired_difference needs one value for each seed: {len(a)}, {len(b)}, {len(seeds)}"
         )
-    # float32 accuracies that are equal as fractions may differ in the eighth digit
-    return summarise(np.round(np.subtract(a, b), 6).tolist(), seeds=seeds, student=student)
+    difference = np.subtract(a, b)
+    if not student:
+        # float32 accuracies that are equal as fractions may differ in the eighth digit
+        difference = np.round(difference, 6)
+    return summarise(difference.tolist(), seeds=seeds, student=student)
+
+
+def accuracy_interval(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of an accuracy that was counted on n examples."""
+    from scipy import stats
+
+    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def sign_test(only_a: int, only_b: int) -> float:
+    """p of the exact two-sided sign test (McNemar's) on examples that one of two gets right."""
+    from scipy import stats
+
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def trend(by_length: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> Measure:
