@@ -14,11 +14,12 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -70,14 +71,14 @@ def train(
     """
     keys = [key(specification) for specification in specifications]
     by_key = dict(zip(keys, specifications, strict=True))
-    results = {k: _load(k, specification) for k, specification in by_key.items()}
+    results = {k: _load(k, _path(k)) for k in by_key}
     missing = {k: s for k, s in by_key.items() if results[k] is None}
     events = _Events(name, len(results), len(missing))
     with events:
         for k, content in _finished(missing, events, workers):
             _check_unedited(missing[k])
             code.write_atomically(_path(k), content)
-            results[k] = _load(k, missing[k])
+            results[k] = _load(k, _path(k))
             events.finished()
     return [results[k] for k in keys]
 
@@ -131,7 +132,6 @@ def _in_worker(
 def _carry_out(k: str, specification: Specification, progress: Progress) -> tuple[str, bytes]:
     """Carry out one training on one thread; its key and its arrays as a safetensors file."""
     import torch
-    from safetensors.numpy import save
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -139,8 +139,31 @@ def _carry_out(k: str, specification: Specification, progress: Progress) -> tupl
         arrays = specification.train(progress)
     finally:
         torch.set_num_threads(threads)
+    return k, _content(k, arrays)
+
+
+def kept(module: str, facts: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays that `make` returns, kept for the next call with the same facts and code.
+
+    For what takes long to compute and is no training, such as a corpus in numbers. `facts`, plain
+    values, and the import closure of `module` name all that decides the arrays.
+    """
+    parts = {"module": module, "facts": facts, "code": code_in_memory(module)}
+    k = code.sha256(code.canonical(parts))
+    path = machine.CACHE / "kept" / f"{k[:32]}.safetensors"
+    arrays = _load(k, path)
+    if arrays is None:
+        arrays = make()
+        code.write_atomically(path, _content(k, arrays))
+    return arrays
+
+
+def _content(k: str, arrays: Arrays) -> bytes:
+    """A file that holds arrays, their key and their digest."""
+    from safetensors.numpy import save
+
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return k, save(arrays, metadata={"key": k, "arrays": _digest(arrays)})
+    return save(arrays, metadata={"key": k, "arrays": _digest(arrays)})
 
 
 def _digest(arrays: Arrays) -> str:
@@ -155,11 +178,10 @@ def _path(k: str) -> Path:
     return machine.CACHE / "trainings" / f"{k[:32]}.safetensors"
 
 
-def _load(k: str, specification: Specification) -> Arrays | None:
-    """The kept result, or None where there is none; one that is damaged is said and made again."""
+def _load(k: str, path: Path) -> Arrays | None:
+    """The arrays in a file, or None where there is none; one that is damaged is said."""
     from safetensors import SafetensorError, safe_open
 
-    path = _path(k)
     if not path.exists():
         return None
     try:
@@ -170,8 +192,7 @@ def _load(k: str, specification: Specification) -> Arrays | None:
             return arrays
     except (SafetensorError, OSError, ValueError):
         pass
-    title = specification.title
-    print(f"{machine.shown(path)} is damaged: '{title}' is trained again", file=sys.stderr)
+    print(f"{machine.shown(path)} is damaged: what it held is computed again", file=sys.stderr)
     return None
 
 
@@ -183,7 +204,7 @@ def _workers() -> int:
 
 
 @contextmanager
-def _cluster(scheduler: str) -> Iterator[None]:
+def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
     """joblib on the workers of a Dask cluster; ClusterError where it cannot be used."""
     try:
         import distributed
@@ -200,7 +221,8 @@ def _cluster(scheduler: str) -> Iterator[None]:
     with client:
         print(f"Dask: {scheduler}, dashboard {client.dashboard_link}", file=sys.stderr, flush=True)
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
+            if wait:
+                client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
             raise ClusterError(
                 f"no worker has joined {scheduler} within {PATIENCE} s: start some with "
@@ -221,6 +243,8 @@ def become_worker(scheduler: str, processes: int) -> None:
 
     They have the environment of a chapter's kernel, so that they compute the same.
     """
+    with _cluster(scheduler, wait=False):
+        pass  # a wrong address is said here; dask itself would try it for ever
     command = [
         sys.executable, "-m", "dask", "worker", scheduler,
         "--nworkers", str(processes), "--nthreads", "1", "--no-dashboard",

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from labkit.measure.statistics import STUDENT, Measure, number
 
 MIN_SEEDS = 8  # with fewer, a bootstrap interval says too little for a verdict
@@ -154,6 +152,8 @@ def _rank_of_few(
     Lowest and highest of three seeds miss a fourth one half of the time. So the range is that of
     Student's prediction of one more value, 95 %: mean ± t · sd · √(1 + 1/n).
     """
+    from scipy import stats
+
     n, mean = measure["n"], measure["mean"]
     if n < MIN_STUDENT or measure["sd"] is None:
         return "too few seeds for a verdict", f"published minus ours {published - mean:+.3g}"

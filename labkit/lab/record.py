@@ -1,0 +1,423 @@
+"""Records: what a chapter measured, written once, published whole, read by notebooks and report.
+
+A published chapter is a folder, `results/<profile>/<chapter>/`: `record.json`, its figures, and
+`SHA256SUMS` over both. The notebook hands over what it measured; the runner adds settings and code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic.types import JsonValue
+
+from labkit.lab import code, machine
+from labkit.lab.machine import shown
+from labkit.measure.claims import Claim, Row
+from labkit.measure.statistics import number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 2
+SUMS = "SHA256SUMS"
+RTOL, ATOL = 1e-4, 1e-6  # the declared tolerance between machines
+_started = time.time()
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Summary(_Strict):
+    """What `summarise` returns."""
+
+    n: int
+    mean: FiniteFloat
+    median: FiniteFloat
+    sd: FiniteFloat | None
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    min: FiniteFloat
+    max: FiniteFloat
+    statistic: Literal["mean", "median"]
+    interval: str
+    seeds: list[int] | None
+    raw: list[FiniteFloat]
+    unit: str
+    timing: bool
+
+
+class ClaimEntry(_Strict):
+    id: str
+    claim: str
+    holds: bool | None
+    verdict: str
+    reason: str
+    evidence: list[str]
+
+
+class RowEntry(_Strict):
+    what: str
+    published: str
+    ours: str
+    verdict: str
+    reason: str
+
+
+class FigureEntry(_Strict):
+    file: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.png$")]
+    sha256: Sha256
+    alt: Annotated[str, Field(min_length=1)]
+
+
+class Record(_Strict):
+    """The form of `record.json`; every number in it is finite."""
+
+    schema_version: Literal[2]
+    chapter: Annotated[str, Field(pattern=r"^\d\d_\w+$")]
+    profile: Literal["quick", "cpu", "full"]
+    run_id: str
+    about: str
+    settings: dict[str, JsonValue]
+    measures: dict[Name, Summary | int | FiniteFloat | str | list[JsonValue]]
+    claims: list[ClaimEntry]
+    rows: dict[str, list[RowEntry]]
+    curves: dict[str, JsonValue]
+    figures: dict[str, FigureEntry]
+    data: dict[str, Sha256]
+    code: dict[str, str]
+    provenance: dict[str, JsonValue]
+    timing: dict[str, JsonValue]
+
+
+# writing
+
+
+def write(
+    chapter: str,
+    *,
+    profile: str,
+    measures: Mapping[str, Any],
+    claims: Sequence[Claim] = (),
+    rows: Mapping[str, Sequence[Row]] | None = None,
+    about: str = "",
+    curves: Mapping[str, Any] | None = None,
+    figures: Sequence[Figure] = (),
+    data: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a chapter's record and figures to where the runner wants them; return the path.
+
+    Each of `measures` is what `summarise` returns, or one plain value. `rows` maps a heading to
+    rows of the report, `curves` holds lists of numbers at any depth, `data` is what
+    `code.data_digests` returns. Raises ValueError, and writes nothing, for NaN and infinities, for
+    a claim whose evidence is no measure, and for anything else that is not of the form `Record`.
+
+    Without a runner the record goes to `results/.interactive`, and has no settings.
+    """
+    from labkit.measure.plots import png_bytes
+
+    images = {figure.labkit_name: png_bytes(figure) for figure in figures}
+    content = {
+        "schema_version": SCHEMA,
+        "chapter": chapter,
+        "profile": profile,
+        "run_id": os.environ.get("LABKIT_RUN_ID", "interactive"),
+        "about": about,
+        "settings": {},
+        "measures": {name: _plain(value, f"measure '{name}'") for name, value in measures.items()},
+        "claims": [{**asdict(claim), "evidence": list(claim.evidence)} for claim in claims],
+        "rows": {
+            heading: [asdict(row) for row in group] for heading, group in (rows or {}).items()
+        },
+        "curves": _plain(curves or {}, "curves"),
+        "figures": {
+            figure.labkit_name: {
+                "file": f"{figure.labkit_name}.png",
+                "sha256": code.sha256(images[figure.labkit_name]),
+                "alt": figure.labkit_alt,
+            }
+            for figure in figures
+        },
+        "data": dict(data or {}),
+        "code": {},
+        "provenance": machine.provenance(),
+        "timing": {
+            "started": datetime.fromtimestamp(_started, UTC).isoformat(timespec="seconds"),
+            "duration_seconds": round(time.time() - _started, 3),
+        },
+    }
+    validate(content, f"the record of {chapter}")
+    staging = os.environ.get("LABKIT_STAGING")
+    folder = Path(staging) if staging else machine.RESULTS / ".interactive" / profile / chapter
+    for name, image in images.items():
+        code.write_atomically(folder / f"{name}.png", image)
+    code.write_atomically(folder / "record.json", _text(content))
+    print(f"record of {chapter}: {len(measures)} measures, {len(images)} figures")
+    return folder / "record.json"
+
+
+def _plain(value: Any, place: str) -> Any:
+    """The same value in JSON's types; ValueError names the place of what JSON cannot hold."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, default=lambda array: array.tolist()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def validate(content: Any, place: str) -> dict[str, Any]:
+    """The content of a record, if it is one; ValueError that names `place` and what is wrong."""
+    try:
+        Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(map(str, first["loc"]))
+        raise ValueError(f"{place} is not sound: {where}: {first['msg']}") from None
+    ids = [claim["id"] for claim in content["claims"]]
+    for claim in content["claims"]:
+        if ids.count(claim["id"]) > 1:
+            raise ValueError(f"{place}: there are two claims {claim['id']!r}")
+        if missing := [name for name in claim["evidence"] if name not in content["measures"]]:
+            raise ValueError(f"{place}: claim {claim['id']!r} rests on no measure {missing[0]!r}")
+    return content
+
+
+# publishing
+
+
+def publish(
+    staging: Path, chapter: str, profile: str, settings: Mapping[str, Any], digests: Mapping
+) -> None:
+    """Put a chapter's staged record and figures in their place, as one folder by one rename.
+
+    `digests` are those of the code that ran. Raises ValueError for a record that is not sound.
+    """
+    content = read(staging / "record.json", chapter, profile)
+    content["settings"], content["code"] = dict(settings), dict(digests)
+    complete = staging / "complete"
+    complete.mkdir()
+    for figure in content["figures"].values():
+        image = (staging / figure["file"]).read_bytes()
+        if code.sha256(image) != figure["sha256"]:
+            raise ValueError(f"{figure['file']} is not the figure of its record")
+        code.write_atomically(complete / figure["file"], image)
+    code.write_atomically(complete / "record.json", _text(validate(content, "the record")))
+    write_sums(complete, sorted(path.name for path in complete.iterdir()))
+    target, before = machine.RESULTS / profile / chapter, staging / "before"
+    if target.exists():
+        os.replace(target, before)
+    try:
+        os.replace(complete, target)
+    except OSError:
+        if before.exists():
+            os.replace(before, target)
+        raise
+
+
+def write_sums(folder: Path, names: Sequence[str]) -> None:
+    """Write `SHA256SUMS`, as `sha256sum --check` reads it, over the named files of a folder."""
+    lines = [f"{code.sha256((folder / name).read_bytes())}  {name}\n" for name in names]
+    code.write_atomically(folder / SUMS, "".join(lines).encode())
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of a folder's `SHA256SUMS`; ValueError where a line is no such pair."""
+    sums = {}
+    for line in (folder / SUMS).read_text("utf-8").splitlines():
+        if not (match := re.fullmatch(r"([0-9a-f]{64})  ((?:[\w-]+/)*[\w-]+(?:\.\w+)?)", line)):
+            raise ValueError(f"{shown(folder / SUMS)} is damaged: {line[:80]!r}")
+        sums[match[2]] = match[1]
+    return sums
+
+
+# reading
+
+
+def read(path: Path, chapter: str | None = None, profile: str | None = None) -> dict[str, Any]:
+    """The record in a file; ValueError that names the file and what is wrong with it."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no {shown(path)}") from None
+    except ValueError as error:
+        raise ValueError(f"{shown(path)} is damaged, not JSON: {error}") from error
+    validate(content, shown(path))
+    for name, expected in (("chapter", chapter), ("profile", profile)):
+        if expected is not None and content[name] != expected:
+            raise ValueError(f"{shown(path)} is of {name} {content[name]}, not of {expected}")
+    return content
+
+
+def read_all(path: Path) -> dict[str, dict[str, Any]]:
+    """The record in a file, or those of the chapters in a folder, by name."""
+    if not path.is_dir():
+        return {path.stem: read(path)}
+    files = [path / "record.json", *sorted(path.glob("*/record.json"))]
+    records = {file.parent.name: read(file) for file in files if file.is_file()}
+    if not records:
+        raise ValueError(f"there are no records in {path}")
+    return records
+
+
+def load(chapter: str, profile: str) -> dict[str, Any]:
+    """The published record of a chapter; ValueError where there is none or it is damaged."""
+    return read(machine.RESULTS / profile / chapter / "record.json", chapter, profile)
+
+
+def reported(chapter: str) -> dict[str, Any] | None:
+    """The record that is reported: that of `full`, else of `cpu`, never of `quick`; or None."""
+    for profile in machine.REPORTED:
+        if (machine.RESULTS / profile / chapter).exists():
+            return load(chapter, profile)
+    return None
+
+
+def published() -> dict[str, Any]:
+    """What the sources printed: data/published.toml."""
+    return tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
+
+
+def show_reported(chapter: str, measures: Sequence[str] | None = None) -> None:
+    """Display what the reported run of a chapter measured: machine, claims, figures and numbers.
+
+    `measures` chooses by name, or by the beginning of a path ("published/lstm"); by default all are
+    shown, folded. ValueError for a name that no measure has.
+    """
+    from IPython.display import Image, Markdown, display
+
+    record = reported(chapter)
+    if record is None:
+        command = f"python -m labkit run {chapter} --profile cpu"
+        display(Markdown(f"No reported results yet. `{command}` makes them."))
+        return
+    display(Markdown(f"{machine_line(record)}\n\n{claims_table(record)}"))
+    for name, figure in record["figures"].items():
+        image = (machine.RESULTS / record["profile"] / chapter / figure["file"]).read_bytes()
+        if code.sha256(image) != figure["sha256"]:
+            raise ValueError(f"{figure['file']} is not what the run wrote; see make verify")
+        display(Image(image, format="png", width=800, alt=figure["alt"]))
+        display(Markdown(f"*{name}*: {figure['alt']}"))
+    chosen = record["measures"]
+    if measures is not None:
+        chosen = dict(_chosen(chosen, measures))
+    rows = [(f"`{name}`", number(value), _count(value)) for name, value in chosen.items()]
+    table = markdown_table(("measure", "value [95 % interval]", "n"), rows)
+    title = f"<summary>{len(chosen)} measures</summary>"
+    display(Markdown(f"<details>{title}\n\n{table}\n\n</details>"))
+
+
+def _chosen(measures: Mapping[str, Any], wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    for want in wanted:
+        names = [n for n in measures if n == want or n.startswith(f"{want.rstrip('/')}/")]
+        if not names:
+            raise ValueError(f"there is no measure {want!r}")
+        yield from ((name, measures[name]) for name in names)
+
+
+def _count(value: Any) -> int:
+    return value["n"] if isinstance(value, dict) else 1
+
+
+def machine_line(record: Mapping[str, Any]) -> str:
+    """One line: profile, device, threads and versions of a record, in Markdown."""
+    facts = record["provenance"]
+    device = facts["device_name"]
+    if facts["cuda"]:
+        device += f" (CUDA {facts['cuda']})"
+    elif facts["cpu_capability"]:
+        device += f" ({facts['cpu_capability']})"
+    threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''} a process"
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("python", "torch"))
+    return f"Profile `{record['profile']}` on {device}, {threads}, {facts['platform']}; {versions}."
+
+
+def claims_table(record: Mapping[str, Any]) -> str:
+    """The claims of a record with their verdicts and reasons, in Markdown; "" without any."""
+    rows = [(f"**{c['id']}** {c['claim']}", c["verdict"], c["reason"]) for c in record["claims"]]
+    return markdown_table(("claim", "verdict", "reason"), rows) if rows else ""
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table that no text in a cell can break."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
+
+
+def cell(text: Any) -> str:
+    """Text for a cell of a Markdown table: on one line, and without a beginning of a list."""
+    line = " ".join(str(text).split()).replace("|", "\\|")
+    return re.sub(r"^(\d+)\. ", r"\1\\. ", line)
+
+
+# comparing
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False) -> list[str]:
+    """Where two records of one chapter differ; [] where they agree.
+
+    Settings, data, names and verdicts must be equal. Single numbers may differ by 1e-6 plus 1e-4 of
+    their size, two summaries by the sum of the half-widths of their intervals; with `identical`
+    nothing may differ. Times, and what was made from times, are not compared.
+    """
+    if a["chapter"] != b["chapter"]:
+        return [f"these are two chapters, {a['chapter']} and {b['chapter']}"]
+    differences = []
+    for part in ("data", "settings"):
+        differences += [
+            f"{part} {name}: {x!r} and {y!r}" for name, x, y in _pairs(a[part], b[part])
+        ]
+    one, other = ({c["id"]: c["verdict"] for c in record["claims"]} for record in (a, b))
+    differences += [f"claim {name}: {x!r} and {y!r}" for name, x, y in _pairs(one, other)]
+    for name, x, y in _pairs(a["measures"], b["measures"]):
+        timed = all(isinstance(v, dict) and v["timing"] for v in (x, y))
+        if not timed and (identical or not _agree(x, y)):
+            differences.append(f"measure {name}: {number(x)} and {number(y)}")
+    if identical and a["curves"] != b["curves"]:
+        differences.append("curves: not the same")
+    return differences
+
+
+def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What has one name and two values; "none" stands for the value of a name that is missing."""
+    for name in sorted({*a, *b}):
+        x, y = a.get(name, "none"), b.get(name, "none")
+        if code.canonical(x) != code.canonical(y):
+            yield name, x, y
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Whether two values of one measure lie within the declared tolerance."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_agree, a, b))
+    reach = 0.0
+    if isinstance(a, dict) and isinstance(b, dict):
+        if any(a[key] != b[key] for key in ("n", "statistic", "unit")):
+            return False
+        reach = sum((s["high"] - s["low"]) / 2 for s in (a, b) if s["low"] is not None)
+        a, b = a[a["statistic"]], b[b["statistic"]]
+    if type(a) not in (int, float) or type(b) not in (int, float):
+        return type(a) is type(b) and a == b
+    return abs(a - b) <= max(reach, ATOL + RTOL * abs(b))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of the lab's, whatever is in it; a link is left alone."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
