@@ -22,8 +22,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-import labkit
-from labkit.lab import machine
+from labkit.lab import code, machine
 
 PATIENCE = 60  # seconds within which a server has to send ...
 SLOWEST = 1_000  # ... this many bytes for each of them
@@ -266,7 +265,7 @@ def sources() -> dict[str, tuple[Callable[[], Path], bool]]:
     A room's `SOURCES` names the module whose `SOURCES`, name -> function, lists them, and whose
     `ON_REQUEST`, if it has one, those that are fetched only when they are named.
     """
-    rooms = [m.name for m in pkgutil.iter_modules(labkit.__path__, "labkit.") if m.ispkg]
+    rooms = [m.name for m in pkgutil.iter_modules([str(code.PACKAGE)], "labkit.") if m.ispkg]
     places = [getattr(importlib.import_module(room), "SOURCES", None) for room in rooms]
     modules = [importlib.import_module(place) for place in places if place]
     return {
