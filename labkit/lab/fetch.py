@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,11 +100,12 @@ def lock(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another process that fetches {path.name}")
-            held.acquire()
+        with warnings.catch_warnings(action="ignore"):  # a file does where there are no locks
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                say(f"waiting for another process that fetches {path.name}")
+                held.acquire()
     except OSError as error:
         raise _local(error, path) from error
     try:
