@@ -187,7 +187,7 @@ def test_the_next_url_is_asked_and_every_reason_is_kept(server, capsys):
     server.answers |= {"/broken": b"x", "/file.bin": CONTENT}
     assert fetch.fetch(replace(PLAIN, urls=urls)).read_bytes() == CONTENT
     said = capsys.readouterr().err
-    assert f"no use of {urls[0]}: the server cannot be reached; is there a network?" in said
+    assert f"passed over {urls[0]}: the server cannot be reached; is there a network?" in said
     (machine.DOWNLOADS / "file.bin").write_bytes(b"damaged")
     with pytest.raises(DownloadError, match=r"file\.bin is damaged; .*/gone: .*/broken: .*hash"):
         fetch.fetch(replace(PLAIN, urls=urls[:2]))
