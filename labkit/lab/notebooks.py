@@ -223,8 +223,11 @@ def open_lab(threads: int, options: Sequence[str]) -> int:
     for message in make_copies():
         print(message, flush=True)
     command = [
-        *(sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={machine.ROOT}"),
-        *("--LabApp.default_url=/lab/tree/work", *options),
+        *(sys.executable, "-m", "jupyterlab"),
+        f"--ServerApp.root_dir={machine.ROOT}",
+        "--LabApp.default_url=/lab/tree/work",
+        f"--MultiKernelManager.default_kernel_name={machine.KERNEL}",
+        *options,
     ]
     if os.geteuid() == 0 and "--allow-root" not in command:  # as in a container
         command.append("--allow-root")
