@@ -8,8 +8,7 @@ from pydantic import AfterValidator, Field
 
 from labkit.lab.settings import ChapterSettings, Count
 
-Length = Literal[5, 10, 15, 20, 25, 30, 35]  # for which the textbook has files
-Start = Literal["zero", "xavier"]
+Length = Literal[5, 10, 15, 20, 25, 30, 35]  # the textbook has files for these
 
 
 def _distinct(values: list) -> list:
@@ -22,8 +21,7 @@ Distinct = AfterValidator(_distinct)
 
 
 class SweepSettings(ChapterSettings):
-    """The parameters of chapter 02. A setting names the start of the recurrent weights, and
-    whether the embedding is trained."""
+    """Parameters of chapter 02; `settings` name the recurrent start and the embedding."""
 
     num_seeds: Count
     lengths: Annotated[list[Length], Field(min_length=2), Distinct]
@@ -43,9 +41,9 @@ class SweepSettings(ChapterSettings):
 
 
 class GateSettings(ChapterSettings):
-    """The parameters of chapter 03. `starts` are those of the recurrent weights."""
+    """Parameters of chapter 03; `starts` are those of the recurrent weights."""
 
     num_seeds: Count
-    starts: Annotated[list[Start], Field(min_length=1), Distinct]
+    starts: Annotated[list[Literal["zero", "xavier"]], Field(min_length=1), Distinct]
     steps: Count
     evaluate_every: Count

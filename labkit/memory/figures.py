@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -21,13 +21,11 @@ from labkit.memory.model import Ensemble
 from labkit.memory.sweep import PublishedRow
 
 Array = np.ndarray | torch.Tensor
-ByName = Mapping[str, Any]
+Arrays = Mapping[str, Array]
+Summaries = Mapping[str, Mapping[str, Measure]]
 
-SOURCES = {
-    "nndl-a": ("write-up A", "s"),
-    "nndl-b": ("write-up B", "^"),
-    "nndl-c": ("rerun of A", "D"),
-}
+SOURCES = {"nndl-a": "write-up A", "nndl-b": "write-up B", "nndl-c": "rerun of A"}
+MARKERS = {"nndl-a": "s", "nndl-b": "^", "nndl-c": "D"}
 # clipping has nothing to do with the cells, so it has colours of its own
 CLIPPING = (PALETTE[3], PALETTE[2], PALETTE[4])
 PANELS = {
@@ -37,20 +35,25 @@ PANELS = {
     "c": ("cell state", -5.0, 5.0, "vlag"),
 }
 STARTS = {"zero": (PALETTE[0], "o"), "xavier": (PALETTE[1], "D")}
-STATES = {"c": ("cell state c", "0.15", "o"), "h": ("hidden state h", PALETTE[4], "s")}
+STATES = {"c": ("0.15", "cell state c", "o"), "h": (PALETTE[4], "hidden state h", "s")}
 JUDGED = {("f", "falls"), ("o", "falls"), ("o", "rises"), ("c", "falls"), ("c", "rises")}
+DIRECTIONS = (("rises", 1, PALETTE[2]), ("falls", -1, PALETTE[4]))
+MARKS = (
+    f"Every model is a dot, a level line the mean; from {MIN_SEEDS} models on, an upright line its "
+    "95 % interval."
+)
+LENGTHS = "sequence length (digits)"
 BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
 
 def _grid(
-    name: str, alt: str, titles: Sequence[str], ylabels: Sequence[str], xlabel: str, **size: float
+    name: str, alt: str, titles: Iterable[str], ylabels: Iterable[str], xlabel: str, size: tuple
 ) -> tuple[Figure, np.ndarray]:
-    """Panels that share their axes, with a title a column and a label a row; `size` is that of a
-    panel, `width` and `height` in inches."""
-    rows, columns = len(ylabels), len(titles)
-    figsize = (size["width"] * columns + 1.0, size["height"] * rows + 0.6)
-    shared = {"sharex": True, "sharey": True, "squeeze": False}
-    fig, axes = new_figure(name, alt, rows, columns, figsize=figsize, **shared)
+    """Panels of `size` (inches) that share their axes, with a title a column, a label a row."""
+    titles, ylabels = list(titles), list(ylabels)
+    figsize = (size[0] * len(titles) + 1.0, size[1] * len(ylabels) + 0.6)
+    shared = {"figsize": figsize, "sharex": True, "sharey": True, "squeeze": False}
+    fig, axes = new_figure(name, alt, len(ylabels), len(titles), **shared)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
     for ax, label in zip(axes[:, 0], ylabels, strict=True):
@@ -90,7 +93,7 @@ def _strip(
         ax.vlines(x, measure["low"], measure["high"], color=colour, lw=1.4)
 
 
-def _chance(ax: Axes, value: float, label: str = "chance") -> None:
+def _level(ax: Axes, value: float, label: str = "chance") -> None:
     ax.axhline(value, color=COLOURS["chance"], ls=":", lw=1.2, label=label)
 
 
@@ -105,151 +108,113 @@ def _legend_below(fig: Figure, axes: np.ndarray, ncols: int) -> None:
 # chapter 02
 
 
-def loss_curves(name: str, setting: str, curves: Mapping[str, Mapping[int, ByName]]) -> Figure:
+def loss_curves(name: str, setting: str, curves: Mapping[str, Mapping[int, Arrays]]) -> Figure:
     """Train and dev loss over the steps, `curves[cell][length]` with step (K,), train_loss and
     dev_loss (seeds, K)."""
     lengths = list(next(iter(curves.values())))
-    fig, axes = _grid(
-        name,
+    alt = (
         f"Cross-entropy over training steps, {setting}. One column for each length "
         f"({', '.join(map(str, lengths))} digits), training loss above and dev loss below; SRN and "
         "LSTM in two colours, every seed a faint line, the median strong, and the loss of guessing "
-        "by class frequency as a dotted line.",
-        [f"{length} digits" for length in lengths],
-        ["train loss (nats)", "dev loss (nats)"],
-        "steps (1,000)",
-        width=2.3,
-        height=2.1,
+        "by class frequency as a dotted line."
     )
+    titles, labels = [f"{n} digits" for n in lengths], ["train loss (nats)", "dev loss (nats)"]
+    fig, axes = _grid(name, alt, titles, labels, "steps (1,000)", (2.3, 2.1))
     fig.suptitle(setting)
     frequency = np.bincount(np.add.outer(np.arange(10), np.arange(10)).ravel()) / 100
     guessing = -(frequency * np.log(frequency)).sum()
     top = 0.0
     for ax, (split, length) in zip(axes.flat, product(("train", "dev"), lengths), strict=True):
         for cell, by_length in curves.items():
-            steps, losses = by_length[length]["step"] / 1000, by_length[length][f"{split}_loss"]
+            x, losses = by_length[length]["step"] / 1000, by_length[length][f"{split}_loss"]
             style = COLOURS[cell], LABELS[cell]
-            top = max(top, _every_seed(ax, steps, losses, *style, average=np.median))
-        _chance(ax, guessing, f"class frequencies, {guessing:.2f}")
+            top = max(top, _every_seed(ax, x, losses, *style, average=np.median))
+        _level(ax, guessing, f"class frequencies, {guessing:.2f}")
     axes[0, 0].set_ylim(0, 1.1 * top)
     _legend_below(fig, axes[0], 3)
     return fig
 
 
 def accuracy_over_length(
-    accuracies: Mapping[str, Mapping[str, ByName]], published: Sequence[PublishedRow], chance: float
+    name: str,
+    what: str,
+    accuracies: Mapping[str, Mapping[str, Mapping[str, Mapping[int, Measure]]]],
+    chance: Mapping[str, float],
+    published: Sequence[PublishedRow] = (),
 ) -> Figure:
-    """Dev and test accuracy over the length, `accuracies[setting][quantity][cell][length]`.
+    """Accuracy over the length, `accuracies[title][quantity][cell][length]`, a panel each; `what`
+    says on which data, `chance[title]` what guessing gives.
 
-    The rows of `published` are drawn as open markers in the panels of their setting and quantity.
+    Rows of `published` are drawn in the panels whose title is their setting.
     """
-    quantities = ("dev_accuracy", "test_accuracy")
-    fig, axes = _grid(
-        "accuracy_over_length",
-        "Dev accuracy (above) and test accuracy (below) over the sequence length. One column for "
-        f"each setting: {'; '.join(accuracies)}. SRN and LSTM in two colours: every seed a small "
-        "dot, the mean a line with its 95 % interval. Open markers are the published single-seed "
-        "figures; the dotted line is chance.",
-        list(accuracies),
-        ["dev accuracy", "test accuracy"],
-        "sequence length (digits)",
-        width=4.0,
-        height=3.0,
+    quantities = list(next(iter(accuracies.values())))
+    labels = [quantity.replace("_", " ") for quantity in quantities]
+    alt = (
+        f"{', '.join(labels).capitalize()} over the sequence length, {what}. One column for each "
+        f"of: {'; '.join(accuracies)}. SRN and LSTM in two colours: every seed a small dot, the "
+        "mean a line with its 95 % interval; the dotted line is chance."
     )
-    for ax, (quantity, setting) in zip(axes.flat, product(quantities, accuracies), strict=True):
-        _accuracy_panel(ax, accuracies[setting][quantity], chance)
+    alt += " Open markers are the published single-seed figures." if published else ""
+    fig, axes = _grid(name, alt, accuracies, labels, LENGTHS, (4.0, 3.0))
+    for ax, (quantity, title) in zip(axes.flat, product(quantities, accuracies), strict=True):
+        by_cell = accuracies[title][quantity]
+        for shift, (cell, by_length) in zip((-0.6, 0.6), by_cell.items(), strict=True):
+            for length, measure in by_length.items():
+                _strip(ax, length + shift, measure, COLOURS[cell], "o", None, 0.35)
+            x, means = [n + shift for n in by_length], [m["mean"] for m in by_length.values()]
+            ax.plot(x, means, color=COLOURS[cell], lw=1.4, label=f"mean, {LABELS[cell]}")
         for row in published:
-            if (row.setting, row.quantity) == (setting, quantity):
-                source, marker = SOURCES[row.source]
-                style = {"mfc": "none", "mec": COLOURS[row.cell], "ms": 6, "zorder": 4}
-                label = f"{source}, {LABELS[row.cell]}"
-                ax.plot(row.values.keys(), row.values.values(), marker, label=label, **style)
+            if (row.setting, row.quantity) == (title, quantity):
+                label = f"{SOURCES[row.source]}, {LABELS[row.cell]}"
+                style = {"mfc": "none", "mec": COLOURS[row.cell], "zorder": 4, "label": label}
+                ax.plot(row.values.keys(), row.values.values(), MARKERS[row.source], **style)
+        _level(ax, chance[title])
+        ax.set(xticks=list(by_length), xlim=(min(by_length) - 3, max(by_length) + 3))
+        ax.set_ylim(-0.02, 1.02)
     _legend_below(fig, axes, 6)
     return fig
 
 
-def _accuracy_panel(ax: Axes, by_cell: Mapping[str, Mapping[int, Measure]], chance: float) -> None:
-    for shift, (cell, by_length) in zip((-0.6, 0.6), by_cell.items(), strict=True):
-        for length, measure in by_length.items():
-            _strip(ax, length + shift, measure, COLOURS[cell], "o", None, 0.35)
-        means = [measure["mean"] for measure in by_length.values()]
-        label = f"mean of the seeds, {LABELS[cell]}"
-        ax.plot([n + shift for n in by_length], means, color=COLOURS[cell], lw=1.4, label=label)
-    _chance(ax, chance)
-    ax.set(xticks=list(by_length), xlim=(min(by_length) - 3, max(by_length) + 3))
-    ax.set_ylim(-0.02, 1.02)
-
-
 def one_seed_studies(
     rows: Mapping[str, Mapping[int, Sequence[float]]],
-    published: Sequence[PublishedRow],
     chance: float,
+    published: Sequence[PublishedRow],
 ) -> Figure:
     """What a study with one seed would have printed: `rows[setting][length]`, values by seed."""
-    fig, axes = _grid(
-        "one_seed_studies",
+    alt = (
         "LSTM test accuracy over the sequence length, one thin line for each seed: each line is "
         f"the row that a study with that one seed would have printed. Panels: {'; '.join(rows)}. "
-        "The strong black line is the mean of all seeds; dashed lines with open markers are the "
-        "published rows; the dotted line is chance.",
-        list(rows),
-        ["LSTM test accuracy"],
-        "sequence length (digits)",
-        width=4.3,
-        height=3.7,
+        "The strong line is the mean of all seeds; dashed lines with open markers are the "
+        "published rows; the dotted line is chance."
     )
+    fig, axes = _grid("one_seed_studies", alt, rows, ["LSTM test accuracy"], LENGTHS, (4.3, 3.7))
     for ax, (setting, by_length) in zip(axes[0], rows.items(), strict=True):
         values = np.array(list(by_length.values())).T  # (seeds, lengths)
-        ax.plot(list(by_length), values.T, color=COLOURS["lstm"], alpha=0.35, lw=0.8)
-        ax.plot(list(by_length), values.mean(0), color="black", lw=2.4, label="mean")
+        _every_seed(ax, list(by_length), values, COLOURS["lstm"], "mean")
         wanted = (setting, "lstm", "test_accuracy")
         printed = [r for r in published if (r.setting, r.cell, r.quantity) == wanted]
         for colour, row in zip(PALETTE[3:], printed, strict=False):
-            source, marker = SOURCES[row.source]
-            style = {"marker": marker, "ls": "--", "lw": 1.4, "mfc": "none", "color": colour}
-            ax.plot(row.values.keys(), row.values.values(), label=source, **style)
-        _chance(ax, chance)
+            style = {"ls": "--", "mfc": "none", "color": colour, "label": SOURCES[row.source]}
+            ax.plot(row.values.keys(), row.values.values(), MARKERS[row.source], **style)
+        _level(ax, chance)
         ax.set(xticks=list(by_length), ylim=(-0.02, 1.02))
         ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return fig
 
 
-def sound_accuracy(by_kind: Mapping[str, ByName], chance: Mapping[str, float]) -> Figure:
-    """Sound protocol: `by_kind[kind][cell][length]`, and the chance line of each kind."""
-    fig, axes = _grid(
-        "sound_accuracy",
-        "Test accuracy under the sound protocol over the sequence length, on 4,000 fresh sequences "
-        f"for each seed. Panels: {' and '.join(by_kind)}. SRN and LSTM in two colours: every seed "
-        "a dot, the mean a line with its 95 % interval; the dotted line is chance.",
-        list(by_kind),
-        ["test accuracy"],
-        "sequence length (digits)",
-        width=4.0,
-        height=3.4,
-    )
-    for ax, (kind, by_cell) in zip(axes[0], by_kind.items(), strict=True):
-        _accuracy_panel(ax, by_cell, chance[kind])
-    _legend_below(fig, axes, 5)
-    return fig
-
-
-def explosion_plot(
-    runs: Mapping[str, Mapping[str, Array]], max_norm: float, steps_per_epoch: int = 5
-) -> Figure:
+def explosion_plot(runs: Mapping[str, Arrays], max_norm: float, steps_per_epoch: int = 5) -> Figure:
     """Gradient norms and loss of the exploding SRN, `runs[clip]` as `sweep.explode` gives.
 
     Each point is the largest value of one epoch; norms below 0.001 are drawn at 0.001.
     """
-    fig, axes = new_figure(
-        "explosion",
+    alt = (
         "An SRN on 20 digits under SGD with learning rate 0.2 on a summed loss: L2 norms of the "
         "gradients of W, U and b before clipping, and the loss, the largest of each epoch, on "
         f"logarithmic axes. One colour for each of: {', '.join(runs)}. Every seed is a faint "
         f"line, the median strong; the dashed line is the clipping norm {max_norm:g}; norms below "
-        "0.001 are drawn at 0.001.",
-        ncols=4,
-        figsize=(13.0, 3.6),
+        "0.001 are drawn at 0.001."
     )
+    fig, axes = new_figure("explosion", alt, ncols=4, figsize=(13.0, 3.6))
     for ax, quantity in zip(axes, ("gradient/W", "gradient/U", "gradient/b", "loss"), strict=True):
         for colour, (clip, run) in zip(CLIPPING, runs.items(), strict=False):
             values = np.asarray(run[quantity]).reshape(len(run["saturated"]), -1, steps_per_epoch)
@@ -258,7 +223,7 @@ def explosion_plot(
             _every_seed(ax, epochs, values, colour, clip, average=np.median)
         ax.set(yscale="log", xlabel="epoch")
         if quantity == "loss":
-            _chance(ax, np.log(19), "guessing, ln 19")
+            _level(ax, np.log(19), "guessing, ln 19")
             ax.set(title="loss (nats a sequence)", ylim=(1.5, None))
         else:
             ax.axhline(max_norm, color="black", ls="--", lw=0.9)
@@ -271,7 +236,7 @@ def explosion_plot(
 
 
 def gate_maps(
-    trace: Mapping[str, Array], digits: Sequence[int], predicted: int, model: str, framed: int
+    trace: Arrays, digits: Sequence[int], predicted: int, model: str, framed: int
 ) -> Figure:
     """Four heat maps of one sequence: `trace` holds "i", "f", "o" and "c", each (T, H).
 
@@ -279,15 +244,12 @@ def gate_maps(
     column of step `framed`, from 0.
     """
     text = " ".join(map(str, digits))
-    fig, axes = new_figure(
-        "gate_maps",
+    alt = (
         f"Four heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: input, "
         "forget and output gate on a scale from 0 to 1, cell state from −5 to 5. Hidden units run "
-        f"down, the digits read run across; the column of step {framed + 1} is framed.",
-        ncols=4,
-        figsize=(12.5, 5.2),
-        sharey=True,
+        f"down, the digits read run across; the column of step {framed + 1} is framed."
     )
+    fig, axes = new_figure("gate_maps", alt, ncols=4, figsize=(12.5, 5.2), sharey=True)
     for ax, (panel, (title, low, high, colours)) in zip(axes, PANELS.items(), strict=True):
         values = np.asarray(trace[panel]).T  # (H, T)
         style = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
@@ -302,17 +264,8 @@ def gate_maps(
     return fig
 
 
-def _marks(by_start: Mapping[str, Mapping[str, Measure]]) -> str:
-    """What the marks of `_strip` stand for, as a sentence for an alternative text."""
-    n = next(iter(next(iter(by_start.values())).values()))["n"]
-    interval = f"; fewer than {MIN_SEEDS} models, so no intervals"
-    if n >= MIN_SEEDS:
-        interval = ", an upright line its 95 % interval"
-    return f"Every model is a dot, a level line the mean{interval}."
-
-
-def _conditions(ax: Axes, by_start: Mapping[str, Mapping[str, Measure]]) -> None:
-    """A strip for each condition and start, `by_start[start][condition]` a summary over seeds."""
+def _conditions(ax: Axes, by_start: Summaries) -> list[str]:
+    """A strip for each condition and start; returns the conditions."""
     conditions = list(next(iter(by_start.values())))
     for shift, (start, by_name) in zip((-0.2, 0.2), by_start.items(), strict=False):
         for x, condition in enumerate(conditions):
@@ -320,20 +273,18 @@ def _conditions(ax: Axes, by_start: Mapping[str, Mapping[str, Measure]]) -> None
             _strip(ax, x + shift, by_name[condition], *STARTS[start], label, 0.09)
     ax.set_xticks(range(len(conditions)), conditions)
     ax.set_xlim(-0.5, len(conditions) - 0.5)
+    return conditions
 
 
-def input_gate_spreads(by_start: Mapping[str, Mapping[str, Measure]], limit: float) -> Figure:
+def input_gate_spreads(by_start: Summaries, limit: float) -> Figure:
     """`by_start[start][name]` a summary over seeds; the limit is drawn over all but the last."""
-    fig, ax = new_figure(
-        "input_gate_spread",
+    alt = (
         "Spread of the input gate over zeros only, over the zeros around a disturbing digit, over "
         "those before and after it, and over the ten digits at one step; "
-        f"{' and '.join(f'{start} start' for start in by_start)}. A dotted line marks the limit "
-        f"for zeros, {limit}. {_marks(by_start)}",
-        figsize=(8.2, 4.2),
+        f"{' and '.join(by_start)} start. A dotted line marks the limit for zeros, {limit}. {MARKS}"
     )
-    _conditions(ax, by_start)
-    zeros = len(next(iter(by_start.values()))) - 1
+    fig, ax = new_figure("input_gate_spread", alt, figsize=(8.2, 4.2))
+    zeros = len(_conditions(ax, by_start)) - 1
     ax.hlines(limit, -0.5, zeros - 0.5, color="black", ls=":", label="limit for zeros")
     ax.axvline(zeros - 0.5, color=COLOURS["chance"], lw=0.8)
     ax.set(ylabel="spread of the input gate\n(standard deviation)", ylim=(0, None))
@@ -341,23 +292,20 @@ def input_gate_spreads(by_start: Mapping[str, Mapping[str, Measure]], limit: flo
     return fig
 
 
-def digit_responses(shares: Mapping[str, Mapping[str, Array]], limit: float) -> Figure:
+def digit_responses(shares: Mapping[str, Arrays], limit: float) -> Figure:
     """Shares of units that fall or rise, `shares[start]["f/falls"]` and so on, each (R, 10)."""
-    fig, axes = _grid(
-        "digit_responses",
+    alt = (
         "Share of hidden units that fall (below the axis) and rise (above it) where a digit from 1 "
         "to 9 stands instead of a zero. Columns: input gate, forget gate, output gate, size of the "
-        f"cell state; rows: {' and '.join(f'{s} start' for s in shares)}. Bars are means, every "
-        f"dot is a model; dotted lines mark the limit, {limit:g}, of what is claimed.",
-        ["input gate", "forget gate", "output gate", "size of the cell state"],
-        [f"{start} start\nfalls ← share of units → rises" for start in shares],
-        "digit instead of 0",
-        width=2.6,
-        height=2.6,
+        f"cell state; rows: {' and '.join(shares)} start. Bars are means, every dot is a model; "
+        f"dotted lines mark the limit, {limit:g}, of what is claimed."
     )
+    titles = ["input gate", "forget gate", "output gate", "size of the cell state"]
+    labels = [f"{start} start\nfalls ← share of units → rises" for start in shares]
+    fig, axes = _grid("digit_responses", alt, titles, labels, "digit instead of 0", (2.6, 2.6))
     digits = np.arange(1, 10)
     for ax, (start, panel) in zip(axes.flat, product(shares, PANELS), strict=True):
-        for sign, way, colour in ((1, "rises", PALETTE[2]), (-1, "falls", PALETTE[4])):
+        for way, sign, colour in DIRECTIONS:
             values = sign * np.asarray(shares[start][f"{panel}/{way}"])[:, 1:]  # (R, 9)
             ax.bar(digits, values.mean(0), color=colour, alpha=0.6)
             x = digits + np.linspace(-0.2, 0.2, len(values))[:, None]  # (R, 9)
@@ -370,79 +318,66 @@ def digit_responses(shares: Mapping[str, Mapping[str, Array]], limit: float) -> 
     return fig
 
 
-def read_out_curves(
-    accuracy: Mapping[str, Mapping[str, Array]], chance: Mapping[str, float]
-) -> Figure:
+def read_out_curves(accuracy: Mapping[str, Arrays], chance: Mapping[str, float]) -> Figure:
     """Probe accuracy over the steps, `accuracy[start]["c/known"]` and so on, each (R, T)."""
     kinds = {
         "known": "pairs that the probe was fitted on",
         "held_out": "pairs held out of the probe",
         "held_out_zeros": "held out, only zeros behind them",
     }
-    fig, axes = _grid(
-        "read_out",
+    alt = (
         "Accuracy with which a linear probe reads the sum after each step. Columns: probed pairs "
         "known, held out, and held out of sequences without a disturbing digit; rows: "
-        f"{' and '.join(f'{s} start' for s in accuracy)}. Cell state and hidden state in two "
-        "colours, every seed a faint line, their mean a strong one; the dotted line is chance.",
-        list(kinds.values()),
-        [f"{start} start\naccuracy of the probe" for start in accuracy],
-        "digits read",
-        width=3.7,
-        height=2.8,
+        f"{' and '.join(accuracy)} start. Cell state and hidden state in two colours, every seed a "
+        "faint line, their mean a strong one; the dotted line is chance."
     )
+    labels = [f"{start} start\naccuracy of the probe" for start in accuracy]
+    fig, axes = _grid("read_out", alt, kinds.values(), labels, "digits read", (3.7, 2.8))
     for ax, (start, kind) in zip(axes.flat, product(accuracy, kinds), strict=True):
+        steps = range(1, accuracy[start][f"c/{kind}"].shape[1] + 1)
         for state, style in STATES.items():
-            values = accuracy[start][f"{state}/{kind}"]
-            label, colour, marker = style
-            _every_seed(ax, range(1, values.shape[1] + 1), values, colour, label, marker)
-        _chance(ax, chance[kind.removesuffix("_zeros")])
-        ax.set(xticks=range(1, values.shape[1] + 1), ylim=(-0.02, 1.05))
+            _every_seed(ax, steps, accuracy[start][f"{state}/{kind}"], *style)
+        _level(ax, chance[kind.removesuffix("_zeros")])
+        ax.set(xticks=steps, ylim=(-0.02, 1.05))
     axes[0, 0].legend(frameon=True, loc="lower right", fontsize=9)
     return fig
 
 
-def ablation_plot(accuracies: Mapping[str, ByName], chance: float) -> Figure:
+def ablation_plot(accuracies: Mapping[str, Summaries], chance: float) -> Figure:
     """Accuracies by condition, `accuracies[when][start][condition]` a summary over seeds."""
-    fig, axes = _grid(
-        "ablation",
+    alt = (
         "Accuracy over all pairs, places and digits, as trained and with the input, forget or "
         f"output gate held at 1 or at its mean. Panels: {', '.join(accuracies)}; the dotted line "
-        f"is chance. {_marks(next(iter(accuracies.values())))}",
-        [""],
-        [f"held {when}\naccuracy" for when in accuracies],
-        "",
-        width=7.6,
-        height=3.0,
+        f"is chance. {MARKS}"
     )
+    labels = [f"held {when}\naccuracy" for when in accuracies]
+    fig, axes = _grid("ablation", alt, [""], labels, "", (7.6, 3.0))
     for ax, by_start in zip(axes[:, 0], accuracies.values(), strict=True):
         _conditions(ax, by_start)
-        _chance(ax, chance)
+        _level(ax, chance)
         ax.set_ylim(0, 1.05)
     axes[0, 0].legend(**BESIDE)
     return fig
 
 
-def place_curves(accuracy: Mapping[str, Mapping[str, Array]]) -> Figure:
+def place_curves(accuracy: Mapping[str, Arrays]) -> Figure:
     """Accuracy by the place of a disturbing digit, `accuracy[start]["places"]` (R, T − 2).
 
     `accuracy[start]["zeros"]` (R,) is that without one.
     """
-    fig, ax = new_figure(
-        "accuracy_by_place",
+    alt = (
         "Accuracy over all pairs against the place of a disturbing digit from 1 to 9, "
-        f"{' and '.join(f'{start} start' for start in accuracy)}: every model a faint line, their "
-        "mean a strong one. Dashed: the mean without a disturbing digit.",
-        figsize=(7.6, 3.6),
+        f"{' and '.join(accuracy)} start: every model a faint line, their mean a strong one. "
+        "Dashed: the mean without a disturbing digit."
     )
+    fig, ax = new_figure("accuracy_by_place", alt, figsize=(7.6, 3.6))
     for start, by_name in accuracy.items():
         colour, marker = STARTS[start]
         places = range(3, by_name["places"].shape[1] + 3)
         _every_seed(ax, places, by_name["places"], colour, f"{start} start", marker)
-        alone = float(by_name["zeros"].mean())
-        ax.axhline(alone, color=colour, ls="--", lw=1.2, label=f"{start} start, only zeros")
-        ax.set_xticks(places)
-    ax.set(xlabel="step of the disturbing digit", ylabel="accuracy", ylim=(0, 1.05))
+        label, alone = f"{start} start, only zeros", float(by_name["zeros"].mean())
+        ax.axhline(alone, color=colour, ls="--", lw=1.2, label=label)
+    ax.set(xlabel="step of the disturbing digit", ylabel="accuracy", ylim=(0, 1.05), xticks=places)
     ax.legend(**BESIDE)
     return fig
 
@@ -469,10 +404,6 @@ def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
         return
     import ipywidgets as widgets
 
-    widgets.interact(
-        draw,
-        row=widgets.Text(row, continuous_update=False, description="digits"),
-        step=widgets.IntSlider(step, 1, len(digits)),
-        start=list(ensembles),
-        seed=list(seeds),
-    )
+    text = widgets.Text(row, continuous_update=False, description="digits")
+    slider = widgets.IntSlider(step, 1, len(digits))
+    widgets.interact(draw, row=text, step=slider, start=list(ensembles), seed=list(seeds))

@@ -1,9 +1,8 @@
 """What the gates of a trained LSTM do with a digit that it should ignore, measured on traces.
 
-A trace is what `Ensemble.trace` returns: "i", "f", "o", "g", "c", "h", each (R, B, T, H). Steps
-count from 0; the first two digits are the addends, every later one should be ignored.
-
-Shapes: R replicas, B sequences (the hundred digit pairs), T steps, H hidden units, D digits.
+A trace is what `Ensemble.trace` returns: "i", "f", "o", "g", "c", "h", each (R, B, T, H), for R
+replicas, B sequences (the hundred digit pairs), T steps and H hidden units; D counts digits. Steps
+count from 0: the first two digits are the addends, every later one should be ignored.
 """
 
 from __future__ import annotations

@@ -1,16 +1,11 @@
 """The digit-sum model: one to read, and many replicas of it that are trained at once.
 
-`SequenceClassifier` and `Ensemble` both get their start from `initial_parameters`, so a seed means
-the same model in either.
-
 A model is small: at batch 8 and hidden size 32 a training step spends its time on calling
 operators, not on arithmetic. So `Ensemble` stacks R replicas along a leading axis and every
-operator serves all of them. Nothing is shared between replicas: each keeps its own start, data
-order, gradients and Adam moments, and a replica trained here equals the same replica trained alone.
-
-Its backward pass is written by hand. Per step of time it is four operators; everything that does
-not depend on the recursion is computed for all steps together, and each weight gets one matrix
-product at the end. Tests compare it with autograd through `SequenceClassifier`.
+operator serves all of them. Nothing is shared: each keeps its own start, data order, gradients and
+Adam moments, and a replica trained here equals the same replica trained alone. The backward pass is
+written by hand: four operators a step of time, the rest for all steps together. Tests compare it
+with autograd through `SequenceClassifier`.
 
 Shapes: R replicas, B sequences, T steps, V digits, E embedding, H hidden, G gates, C classes.
 Gate columns stand in the order o, i, f, c: the first three are sigmoids, the last three depend on
@@ -31,7 +26,7 @@ from labkit.cells import layers
 from labkit.lab.specification import specification
 from labkit.memory.data import DIGITS, SUMS, check
 
-GATES = {"srn": ("",), "lstm": ("o", "i", "f", "c")}
+GATES = {"srn": ("",), "lstm": ("_o", "_i", "_f", "_c")}  # endings of the parameters' names
 EVALUATION_BATCH = 128
 
 Held = Mapping[str, float | Tensor] | None  # gates replaced by constants
@@ -57,36 +52,29 @@ class ModelSpec:
         """Start and embedding, as the records name them: "zero/trained", "xavier/frozen"."""
         return f"{self.init}/{'trained' if self.train_embedding else 'frozen'}"
 
-    def recurrent_shapes(self) -> dict[str, tuple[int, int]]:
-        """The recurrent parameters' names and shapes: W (E, H), U (H, H), b (1, H) of each gate."""
-        E, H = self.embedding_size, self.hidden_size
-        shapes = {}
-        for gate in GATES[self.cell]:
-            suffix = f"_{gate}" if gate else ""
-            shapes |= {f"W{suffix}": (E, H), f"U{suffix}": (H, H), f"b{suffix}": (1, H)}
-        return shapes
-
 
 def initial_parameters(spec: ModelSpec, seed: int) -> dict[str, Tensor]:
     """Draw the start of one model, in float64, under the names of `SequenceClassifier`.
 
-    Embedding and head are drawn first, so models that differ only in cell or `init` share them.
+    The only place where a model gets its start, so a seed means the same model everywhere.
+    Embedding and head are drawn first: models that differ only in cell or `init` share them.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(shape: tuple[int, ...], bound: float) -> Tensor:
+    def uniform(bound: float, *shape: int) -> Tensor:
         draw = torch.rand(shape, generator=generator, dtype=torch.float64)
         return (2 * draw - 1) * bound
 
-    V, E, H, C = DIGITS, spec.embedding_size, spec.hidden_size, SUMS
+    E, H = spec.embedding_size, spec.hidden_size
     parameters = {
-        "embedding.weight": uniform((V, E), math.sqrt(6 / (V + E))),
-        "head.weight": uniform((C, H), 1 / math.sqrt(H)),
-        "head.bias": uniform((C,), 1 / math.sqrt(H)),
+        "embedding.weight": uniform(math.sqrt(6 / (DIGITS + E)), DIGITS, E),
+        "head.weight": uniform(1 / math.sqrt(H), SUMS, H),
+        "head.bias": uniform(1 / math.sqrt(H), SUMS),
     }
-    for name, shape in spec.recurrent_shapes().items():
-        bound = 0.0 if spec.init == "zero" else math.sqrt(6 / sum(shape))
-        parameters[f"recurrent.layers.0.{name}"] = uniform(shape, bound)
+    for gate in GATES[spec.cell]:
+        for kind, rows in {"W": E, "U": H, "b": 1}.items():
+            bound = 0.0 if spec.init == "zero" else math.sqrt(6 / (rows + H))
+            parameters[f"recurrent.layers.0.{kind}{gate}"] = uniform(bound, rows, H)
     return parameters
 
 
@@ -115,18 +103,17 @@ class _Workspace:
     each step, for at this size making a view costs a good part of using it.
     """
 
-    def __init__(self, T: int, R: int, B: int, H: int, cell: str, like: Tensor) -> None:
-        self.Z = like.new_empty(T, R, B, len(GATES[cell]) * H)
+    def __init__(self, T: int, B: int, U: Tensor) -> None:
+        R, H, GH = U.shape
+        self.Z = U.new_empty(T, R, B, GH)
         self.d_Z = torch.empty_like(self.Z)
-        self.h = like.new_zeros(T + 1, R, B, H)
+        self.h = U.new_zeros(T + 1, R, B, H)
         views = {"Z": self.Z, "d_Z": self.d_Z, "h": self.h}
-        if cell == "lstm":
-            self.c, self.tanh_c = torch.zeros_like(self.h), like.new_empty(T, R, B, H)
-            self.gates = dict(zip("oifg", self.Z.split(H, dim=-1), strict=True))
-            self.d_gates = dict(zip("oifg", self.d_Z.split(H, dim=-1), strict=True))
-            views |= self.gates | {"sigmoids": self.Z[..., : 3 * H], "d_o": self.d_gates["o"]}
-            views |= {"c": self.c, "tanh_c": self.tanh_c}
-            views |= {"d_ifg": self.d_Z[..., H:].unflatten(-1, (3, H))}
+        if GH == 4 * H:  # an LSTM
+            self.c, self.tanh_c = torch.zeros_like(self.h), U.new_empty(T, R, B, H)
+            views |= dict(zip("oifg", self.Z.split(H, dim=-1), strict=True))
+            views |= {"sigmoids": self.Z[..., : 3 * H], "c": self.c, "tanh_c": self.tanh_c}
+            views |= {"d_o": self.d_Z[..., :H], "d_ifg": self.d_Z[..., H:].unflatten(-1, (3, H))}
         self.steps = {name: view.unbind() for name, view in views.items()}
 
 
@@ -156,12 +143,9 @@ class Ensemble:
         sizes = [R * rows * columns for rows, columns in shapes.values()]
         flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
         flat_gradient = torch.zeros_like(flat)
+        parts = (zip(shapes, buffer.split(sizes), strict=True) for buffer in (flat, flat_gradient))
         self.parameters, self.gradients = (
-            {
-                n: part.view(R, *shapes[n])
-                for n, part in zip(shapes, buffer.split(sizes), strict=True)
-            }
-            for buffer in (flat, flat_gradient)
+            {name: values.view(R, *shapes[name]) for name, values in part} for part in parts
         )
         trained = sum(sizes) if spec.train_embedding else sum(sizes[:-1])
         self.trainable = nn.Parameter(flat[:trained])
@@ -181,13 +165,13 @@ class Ensemble:
     def _named_views(self) -> dict[str, Tensor]:
         """Views of the parameters under the names and shapes of `SequenceClassifier`."""
         p, H = self.parameters, self.spec.hidden_size
-        named = {"embedding.weight": p["embedding"], "head.weight": p["head_weight"].mT}
-        named["head.bias"] = p["head_bias"].squeeze(1)
-        for name in self.spec.recurrent_shapes():
-            kind, _, gate = name.partition("_")
-            start = GATES[self.spec.cell].index(gate) * H
-            named[f"recurrent.layers.0.{name}"] = p[kind][..., start : start + H]
-        return named
+        views = {"embedding.weight": p["embedding"], "head.weight": p["head_weight"].mT}
+        views["head.bias"] = p["head_bias"].squeeze(1)
+        for k, gate in enumerate(GATES[self.spec.cell]):
+            for kind in "WUb":
+                columns = slice(k * H, (k + 1) * H)
+                views[f"recurrent.layers.0.{kind}{gate}"] = p[kind][..., columns]
+        return views
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of all parameters, each with the replica axis in front: (R, ...)."""
@@ -202,12 +186,8 @@ class Ensemble:
         """Load parameters (R, ...) strictly: the same names and shapes, nothing missing."""
         views = self._named_views()
         needed, given = ({n: tuple(v.shape) for n, v in s.items()} for s in (views, state))
-        for name in sorted(needed.keys() | given.keys()):
-            if needed.get(name) != given.get(name):
-                raise ValueError(
-                    f"load_state_dict: {name} is {given.get(name, 'missing')}, "
-                    f"this ensemble needs {needed.get(name, 'no such parameter')}"
-                )
+        if wrong := sorted({*needed.items()} ^ {*given.items()}):
+            raise ValueError(f"missing, unknown or of another shape in load_state_dict: {wrong}")
         for name, view in views.items():
             view.copy_(state[name])
 
@@ -222,8 +202,7 @@ class Ensemble:
         if (T, B) not in self._workspaces:
             if len(self._workspaces) >= 4:
                 self._workspaces.clear()
-            sizes = T, len(self), B, self.spec.hidden_size
-            self._workspaces[T, B] = _Workspace(*sizes, self.spec.cell, self.trainable.data)
+            self._workspaces[T, B] = _Workspace(T, B, self.parameters["U"])
         work, p = self._workspaces[T, B], self.parameters
 
         # the input's part of every gate is a look-up, for there are only V different inputs
@@ -278,7 +257,8 @@ class Ensemble:
         work = self._read(X, held, first)
         values = {"h": work.h[1:]}
         if self.spec.cell == "lstm":
-            values = {n: work.gates[n] for n in "ifog"} | {"c": work.c[1:]} | values
+            o, i, f, g = work.Z.split(self.spec.hidden_size, dim=-1)
+            values = {"i": i, "f": f, "o": o, "g": g, "c": work.c[1:]} | values
         return {
             name: value.permute(1, 2, 0, 3).clone(memory_format=torch.contiguous_format)
             for name, value in values.items()
@@ -286,11 +266,12 @@ class Ensemble:
 
     def _check_held(self, X: Tensor, held: Held, first: int) -> None:
         check(X, replicas=len(self))
-        allowed = {"i", "f", "o"} if self.spec.cell == "lstm" else set()
-        if unknown := (held or {}).keys() - allowed:
-            raise ValueError(f"no gate {min(unknown)!r} of a {self.spec.cell} can be held")
-        if not 0 <= first < X.shape[-1]:
-            raise ValueError(f"first must be in 0..{X.shape[-1] - 1}, got {first}")
+        allowed, T = [*"ifo"] if self.spec.cell == "lstm" else [], X.shape[-1]
+        if not {*(held or {})} <= {*allowed} or not 0 <= first < T:
+            raise ValueError(
+                f"held: the gates {allowed} of this {self.spec.cell} can be held from a step "
+                f"0..{T - 1} on, got {[*(held or {})]} from {first}"
+            )
 
     @torch.no_grad()
     def evaluate(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -343,15 +324,16 @@ class Ensemble:
         dc += dh o (1 - tanh(c)^2); do = dh tanh(c) o(1-o); di = dc g i(1-i);
         df = dc c_prev f(1-f); dg = dc i (1-g^2); then dc_prev = dc f and dh_prev = dZ U^T.
         """
-        o, i, g = (work.gates[name] for name in "oig")
-        sigmoids, steps = work.Z[..., : 3 * o.shape[-1]], work.steps
+        H, steps = self.spec.hidden_size, work.steps
+        (o, i, _, g), (d_o, d_i, d_f, d_g) = (Z.split(H, dim=-1) for Z in (work.Z, work.d_Z))
 
         # the factors that the recursion does not touch, for all steps at once
-        torch.mul(sigmoids, sigmoids, out=work.d_Z[..., : sigmoids.shape[-1]]).neg_().add_(sigmoids)
-        work.d_gates["o"].mul_(work.tanh_c)
-        work.d_gates["i"].mul_(g)
-        work.d_gates["f"].mul_(work.c[:-1])
-        torch.mul(g, g, out=work.d_gates["g"]).neg_().add_(1).mul_(i)
+        sigmoids = work.Z[..., : 3 * H]
+        torch.mul(sigmoids, sigmoids, out=work.d_Z[..., : 3 * H]).neg_().add_(sigmoids)
+        d_o.mul_(work.tanh_c)
+        d_i.mul_(g)
+        d_f.mul_(work.c[:-1])
+        torch.mul(g, g, out=d_g).neg_().add_(1).mul_(i)
         into_cell = work.tanh_c.square_().neg_().add_(1).mul_(o).unbind()  # d h -> d c
 
         d_c = torch.zeros_like(d_h)

@@ -14,7 +14,7 @@ from labkit.memory.data import load_published
 from labkit.memory.model import Ensemble, ModelSpec
 from labkit.memory.training import batches, place
 
-# what write-up A printed as the loss of the first step at every length from 15 to 35
+# what the loss of the first step is called; write-up A printed it
 FIRST_LOSS = "published/lstm/zero/trained/first_step_loss"
 
 
@@ -37,20 +37,18 @@ def clip_global(ensemble: Ensemble, max_norm: float) -> None:
         gradient.mul_(scale)
 
 
-CLIPPERS = {"none": None, "per_tensor": clip_per_tensor, "global": clip_global}
+CLIPPERS = {
+    "none": lambda ensemble, max_norm: None,
+    "per_tensor": clip_per_tensor,
+    "global": clip_global,
+}
 
 
 def explode(
-    seeds: Sequence[int],
-    *,
-    clip: str = "none",
-    max_norm: float = 5.0,
-    length: int = 20,
-    epochs: int = 50,
-    lr: float = 0.2,
-    batch_size: int = 64,
+    seeds: Sequence[int], clip: str = "none", max_norm: float = 5.0, epochs: int = 50
 ) -> dict[str, Tensor]:
-    """The textbook's recipe for a gradient explosion: SRN, plain SGD, summed cross-entropy.
+    """The textbook's recipe for a gradient explosion: an SRN, 20 digits, plain SGD with learning
+    rate 0.2 on the summed cross-entropy of batches of 64.
 
     `clip` is "none", "per_tensor" (the textbook's framework) or "global" (torch's
     `clip_grad_norm_`), to `max_norm`. Returns, for R replicas and K steps, "loss" (R, K), a mean
@@ -60,22 +58,19 @@ def explode(
     """
     if clip not in CLIPPERS:
         raise ValueError(f"clip must be one of {', '.join(CLIPPERS)}; got {clip!r}")
-    ensemble = Ensemble(ModelSpec(cell="srn"), seeds)
-    data = load_published(length)
-    stream = batches(data["train"], ensemble.seeds, batch_size=batch_size)
-
+    ensemble, data = Ensemble(ModelSpec(cell="srn"), seeds), load_published(20)
+    stream = batches(data["train"], seeds, batch_size=64)
     curves: dict[str, list[Tensor]] = {}
-    for _ in range(epochs * -(-len(data["train"].y) // batch_size)):
+    for _ in range(epochs * -(-len(data["train"].y) // 64)):
         X, y = next(stream)
         now = {"loss": ensemble.loss_and_gradients(X, y, reduction="sum") / y.shape[1]}
         for name in ("W", "U", "b"):
             now[f"gradient/{name}"] = ensemble.gradients[name].flatten(1).norm(dim=1)
         for name, value in now.items():
             curves.setdefault(name, []).append(value)
-        if clipper := CLIPPERS[clip]:
-            clipper(ensemble, max_norm)
+        CLIPPERS[clip](ensemble, max_norm)
         with torch.no_grad():
-            ensemble.trainable -= lr * ensemble.trainable.grad
+            ensemble.trainable -= 0.2 * ensemble.trainable.grad
     hidden = ensemble.trace(data["dev"].X)["h"]
     return {name: torch.stack(values, 1) for name, values in curves.items()} | {
         "dev_accuracy": ensemble.evaluate(*data["dev"])[1],
@@ -87,25 +82,24 @@ def explode(
 
 
 class PublishedRow(NamedTuple):
-    """One row that a source printed; `setting` is start/embedding, as its code has it."""
+    """A row of accuracies that a source printed, each of a single seed."""
 
     source: str
-    setting: str
+    setting: str  # start/embedding, as the source's code has it
     cell: str
     quantity: str  # dev_accuracy or test_accuracy
     values: dict[int, float]  # by length
 
 
 def published_rows(published: Mapping[str, Any]) -> Iterator[PublishedRow]:
-    """Every row of accuracies in data/published.toml; each figure is of a single seed."""
+    """Every row of accuracies of chapter 02 in data/published.toml."""
     tables = published["digit_sum"]
     for source, table in {**tables["lstm"], **tables["rerun"]}.items():
-        setting = f"{table['init']}/{table['embedding']}"
-        for key, values in table.items():
-            if key.endswith("_accuracy"):
-                cell, quantity = ("lstm", key) if key.count("_") == 1 else key.split("_", 1)
-                by_length = dict(zip(table["lengths"], values, strict=True))
-                yield PublishedRow(source, setting, cell, quantity, by_length)
+        for key in (key for key in table if key.endswith("_accuracy")):
+            cell, quantity = ("lstm", key) if key.count("_") == 1 else key.split("_", 1)
+            values = dict(zip(table["lengths"], table[key], strict=True))
+            setting = f"{table['init']}/{table['embedding']}"
+            yield PublishedRow(source, setting, cell, quantity, values)
 
 
 def rows(
@@ -114,32 +108,29 @@ def rows(
     """The report's rows of chapter 02, by source: what was printed beside our seeds."""
     table = published["digit_sum"]
     groups: dict[str, list[Row]] = {}
-    for row in published_rows(published):
-        start, embedding = row.setting.split("/")
-        group = groups.setdefault(f"{row.source}: {start} start, embedding {embedding}", [])
-        split = row.quantity.removesuffix("_accuracy")
-        for length, value in row.values.items():
-            what = f"{row.cell.upper()}, {length} digits, {split} accuracy"
-            if row.setting not in settings["settings"] or length not in settings["lengths"]:
-                group.append(_missing(what, f"{value:.2f}"))
-                continue
-            name = f"{place('published', row.cell, row.setting, length)}/{row.quantity}"
-            examples = table[f"n_{split}"]
-            group.append(
-                number_row(what, value, measures, name, higher_is_better=True, examples=examples)
-            )
+    for source, setting, cell, quantity, values in published_rows(published):
+        heading = "{}: {} start, embedding {}".format(source, *setting.split("/"))
+        split = quantity.removesuffix("_accuracy")
+        facts = {"higher_is_better": True, "examples": table[f"n_{split}"]}
+        for length, value in values.items():
+            trained = setting in settings["settings"] and length in settings["lengths"]
+            what = f"{cell.upper()}, {length} digits, {split} accuracy"
+            name = f"{place('published', cell, setting, length)}/{quantity}"
+            row = _row(trained, what, value, measures, name, **facts)
+            groups.setdefault(heading, []).append(row)
+    trained = "zero/trained" in settings["settings"]
     what, loss = "LSTM, loss at the first step", table["first_step_loss"]
-    if "zero/trained" in settings["settings"]:
-        first = number_row(what, loss, measures, FIRST_LOSS, higher_is_better=None)
-    else:
-        first = _missing(what, str(loss))
+    first = _row(trained, what, loss, measures, FIRST_LOSS, higher_is_better=None)
     next(iter(groups.values())).append(first)
     return groups
 
 
-def _missing(what: str, shown: str) -> Row:
+def _row(trained: bool, what: str, value: float, measures: Mapping, name: str, **facts: Any) -> Row:
+    if trained:
+        return number_row(what, value, measures, name, **facts)
     command = "python -m labkit run 02_digit_sum_sweep --profile cpu"
-    return Row(what, shown, "–", MISSING, f"this profile does not train it; `{command}` does")
+    reason = f"this run did not train it; `{command}` does"
+    return Row(what, f"{value:.2f}" if "examples" in facts else str(value), "–", MISSING, reason)
 
 
 def about(published: Mapping[str, Any]) -> str:

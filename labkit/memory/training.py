@@ -77,11 +77,10 @@ def fit(
             continue
 
         dev_loss, dev_accuracy = ensemble.evaluate(*dev)
+        curves["train_loss"].append(running / since)
+        curves["dev_loss"].append(dev_loss)
+        curves["dev_curve"].append(dev_accuracy)
         at.append(step)
-        for curve, values in zip(
-            curves.values(), (running / since, dev_loss, dev_accuracy), strict=True
-        ):
-            curve.append(values)
         running, since = torch.zeros_like(running), 0
 
         improved = dev_accuracy > best_accuracy
@@ -154,11 +153,8 @@ class DigitSumTraining(Specification):
         if self.protocol != "sound":
             return load_published(self.length)
         drawn = [sound_data(self.length, seed) for seed in self.seeds]
-        stacked = {}
-        for name in drawn[0]:
-            Xs, ys = zip(*(data[name] for data in drawn), strict=True)
-            stacked[name] = Split(torch.stack(Xs), torch.stack(ys))
-        return stacked
+        groups = {name: zip(*(data[name] for data in drawn), strict=True) for name in drawn[0]}
+        return {name: Split(*map(torch.stack, group)) for name, group in groups.items()}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> Ensemble:
         """The trained replicas that `train` has returned, each at its best checkpoint."""
