@@ -13,6 +13,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -394,7 +395,9 @@ class Execution:
         except ChapterError:
             self._keep_failed()
             raise
-        except (OSError, ValueError) as error:
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever a cell's outputs do to papermill: no other chapter's
             self._keep_failed()
             disk = isinstance(error, OSError)
             step = "mend the folder or free some space" if disk else f"read {self._kept('.ipynb')}"
@@ -406,7 +409,8 @@ class Execution:
     def _execute(self, supervisor: Supervisor) -> None:
         import papermill
 
-        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the failure line says it
+        for name in ("papermill", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the failure line says it
         variables = machine.kernel_environment(self.options.threads) | {
             "LABKIT_ROOT": str(machine.ROOT),
             "LABKIT_CACHE": str(machine.CACHE),
@@ -463,6 +467,8 @@ class Execution:
                 f"read {self._kept('.log')}; make setup installs the kernel anew",
             )
         executed = read_notebook(self.notebook) if self.notebook.exists() else source
+        if re.search(r"\b(exit|quit)\(\)", executed.cells[index - 1].source):
+            index -= 1  # they end the kernel when the next cell is asked for
         where = f"{self.place}, {describe_cell(executed, index)}"
         if isinstance(error, TimeoutError):
             cause = f"it ran longer than {self.options.cell_timeout} s"

@@ -1,0 +1,318 @@
+"""The runner's promises, each tried from outside with the fault that it guards against."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit.lab import record
+
+FAULTS = {
+    "02_raises": ['x = 1\nraise ValueError("two\\nlines")'],
+    "03_exits": ["import sys\nsys.exit(0)"],
+    "04_dies": ["import os\nos.kill(os.getpid(), 9)"],
+    "05_leaves": ["import os\nos._exit(0)"],
+    "06_other_run": ['import os\nos.environ["LABKIT_RUN_ID"] = "of another run"'],
+    "07_full_disk": [
+        "import errno, os\ndef full(*_, **__):\n"
+        '    raise OSError(errno.ENOSPC, "No space left on device")\nos.replace = full'
+    ],
+    "14_killed_worker": [
+        "from joblib.externals.loky.process_executor import TerminatedWorkerError\n"
+        'raise TerminatedWorkerError("gone")'
+    ],
+    "15_download": ["class DownloadError(OSError): pass\nraise DownloadError('none:\\n  a\\n  b')"],
+    "16_quits": ["exit()"],
+    "17_surrogate": ["raise ValueError('\\udcff')"],
+    "18_odd_output": ["from IPython.display import display\ndisplay({'image/png': 3}, raw=True)"],
+    "19_own_record": [
+        "import json, os\nfrom pathlib import Path\nPath(os.environ['LABKIT_STAGING'],"
+        " 'record.json').write_text(json.dumps({'chapter': '19_own_record', 'measures':"
+        " {'x': float('nan')}}))"
+    ],
+}
+CAUSES = {
+    "02_raises": ['code cell 2 (`x = 1`, under "A section")', "ValueError: two", "correct the"],
+    "03_exits": ["code cell 2 (`import sys`", "SystemExit: 0", "correct the cell"],
+    "04_dies": ["code cell 2 (`import os`", "the kernel died, by SIGKILL", "--workers 1"],
+    "05_leaves": ["code cell 2", "the kernel died, status 0"],
+    "06_other_run": ["its record is not of this run"],
+    "07_full_disk": ["code cell 3", "OSError: [Errno 28] No space left on device", "free some"],
+    "14_killed_worker": ["TerminatedWorkerError: gone", "--profile quick --workers 1 (finished"],
+    "15_download": ["DownloadError: none: a b. Next: python -m labkit run 15_download"],
+    "16_quits": ["code cell 2 (`exit()`"],
+    "17_surrogate": ["code cell 2", "ValueError"],
+    "18_odd_output": ["18_odd_output.ipynb"],
+    "19_own_record": ["is not sound"],
+    "08_no_record": ["it wrote no record", "record.write(...)"],
+    "09_skips": ["code cell 2 (`x = 1`", "the cell never ran"],
+    "10_no_parameters": ["one code cell tagged 'parameters', has 0", "nothing was run"],
+    "11_wrong_name": ["unknown parameter 'seedz'", "did you mean 'seed'?"],
+    "12_wrong_type": ["parameter 'seeds'", "'3'", "profiles/12_wrong_type.toml"],
+    "20_range": ["parameter 'seeds'", "greater than or equal to 1", "got 0"],
+}
+UNSTARTED = ("10_no_parameters", "11_wrong_name", "12_wrong_type", "20_range")
+SOUND = """import os
+from pathlib import Path
+values = [os.environ[name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "LABKIT_WORKERS")]
+assert values == ["0", "2", "3"], values
+from labkit.lab import machine
+assert machine.CACHE == machine.ROOT / "elsewhere", machine.CACHE
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(shared_lab):
+    """A lab with a sound first and last chapter and every fault between them, run once."""
+    shared_lab.environment["LABKIT_CACHE"] = "elsewhere"  # below the folder of the command
+    shared_lab.add("01_sound", SOUND)
+    for chapter, sources in FAULTS.items():
+        shared_lab.add(chapter, *sources, record=chapter != "19_own_record")
+    shared_lab.add("08_no_record", "x = 1", record=False)
+    shared_lab.add("09_skips", "x = 1", tags=("skip-execution",))
+    shared_lab.add("10_no_parameters", parameters=None)
+    shared_lab.add("11_wrong_name", settings="seedz = 3")
+    shared_lab.add("12_wrong_type", settings='seeds = "3"')
+    shared_lab.add("20_range", settings="seeds = 0")
+    shared_lab.add("13_sound", "x = 1", settings="seeds = 7\nrate = 1")
+    for chapter in CAUSES:
+        before = shared_lab.results / "quick" / chapter / "record.json"
+        before.parent.mkdir(parents=True)
+        before.write_text("what was published before")
+    command = ["run", "--profile", "quick", "--threads", "2", "--workers", "3"]
+    return shared_lab, shared_lab.run(*command)
+
+
+@pytest.mark.parametrize("chapter", CAUSES)
+def test_a_fault_is_one_line_and_publishes_nothing(faulty, chapter):
+    lab, done = faulty
+    lines = [line for line in done.stderr.splitlines() if f"{chapter}.ipynb" in line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"FAILED notebooks/{chapter}.ipynb")
+    for part in [*CAUSES[chapter], ". Next: "]:
+        assert part in lines[0]
+    assert lab.files("quick", chapter) == {"record.json": b"what was published before"}
+
+
+def statuses(stdout: str) -> dict[str, str]:
+    """Chapter -> first word of its status in the table at a run's end."""
+    return dict(re.findall(r"(?m)^(\d\d_\w+) +(\w+)[\w ]* +[\d.]+$", stdout))
+
+
+def test_other_chapters_go_on_and_the_command_fails(faulty):
+    lab, done = faulty
+    status = statuses(done.stdout)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == len(CAUSES), done.stderr
+    assert status.pop("01_sound") == status.pop("13_sound") == "finished"
+    assert status == dict.fromkeys(CAUSES, "failed")
+    assert lab.record("01_sound")["measures"]["sum"] == 2.5
+    assert lab.record("13_sound")["settings"] == {
+        "seed": 0, "seeds": 7, "rate": 1.0, "device_name": "cpu",
+    }  # fmt: skip
+    assert not list((lab.results / "quick").glob(".*"))
+
+
+def test_broken_notebooks_are_kept_and_sound_ones_too(faulty):
+    lab, _ = faulty
+    failed = {path.stem for path in (lab.results / ".failed" / "quick").glob("*.ipynb")}
+    executed = {path.stem for path in (lab.results / ".executed" / "quick").glob("*.ipynb")}
+    assert failed == {chapter for chapter in CAUSES if chapter not in UNSTARTED}
+    assert executed == {"01_sound", "13_sound"}
+
+
+def test_a_setting_that_is_not_for_all_chapters_runs_none(lab):
+    lab.add("01_a")
+    lab.add("02_b", parameters=PARAMETERS_OF_ANOTHER)
+    done = lab.run("run", "--profile", "quick", "--set", "seeds=3")
+    assert done.returncode == 1
+    assert statuses(done.stdout) == {"01_a": "not", "02_b": "failed"}
+
+
+PARAMETERS_OF_ANOTHER = 'profile: str = "quick"\nother: int = 1'
+
+
+def test_what_is_up_to_date_is_not_run_again_and_set_is(lab):
+    lab.add("01_a")
+    assert lab.run("run", "1", "--profile", "quick").returncode == 0
+    first = lab.files("quick")
+    again = lab.run("run", "01_a.ipynb", "--profile", "quick")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "[1/1] 01_a: up to date" in again.stdout
+    assert "To run all the same: make reproduce FORCE=1" in again.stdout
+    assert lab.files("quick") == first
+    lab.run("run", "01", "--profile", "quick", "--set", "seeds=3")
+    assert lab.record("01_a")["measures"]["sum"] == 3.5
+
+
+def test_an_edit_during_the_run_makes_the_record_stale(lab):
+    lab.add(
+        "01_a",
+        "from pathlib import Path\nfrom labkit.lab import machine\n"
+        "path = machine.NOTEBOOKS / '01_a.ipynb'\n"
+        "path.write_text(path.read_text().replace('seeds + rate', 'seeds - rate'))",
+    )
+    assert lab.run("run", "--profile", "quick").returncode == 0
+    assert lab.record("01_a")["code"]["notebook"] == "edited during the run"
+    assert "up to date" not in lab.run("run", "--profile", "quick").stdout
+
+
+FULL = """
+import errno, os, sys
+from pathlib import Path
+from labkit import __main__
+real = os.replace
+def replace(source, target, **options):
+    if Path(target).name == "01_a" and Path(source).name == "complete":
+        raise OSError({number}, os.strerror({number}), str(target))
+    return real(source, target, **options)
+os.replace = replace
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [18, 28])  # another file system; no space left
+def test_a_publication_that_fails_loses_nothing_and_locks_nothing(lab, number):
+    lab.add("01_a")
+    assert lab.run("run", "--profile", "quick").returncode == 0
+    before = lab.files("quick")
+    command = ["run", "--profile", "quick", "--set", "seeds=8"]
+    failed = lab.run(*command, code=FULL.format(number=number))
+    assert failed.returncode == 1
+    assert f"FAILED notebooks/01_a.ipynb: [Errno {number}]" in failed.stderr
+    assert lab.files("quick") == before
+    assert lab.run(*command).returncode == 0
+    assert lab.record("01_a")["measures"]["sum"] == 8.5
+
+
+BUSY = """import os, time
+from pathlib import Path
+from labkit.lab import machine
+Path(machine.ROOT / "pid").write_text(str(os.getpid()))
+while True: sum(range(1000))
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_kernel(lab, signum):
+    lab.add("01_busy", BUSY)
+    lab.add("02_later")
+    process = lab.start("run", "--profile", "quick")
+    kernel = int(lab.wait_for("pid"))
+    second = lab.run("run", "--profile", "quick") if signum == signal.SIGTERM else None
+    process.send_signal(signum)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + signum
+    assert not is_running(kernel)
+    assert stderr.splitlines() == [f"stopped by {signum.name}; the same command goes on from here"]
+    assert statuses(stdout) == {"01_busy": "interrupted", "02_later": "not"}
+    assert lab.files("quick") == {}
+    if second:
+        assert second.returncode == 2
+        assert "another run of 'quick' is under way" in second.stderr
+
+
+def test_a_closed_terminal_ends_the_run_though_make_does_not_pass_it_on(lab):
+    """make leads the session, gets the hang-up and waits for a child that was never told."""
+    lab.add("01_busy", BUSY)
+    command = f'"{lab.python}" -m labkit run --profile quick'
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(lab.root)
+        os.execvpe("sh", ["sh", "-c", f"trap : HUP; {command}"], lab.environment)
+    kernel = int(lab.wait_for("pid"))
+    os.close(terminal)
+    assert wait_until_gone(kernel, 15)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_cell_may_have_a_time_limit(lab):
+    lab.add("01_a", "import time\ntime.sleep(600)")
+    done = lab.run("run", "--profile", "quick", "--cell-timeout", "2")
+    assert done.returncode == 1
+    assert "code cell 2 (`import time`" in done.stderr
+    assert "it ran longer than 2 s. Next: python -m labkit run 01_a" in done.stderr
+
+
+SWEEP = """import os, sys
+sys.path.insert(0, {root!r})
+import squares
+from labkit.lab import machine, record, store
+machine.prepare(seed=0, device="cpu")
+results = store.train([squares.Square(x=x) for x in range(4)], name="squares", workers=1)
+measures = {{"sum": sum(float(arrays["value"][0]) for arrays in results)}}
+record.write("01_sweep", profile=profile, measures=measures)
+"""
+SQUARES = """import os, time
+import numpy as np
+from pathlib import Path
+from labkit.lab import machine
+from labkit.lab.specification import Specification, specification
+
+@specification
+class Square(Specification):
+    x: int
+    def train(self, progress):
+        with open(machine.ROOT / "pids", "a") as file:
+            print(os.getpid(), file=file)
+        time.sleep(0.3)
+        progress(1, 1)
+        return {"value": np.array([self.x ** 2.0])}
+
+Square.__module__ = "labkit.measure.statistics"  # whose code is then in the key
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_record(lab):
+    (lab.root / "squares.py").write_text(SQUARES)
+    lab.add("01_sweep", SWEEP.format(root=str(lab.root)), record=False)
+    process = lab.start("run", "--profile", "quick")
+    while len(lab.wait_for("pids").splitlines()) < 3:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert not (lab.results / "quick" / "01_sweep").exists()
+    assert wait_until_gone(int(lab.wait_for("pids").split()[0]), 15)
+
+    resumed = lab.run("run", "--profile", "quick")
+    assert resumed.returncode == 0, resumed.stderr
+    assert 4 <= len(lab.wait_for("pids").splitlines()) <= 5
+    content = lab.record("01_sweep")
+    assert content["measures"]["sum"] == 0 + 1 + 4 + 9
+    for kept in (lab.root / "data" / "cache").rglob("*.safetensors"):
+        kept.unlink()
+    assert lab.run("run", "--profile", "quick", "--force").returncode == 0
+    assert record.compare(content, lab.record("01_sweep"), identical=True) == []
+
+
+def test_clean_removes_runs_and_keeps_what_is_published(lab):
+    gone = ["results/.failed/quick/a", "results/.executed/cpu/a", "results/quick/a", "data/cache/a"]
+    kept = ["results/cpu/a", "results/REPORT.md", "data/downloads/a", "data/digit_sum/a"]
+    for name in gone + kept:
+        (lab.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab.root / name).write_text("x")
+    assert lab.run("clean").returncode == 0
+    assert not any((lab.root / name).exists() for name in gone)
+    assert all((lab.root / name).exists() for name in kept)
