@@ -82,6 +82,10 @@ class Reading:
         length = torch.tensor([0, *map(len, rows)])
         return replace(whole, tokens=torch.cat(rows), offsets=length.cumsum(0)), whole.length
 
+    def with_train(self, size: int, corpus: Corpus) -> Reading:
+        """The same with so many training reviews of a corpus."""
+        return replace(self, num_train=size if size < len(corpus.split()["train"]) else 0)
+
     def draw(self, corpus: Corpus, seed: int) -> dict[str, Tensor]:
         """Indices of the train, dev and test reviews, the same that chapter 04's networks get."""
         split = corpus.split()

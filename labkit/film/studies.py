@@ -143,6 +143,7 @@ def study(
     settings: Mapping[str, Setting],
     corpus: Corpus,
     *,
+    corpus_name: str,
     seeds: Sequence[int],
     model: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
@@ -164,6 +165,7 @@ def study(
         spec = ReviewSpec(**model_spec)
         trainings[f"{prefix}/{name}"] = [
             FilmTraining(
+                corpus=corpus_name,
                 digest=corpus.digest,
                 vocab_size=len(corpus.words),
                 seed=seed,
@@ -181,21 +183,14 @@ def study(
 def train(trainings: Study, name: str) -> Runs:
     """Carry out the trainings that are not kept; the results by setting and seed."""
     # the longest first, so that no process is left with one of them at the end
-    queue = sorted(itertools.chain(*trainings.values()), key=_cost, reverse=True)
+    queue = sorted(
+        itertools.chain(*trainings.values()), key=lambda training: training.cost, reverse=True
+    )
     results = dict(zip(queue, store.train(queue, name=name), strict=True))
     return {
         setting: {training.seed: results[training] for training in of_setting}
         for setting, of_setting in trainings.items()
     }
-
-
-def _cost(training: FilmTraining) -> float:
-    """About how long a training takes, in no unit."""
-    model, spec = training.model, training.training
-    units = model.hidden_size * model.num_layers * (1 + model.bidirectional)
-    cell = {"rnn": 0.5, "gru": 1.3, "none": 0.1}.get(model.cell, 1.0)
-    steps = spec.pad_to or 230  # the mean length of a real review
-    return units * cell * steps * spec.epochs * (training.num_train or 20_000)
 
 
 # measures
@@ -208,29 +203,41 @@ def marked_epochs(epochs: int) -> list[int]:
     return [k for k in range(1, epochs + 1) if k % 5 == 0 or k in (31, epochs)]
 
 
+def held_out_probability(arrays: Arrays, corpus: Corpus) -> Tensor:
+    """P(positive) of the held-out reviews, from a training that answered these or all."""
+    test, p = corpus.split()["test"], torch.from_numpy(arrays["test_probability"])
+    return p[torch.isin(test, held_out(corpus))] if len(p) == len(test) else p
+
+
 def measures_of(
-    runs: Runs, corpus: Corpus, epochs: Sequence[int] | None = None
+    runs: Runs,
+    corpus: Corpus,
+    epochs: Sequence[int] | None = None,
+    curves: Sequence[str] = CURVES,
 ) -> dict[str, Measure]:
     """A summary over the seeds of everything that a setting's trainings returned.
 
-    "<setting>/test_accuracy", "held_out_accuracy", "dev_accuracy" and "best_epoch" belong to the
-    checkpoint that dev chose; "seconds" is a training's; and for every epoch k, from 1, or those
-    in `epochs`, "<setting>/train_loss/k" and the other `CURVES` that were recorded.
+    "<setting>/held_out_accuracy", "test_accuracy" where all reviews were answered, "dev_accuracy"
+    and "best_epoch" belong to the checkpoint that dev chose; "seconds" is a training's; and for
+    every epoch k, from 1, or those in `epochs`, "<setting>/train_loss/k" and the other `curves`
+    that were recorded.
     """
     measures: dict[str, Measure] = {}
-    test = corpus.split()["test"]
-    y, of_slice = corpus.label[test], torch.isin(test, held_out(corpus))
+    y, y_slice = corpus.label[corpus.split()["test"]], corpus.label[held_out(corpus)]
     for name, by_seed in runs.items():
         arrays = list(by_seed.values())
         p = [torch.from_numpy(a["test_probability"]) for a in arrays]
-        values = {
-            "test_accuracy": [accuracy(q, y) for q in p],
-            "held_out_accuracy": [accuracy(q[of_slice], y[of_slice]) for q in p],
+        of_slice = [held_out_probability(a, corpus) for a in arrays]
+        values = {"test_accuracy": [accuracy(q, y) for q in p if len(q) == len(y)]}
+        if len(values["test_accuracy"]) < len(p):
+            del values["test_accuracy"]
+        values |= {
+            "held_out_accuracy": [accuracy(q, y_slice) for q in of_slice],
             "dev_accuracy": [a["dev_accuracy"].max() for a in arrays],
             "best_epoch": [a["best_epoch"].item() for a in arrays],
             "seconds": [a["seconds"].sum() for a in arrays],
         }
-        for curve in CURVES:
+        for curve in curves:
             for k in range(1, len(arrays[0].get(curve, ())) + 1):
                 if epochs is None or k in epochs:
                     values[f"{curve}/{k}"] = [a[curve][k - 1] for a in arrays]
