@@ -27,9 +27,9 @@ States = list[Tensor | tuple[Tensor, Tensor]]  # one for each layer and directio
 class ReviewSpec:
     """What a review model is, apart from its seed.
 
-    `cell`: torch's RNN, LSTM or GRU, or the handwritten LSTM of chapter 01 with its Xavier start,
-    which `engine` "torch" runs through `nn.LSTM` from the same weights (same function, faster);
-    "none" pools the embeddings themselves, a bag of words.
+    `cell`: torch's RNN, LSTM or GRU; "handwritten", the LSTM of chapter 01 with its Xavier start,
+    computed by `nn.LSTM` from the same weights (the same function, faster); "none" pools the
+    embeddings themselves, a bag of words.
     `pooling`: what stands for a review. "last": the state of each direction after its last word;
     "mean", "max": over the review's words; "mean_max": both, side by side; "last_step": the outputs
     at the last word, where a backward direction has read one word only.
@@ -42,7 +42,6 @@ class ReviewSpec:
     """
 
     cell: Literal["rnn", "lstm", "gru", "handwritten", "none"] = "lstm"
-    engine: Literal["own", "torch"] = "own"
     embedding_size: PositiveInt = 64
     hidden_size: PositiveInt = 64
     num_layers: PositiveInt = 1
@@ -142,13 +141,9 @@ def _layer(spec: ReviewSpec, input_size: int) -> nn.Module:
     if spec.cell != "handwritten":
         return TORCH_LAYERS[spec.cell](input_size, spec.hidden_size, batch_first=True)
     written = layers.LSTM(input_size, spec.hidden_size)
-    # the copy draws a start before it is overwritten; what follows must not notice
-    with torch.random.fork_rng(devices=[]):
-        if spec.engine == "own":
-            return layers.FusedLSTM.from_lstm(written)
+    with torch.random.fork_rng(devices=[]):  # nn.LSTM draws a start that is overwritten
         layer = parity.to_torch(written)
-    # torch's second bias would double the steps of the first, so it stays zero
-    layer.bias_hh_l0.requires_grad_(False)
+    layer.bias_hh_l0.requires_grad_(False)  # it is zero; trained, it would double the first's steps
     return layer
 
 

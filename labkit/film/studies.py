@@ -30,7 +30,7 @@ Study = dict[str, list[FilmTraining]]  # by the name "<study>/<setting>", one fo
 Runs = dict[str, dict[int, Arrays]]  # by the name of the setting, then by seed
 
 # torch's layers have a head 64-128-2, the handwritten one 64-64-2
-_HAND = {"cell": "handwritten", "engine": "torch", "pooling": "mean", "head_size": 64}
+_HAND = {"cell": "handwritten", "pooling": "mean", "head_size": 64}
 
 # Which vector of torch's layers stands for a review is not known: both are run.
 CORE: dict[str, Setting] = {
@@ -108,7 +108,7 @@ SOUND_B: dict[str, Setting] = {
     "learned": ({**_MEAN, "vectors": "learned"}, {}),
 }
 # the handwritten two-layer stack on plain SGD, which never learned, and what might wake it up
-_STACK = {**_ONE_WAY, "cell": "handwritten", "engine": "torch", "num_layers": 2}
+_STACK = {**_ONE_WAY, "cell": "handwritten", "num_layers": 2}
 _PLAIN = {**_SOFTMAX, "optimiser": "sgd"}
 STACK: dict[str, Setting] = {
     **{f"sgd/{lr:g}": (_STACK, {**_PLAIN, "lr": lr}) for lr in (0.1, 0.001, 1e-6)},
@@ -527,7 +527,7 @@ def _variation_rows(row: Callable[..., Row], glove: Mapping[str, Any]) -> Iterat
     l2, ends = glove["bilstm_adam_l2"], glove["bilstm_adam_dropout"]["test_accuracy_percent_range"]
     figures = [
         (f"dropout 0.5, {end}", percent, "dropout")
-        for end, percent in zip(("lowest", "highest"), ends)
+        for end, percent in zip(("lowest", "highest"), ends, strict=True)
     ]
     figures += [
         (f"L2 penalty λ = {weight:g},", percent, f"l2/{weight:g}")

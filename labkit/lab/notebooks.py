@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from labkit.lab import environment
+from labkit.lab import machine
 
 CHAPTER = re.compile(r"\d\d_\w+")  # JupyterLab names a copy 01_lstm_operator-Copy1
 
@@ -35,7 +35,7 @@ def one_line(text: str) -> str:
 
 def chapters() -> tuple[str, ...]:
     """The chapters in order: the stems of notebooks/NN_name.ipynb. Copies are no chapters."""
-    stems = (path.stem for path in environment.NOTEBOOKS.glob("*.ipynb"))
+    stems = (path.stem for path in machine.NOTEBOOKS.glob("*.ipynb"))
     return tuple(sorted(stem for stem in stems if CHAPTER.fullmatch(stem)))
 
 
