@@ -7,9 +7,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from labkit.film import SIZES
 from labkit.lab.settings import ChapterSettings, Count
 
-REVIEWS = {"imdb": (20_000, 5_000), "generated": (1_600, 400)}  # for training, in dev
+# for the command `labkit data`: fetch and verify
+SOURCES = {
+    "minilm": "labkit.bert.pretrained:minilm",
+    "bert-base": "labkit.bert.pretrained:bert_base",
+}
+ON_REQUEST = ("bert-base",)
 MODELS = ("tiny", "sentence-transformers/all-MiniLM-L6-v2", "google-bert/bert-base-uncased")
 
 Pieces = Annotated[int, Field(ge=16, le=512)]
@@ -47,7 +53,7 @@ class Settings(ChapterSettings):
     def _they_fit_each_other(self) -> Self:
         if self.model_name not in MODELS and not Path(self.model_name).expanduser().is_dir():
             raise ValueError(f"model_name must be a folder or one of {', '.join(MODELS)}")
-        train, dev = REVIEWS[self.corpus_name]
+        train, dev = SIZES[self.corpus_name]
         if self.sizes != sorted({*self.sizes}) or self.sizes[-1] > train:
             raise ValueError(f"sizes must rise, and end at {train:,} at most")
         if self.num_dev > dev:

