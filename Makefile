@@ -66,8 +66,8 @@ install:
 	@echo 'setup: torch'; $(UV_INSTALL) torch==2.13.0 $(if $(TORCH),--torch-backend '$(TORCH)') \
 	  $(if $(filter-out auto,$(TORCH)),--reinstall-package torch) $(logged)
 	@echo 'setup: labkit and all other packages'; $(UV_INSTALL) -e '.[dask,test]' $(logged)
-	@echo 'setup: the kernel "LSTM course lab"'; $(PY) -m ipykernel install --sys-prefix \
-	  --name lstm-course-lab --display-name 'LSTM course lab' $(logged)
+	@echo 'setup: the kernel "LSTM course lab"'; $(PY) -c \
+	  'from labkit.lab.notebooks import install_kernel; install_kernel()' $(logged)
 	@$(PY) -c 'import labkit, torch; print("setup: torch", torch.__version__)'
 	@$(state) >$(STAMP); echo "setup: $(ENVIRONMENT) in $$(($$(date +%s) - $(started))) s"
 

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from labkit.cells import layers, parity
-from labkit.film.vocabulary import PAD_ID
+from labkit.film.corpus import PAD_ID
 from labkit.lab.specification import specification
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}

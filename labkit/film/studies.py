@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.film import vocabulary
-from labkit.film.corpus import Corpus
+from labkit.film.corpus import PAD_ID, Corpus, numericalize, tokenize
 from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, TrainSpec, accuracy, held_out, positive
 from labkit.lab import store
@@ -336,18 +335,18 @@ def read_aloud(model: ReviewClassifier, ids: Tensor, size: int = 64) -> Tensor:
     for length in torch.arange(1, len(ids) + 1).split(size):
         X = ids[: int(length.max())].long().expand(len(length), -1)
         inside = torch.arange(X.shape[1]) < length.unsqueeze(1)
-        X = X.where(inside, torch.tensor(vocabulary.PAD_ID))
+        X = X.where(inside, torch.tensor(PAD_ID))
         p.append(positive(model(X, length).softmax(1)))
     return torch.cat(p)
 
 
 def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[str], Tensor]:
     """The words of a typed text as the model sees them, and P(positive) after each, (T,)."""
-    words = vocabulary.tokenize(text)
+    words = tokenize(text)
     if not words:
         raise ValueError(f"there is no word in {text!r}; type a sentence")
     numbers = {word: number for number, word in enumerate(corpus.words)}
-    ids = vocabulary.numericalize(words, numbers)
+    ids = numericalize(words, numbers)
     return [corpus.words[i] for i in ids], read_aloud(model, torch.tensor(ids))
 
 

@@ -16,11 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.film import corpus as reviews
-from labkit.film import vocabulary
-from labkit.film.corpus import Corpus
+from labkit.film.corpus import PAD_ID, UNKNOWN_ID, Corpus, glove_table
 from labkit.film.model import ReviewClassifier, ReviewSpec, Share
-from labkit.film.vocabulary import PAD_ID, UNKNOWN_ID
-from labkit.lab import datasets
 from labkit.lab.specification import Arrays, Progress, Specification, specification
 
 EVALUATION_BATCH = 256
@@ -298,12 +295,6 @@ def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
             raise ValueError(f"there are {len(same)} reviews of label {label}, not {count // 2}")
         parts.append(same[torch.randperm(len(same), generator=generator)[: count // 2]])
     return torch.cat(parts).sort().values
-
-
-def glove_table(corpus: Corpus, lines: int) -> Tensor:
-    """Pretrained vectors (V, 100) of a vocabulary, zero where the first `lines` lack a word."""
-    path = datasets.glove(lines)
-    return torch.from_numpy(vocabulary.load_vectors(path, corpus.words, lines)[0])
 
 
 @specification
