@@ -10,12 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from labkit.film import SIZES
 from labkit.lab.settings import ChapterSettings, Count
 
-# for the command `labkit data`: fetch and verify
-SOURCES = {
-    "minilm": "labkit.bert.pretrained:minilm",
-    "bert-base": "labkit.bert.pretrained:bert_base",
-}
-ON_REQUEST = ("bert-base",)
+SOURCES = "labkit.bert.pretrained"  # where the command `labkit data` finds the models
 MODELS = ("tiny", "sentence-transformers/all-MiniLM-L6-v2", "google-bert/bert-base-uncased")
 
 Pieces = Annotated[int, Field(ge=16, le=512)]

