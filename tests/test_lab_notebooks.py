@@ -179,6 +179,9 @@ def test_copies_are_renewed_with_their_chapter_unless_a_student_edited_them(root
     assert notebooks.make_copies() == []
     assert read_notebook(copy).cells[1].source == "x = 2"
     assert read_notebook(copy).cells[1].outputs == []
+    chapter.write_text("{}")
+    (message,) = notebooks.make_copies()
+    assert "notebooks/01_toy.ipynb: not a readable notebook" in message
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -211,14 +214,12 @@ def test_jupyterlab_opens_at_the_root_on_the_copies(root, monkeypatch):
     write(root, "x = 1")
     started = []
     monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
-    monkeypatch.setenv("LABKIT_STAGING", "/elsewhere")
     notebooks.open_lab(2, ["--no-browser"])
     ((_, command, variables),) = started
     assert f"--ServerApp.root_dir={root}" in command
     assert {"--LabApp.default_url=/lab/tree/work", "--no-browser"} < set(command)
     assert variables["OMP_NUM_THREADS"] == "2"
     assert variables["JUPYTER_PREFER_ENV_PATH"] == "1"
-    assert "LABKIT_STAGING" not in variables
     assert (root / "work" / "01_toy.ipynb").exists()
 
 

@@ -6,6 +6,7 @@ ignores: copies that are renewed when a chapter changes, and never at the cost o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -138,9 +138,7 @@ def install_kernel() -> None:
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     first = Path(KernelSpecManager().get_kernel_spec(machine.KERNEL).resource_dir)
     if first.resolve() != path.parent.resolve():
-        raise ValueError(
-            f"{first} hides the lab's kernel: remove that folder, or unset JUPYTER_PATH"
-        )
+        raise ValueError(f"{first} hides the lab's kernel: remove it, or unset JUPYTER_PATH")
 
 
 # executing in place
@@ -179,15 +177,13 @@ def refresh(chapter: str) -> None:
             cell.outputs, cell.execution_count = [], None
     variables = {**os.environ, **machine.kernel_environment(), "LABKIT_PROGRESS": os.devnull}
     options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}
-    client = NotebookClient(
-        notebook, kernel_name=machine.KERNEL, force_raise_errors=True, iopub_timeout=60, **options
-    )
+    options |= {"force_raise_errors": True, "iopub_timeout": 60}
+    client = NotebookClient(notebook, kernel_name=machine.KERNEL, **options)
     index = 0
     with tempfile.TemporaryFile("w+") as log:
+        started = {"env": variables, "cwd": str(machine.NOTEBOOKS), "stdout": log, "stderr": log}
         try:
-            with client.setup_kernel(
-                env=variables, cwd=str(machine.NOTEBOOKS), stdout=log, stderr=log
-            ):
+            with client.setup_kernel(**started):
                 for index, cell in enumerate(notebook.cells):
                     client.execute_cell(cell, index)
         except CellExecutionError:
@@ -206,9 +202,8 @@ def refresh(chapter: str) -> None:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     kernel = {"name": machine.KERNEL, "display_name": KERNEL_NAME, "language": "python"}
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": kernel, "language_info": {"name": "python"}}
-    )
+    facts = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook.metadata = nbformat.from_dict(facts)
     if path.read_bytes() != before:
         raise ChapterError(place, "it was edited while it ran", again)
     _write_notebook(path, notebook)
@@ -223,51 +218,50 @@ def open_lab(threads: int, options: Sequence[str]) -> int:
     for message in make_copies():
         print(message, flush=True)
     command = [
-        *(sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={machine.ROOT}"),
-        *("--LabApp.default_url=/lab/tree/work", *options),
+        *(sys.executable, "-m", "jupyterlab"),
+        f"--ServerApp.root_dir={machine.ROOT}",
+        "--LabApp.default_url=/lab/tree/work",
+        f"--MultiKernelManager.default_kernel_name={machine.KERNEL}",
+        *options,
     ]
     if os.geteuid() == 0 and "--allow-root" not in command:  # as in a container
         command.append("--allow-root")
-    variables = {
-        n: v for n, v in os.environ.items() if n not in ("LABKIT_STAGING", "LABKIT_RUN_ID")
-    }
-    os.execve(sys.executable, command, variables | machine.kernel_environment(threads))
+    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment(threads)})
 
 
 def make_copies() -> list[str]:
     """Bring the copies in work/ up to date with the chapters; return what a student should know.
 
-    A copy holds what it was made from. One whose cells were edited, or that cannot be read, keeps
-    all its content under a name with the date before a newer one takes its place.
+    A copy tells in its metadata what it was made from. One whose cells were edited since, or that
+    cannot be read, keeps all its content under a dated name before a newer one takes its place.
     """
     messages = []
     for chapter in chapters():
         path = machine.NOTEBOOKS / f"{chapter}.ipynb"
-        notebook, copy = read_notebook(path), machine.ROOT / "work" / path.name
-        made_from = {"chapter": code.sha256(path.read_bytes()), "cells": _cells_digest(notebook)}
+        copy = machine.ROOT / "work" / path.name
+        try:
+            notebook = read_notebook(path)
+        except ChapterError as error:
+            messages.append(str(error))
+            continue
+        made_from = {"chapter": code.sha256(path.read_bytes()), "cells": _digest(notebook)}
         if copy.exists():
-            facts, cells = _state(copy)
-            if facts.get("chapter") == made_from["chapter"]:
+            try:
+                now = read_notebook(copy)
+                before, cells = now.metadata.get("labkit", {}), _digest(now)
+            except ChapterError:
+                before, cells = {}, ""
+            if before.get("chapter") == made_from["chapter"]:
                 continue
-            if cells not in (facts.get("cells"), made_from["cells"]):
-                kept, n = copy.with_stem(f"{chapter}-{date.today()}"), 1
-                while kept.exists():
-                    kept, n = copy.with_stem(f"{chapter}-{date.today()}-{n + 1}"), n + 1
-                os.replace(copy, kept)
-                messages.append(f"work/{copy.name} is new; what you wrote is in work/{kept.name}")
+            if cells not in (before.get("cells"), made_from["cells"]):
+                names = (f"{chapter}-{date.today()}-{n}.ipynb" for n in itertools.count(1))
+                kept = next(name for name in names if not copy.with_name(name).exists())
+                os.replace(copy, copy.with_name(kept))
+                messages.append(f"work/{copy.name} is new; what you wrote is in work/{kept}")
         notebook.metadata["labkit"] = made_from
         _write_notebook(copy, notebook)
     return messages
 
 
-def _state(copy: Path) -> tuple[dict[str, Any], str]:
-    """What a copy was made from, and the digest of its cells as they are now."""
-    try:
-        notebook = read_notebook(copy)
-    except ChapterError:
-        return {}, ""
-    return dict(notebook.metadata.get("labkit", {})), _cells_digest(notebook)
-
-
-def _cells_digest(notebook: NotebookNode) -> str:
+def _digest(notebook: NotebookNode) -> str:
     return code.sha256(code.canonical([[cell.cell_type, cell.source] for cell in notebook.cells]))
