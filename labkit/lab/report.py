@@ -28,6 +28,7 @@ HEAD = """\
 each row names. [Reading the report](../docs/running.md#reading-the-report) explains the verdicts.
 """
 
+
 def render() -> str:
     """The report as Markdown; ValueError when a record is damaged."""
     records = {chapter: record.reported(chapter) for chapter in chapters()}
