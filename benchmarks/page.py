@@ -54,9 +54,10 @@ WORDS = (
     "a / b is the time of a over that of b: below 1, a is the faster. *Backward by hand* and "
     "*eight products* are rungs of chapter 01's ladder, timed forward and backward. *Textbook* is "
     "a loop of DataLoader, the handwritten layer, cross-entropy and Adam as it comes, and "
-    "*nn.LSTM* the same on torch's layer. The lab's way with reviews groups them by length, with the "
-    "allocator's settings; beside it every review is padded to 500 words, and malloc is plain. An "
-    "epoch has 25,000 reviews and two threads, scaled up from 60 batches (6 for eight products)."
+    "*nn.LSTM* the same on torch's layer. The lab's way with reviews groups them by length, with "
+    "the allocator's settings; beside it every review is padded to 500 words, and malloc is "
+    "plain. An epoch has 25,000 reviews and two threads, scaled up from 60 batches (6 for eight "
+    "products)."
 )
 
 
