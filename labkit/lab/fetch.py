@@ -240,7 +240,7 @@ def _open(place: str, size: int):
     for prefix in ("https://", f"{parts.scheme}://{parts.netloc}/"):
         session.mount(prefix, requests.adapters.HTTPAdapter(max_retries=2))
     headers = {"Accept-Encoding": "identity"}
-    response = session.get(place, headers=headers, stream=True, timeout=(10, PATIENCE))
+    response = session.get(place, headers=headers, stream=True, timeout=(10, 2 * PATIENCE))
     if response.status_code != 200:
         raise _Unusable(f"the server answers {response.status_code} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
