@@ -158,9 +158,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from labkit.lab import report
+    from labkit.lab import machine, report
 
-    path = report.write()
+    path = machine.shown(report.write())
     print(f"{report.verdicts()}\n\nThe claims and our verdicts; reasons and numbers: {path}")
     return 0
 
