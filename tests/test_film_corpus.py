@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 from labkit.film import corpus as reviews
 from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus
-from labkit.film.generated import ADJECTIVES, NOUNS, Review, make_corpus
+from labkit.film.generated import Review, make_corpus
 from labkit.lab import machine
 from labkit.lab.fetch import DownloadError
 
@@ -71,27 +71,6 @@ def test_labels_are_balanced_ratings_fit_them_and_no_review_comes_twice(made):
         assert {rating for label, rating in ratings if not label} == {1, 2, 3, 4}
         assert sum(n for (label, _), n in ratings.items() if label) == count // 2
         assert min(ratings.values()) > count / 8 * 0.7
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_what_makes_reviews_hard_occurs_with_either_label(made, label):
-    ours, theirs = (
-        rf"\b(?:{'|'.join(word for row in (*ADJECTIVES[side], *NOUNS[side]) for word in row)})\b"
-        for side in (label, 1 - label)
-    )
-    clause = r"[^.!]*"
-    patterns = {
-        "negation": (rf"\b(?:not|isn't|never|hardly ever|nothing) (?:a )?{theirs}", 0.12, 0.4),
-        "contrast": (rf"{theirs}{clause}\bbut\b{clause}{ours}|although{clause}{theirs}", 0.1, 0.4),
-        "reported": (rf"(?:expected|called|told|call){clause}{theirs}", 0.08, 0.3),
-        "opposite word": (theirs, 0.3, 0.8),
-        "line break": ("<br /><br />", 0.3, 0.8),
-        "far from the end": (rf"(?s){ours}(?!.*(?:{ours}|{theirs})).{{100,}}", 0.2, 0.6),
-    }
-    texts = [review.text.lower() for review in made if review.label == label]
-    for name, (pattern, low, high) in patterns.items():
-        share = sum(bool(re.search(pattern, text)) for text in texts) / len(texts)
-        assert low < share < high, name
 
 
 def linear_accuracy(made, target, longest: int) -> float:
@@ -188,7 +167,7 @@ def test_other_archives_are_refused_and_leave_nothing(mirror, tmp_path, archive,
 
 
 def test_an_archive_that_unpacks_to_far_too_much_is_given_up_early(mirror):
-    """Two members that claim 400 MB each: nothing is read of the second."""
+    """Its first member claims a gigabyte, of which nothing is read."""
     info = tarfile.TarInfo("aclImdb/train/unsup/0_0.txt")
     info.size = 2**30
     (mirror / "aclImdb_v1.tar.gz").write_bytes(gzip.compress(info.tobuf() + bytes(10_000)))
