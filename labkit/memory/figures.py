@@ -34,8 +34,14 @@ PANELS = {
     "o": ("output gate", 0.0, 1.0, "viridis"),
     "c": ("cell state", -5.0, 5.0, "vlag"),
 }
-STARTS = {"zero": (PALETTE[0], "o"), "xavier": (PALETTE[1], "D")}
-STATES = {"c": ("0.15", "cell state c", "o"), "h": (PALETTE[4], "hidden state h", "s")}
+STARTS = {
+    "zero": {"color": PALETTE[0], "marker": "o"},
+    "xavier": {"color": PALETTE[1], "marker": "D"},
+}
+STATES = {
+    "c": {"color": "0.15", "marker": "o", "label": "cell state c"},
+    "h": {"color": PALETTE[4], "marker": "s", "label": "hidden state h"},
+}
 JUDGED = {("f", "falls"), ("o", "falls"), ("o", "rises"), ("c", "falls"), ("c", "rises")}
 DIRECTIONS = (("rises", 1, PALETTE[2]), ("falls", -1, PALETTE[4]))
 MARKS = (
@@ -64,33 +70,26 @@ def _grid(
 
 
 def _every_seed(
-    ax: Axes,
-    x: Sequence,
-    values: Array,
-    colour: Any,
-    label: str,
-    marker: str | None = None,
-    average: Callable[..., np.ndarray] = np.mean,
+    ax: Axes, x: Sequence, values: Array, average: Callable = np.mean, **style: Any
 ) -> float:
     """Values (seeds, len(x)): a faint line for each seed, a strong one for their average, whose
     largest value is returned."""
     values = np.asarray(values)
     middle = average(values, axis=0)
-    ax.plot(x, values.T, color=colour, alpha=0.35, lw=0.8)
-    ax.plot(x, middle, color=colour, marker=marker, ms=4, lw=2.2, label=label)
+    ax.plot(x, values.T, color=style["color"], alpha=0.35, lw=0.8)
+    ax.plot(x, middle, ms=4, lw=2.2, **style)
     return float(middle.max())
 
 
-def _strip(
-    ax: Axes, x: float, measure: Measure, colour: Any, marker: str, label: str | None, width: float
-) -> None:
+def _strip(ax: Axes, x: float, measure: Measure, width: float, color: Any, **style: Any) -> None:
     """Every seed a dot, the mean a level line; with enough seeds its interval an upright line."""
     raw = np.asarray(measure["raw"])
     spread = np.linspace(-width, width, len(raw)) if len(raw) > 1 else np.zeros(1)
-    ax.scatter(x + spread, raw, s=12, color=colour, marker=marker, alpha=0.5, lw=0, zorder=3)
-    ax.hlines(measure["mean"], x - 1.6 * width, x + 1.6 * width, color=colour, lw=2.4, label=label)
+    label = style.pop("label", None)
+    ax.scatter(x + spread, raw, s=12, color=color, alpha=0.5, lw=0, zorder=3, **style)
+    ax.hlines(measure["mean"], x - 1.6 * width, x + 1.6 * width, color=color, lw=2.4, label=label)
     if measure["n"] >= MIN_SEEDS:
-        ax.vlines(x, measure["low"], measure["high"], color=colour, lw=1.4)
+        ax.vlines(x, measure["low"], measure["high"], color=color, lw=1.4)
 
 
 def _level(ax: Axes, value: float, label: str = "chance") -> None:
@@ -127,8 +126,8 @@ def loss_curves(name: str, setting: str, curves: Mapping[str, Mapping[int, Array
     for ax, (split, length) in zip(axes.flat, product(("train", "dev"), lengths), strict=True):
         for cell, by_length in curves.items():
             x, losses = by_length[length]["step"] / 1000, by_length[length][f"{split}_loss"]
-            style = COLOURS[cell], LABELS[cell]
-            top = max(top, _every_seed(ax, x, losses, *style, average=np.median))
+            style = {"color": COLOURS[cell], "label": LABELS[cell]}
+            top = max(top, _every_seed(ax, x, losses, np.median, **style))
         _level(ax, guessing, f"class frequencies, {guessing:.2f}")
     axes[0, 0].set_ylim(0, 1.1 * top)
     _legend_below(fig, axes[0], 3)
@@ -160,7 +159,7 @@ def accuracy_over_length(
         by_cell = accuracies[title][quantity]
         for shift, (cell, by_length) in zip((-0.6, 0.6), by_cell.items(), strict=True):
             for length, measure in by_length.items():
-                _strip(ax, length + shift, measure, COLOURS[cell], "o", None, 0.35)
+                _strip(ax, length + shift, measure, 0.35, COLOURS[cell])
             x, means = [n + shift for n in by_length], [m["mean"] for m in by_length.values()]
             ax.plot(x, means, color=COLOURS[cell], lw=1.4, label=f"mean, {LABELS[cell]}")
         for row in published:
@@ -190,7 +189,7 @@ def one_seed_studies(
     fig, axes = _grid("one_seed_studies", alt, rows, ["LSTM test accuracy"], LENGTHS, (4.3, 3.7))
     for ax, (setting, by_length) in zip(axes[0], rows.items(), strict=True):
         values = np.array(list(by_length.values())).T  # (seeds, lengths)
-        _every_seed(ax, list(by_length), values, COLOURS["lstm"], "mean")
+        _every_seed(ax, list(by_length), values, color=COLOURS["lstm"], label="mean")
         wanted = (setting, "lstm", "test_accuracy")
         printed = [r for r in published if (r.setting, r.cell, r.quantity) == wanted]
         for colour, row in zip(PALETTE[3:], printed, strict=False):
@@ -220,7 +219,7 @@ def explosion_plot(runs: Mapping[str, Arrays], max_norm: float, steps_per_epoch:
             values = np.asarray(run[quantity]).reshape(len(run["saturated"]), -1, steps_per_epoch)
             values = values.max(axis=2).clip(min=1e-3)
             epochs = np.arange(1, values.shape[1] + 1)
-            _every_seed(ax, epochs, values, colour, clip, average=np.median)
+            _every_seed(ax, epochs, values, np.median, color=colour, label=clip)
         ax.set(yscale="log", xlabel="epoch")
         if quantity == "loss":
             _level(ax, np.log(19), "guessing, ln 19")
@@ -269,8 +268,8 @@ def _conditions(ax: Axes, by_start: Summaries) -> list[str]:
     conditions = list(next(iter(by_start.values())))
     for shift, (start, by_name) in zip((-0.2, 0.2), by_start.items(), strict=False):
         for x, condition in enumerate(conditions):
-            label = f"{start} start" if x == 0 else None
-            _strip(ax, x + shift, by_name[condition], *STARTS[start], label, 0.09)
+            label = {"label": f"{start} start"} if x == 0 else {}
+            _strip(ax, x + shift, by_name[condition], 0.09, **STARTS[start], **label)
     ax.set_xticks(range(len(conditions)), conditions)
     ax.set_xlim(-0.5, len(conditions) - 0.5)
     return conditions
@@ -336,7 +335,7 @@ def read_out_curves(accuracy: Mapping[str, Arrays], chance: Mapping[str, float])
     for ax, (start, kind) in zip(axes.flat, product(accuracy, kinds), strict=True):
         steps = range(1, accuracy[start][f"c/{kind}"].shape[1] + 1)
         for state, style in STATES.items():
-            _every_seed(ax, steps, accuracy[start][f"{state}/{kind}"], *style)
+            _every_seed(ax, steps, accuracy[start][f"{state}/{kind}"], **style)
         _level(ax, chance[kind.removesuffix("_zeros")])
         ax.set(xticks=steps, ylim=(-0.02, 1.05))
     axes[0, 0].legend(frameon=True, loc="lower right", fontsize=9)
@@ -372,11 +371,10 @@ def place_curves(accuracy: Mapping[str, Arrays]) -> Figure:
     )
     fig, ax = new_figure("accuracy_by_place", alt, figsize=(7.6, 3.6))
     for start, by_name in accuracy.items():
-        colour, marker = STARTS[start]
         places = range(3, by_name["places"].shape[1] + 3)
-        _every_seed(ax, places, by_name["places"], colour, f"{start} start", marker)
-        label, alone = f"{start} start, only zeros", float(by_name["zeros"].mean())
-        ax.axhline(alone, color=colour, ls="--", lw=1.2, label=label)
+        _every_seed(ax, places, by_name["places"], label=f"{start} start", **STARTS[start])
+        style = {"color": STARTS[start]["color"], "label": f"{start} start, only zeros"}
+        ax.axhline(float(by_name["zeros"].mean()), ls="--", lw=1.2, **style)
     ax.set(xlabel="step of the disturbing digit", ylabel="accuracy", ylim=(0, 1.05), xticks=places)
     ax.legend(**BESIDE)
     return fig
