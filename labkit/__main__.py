@@ -183,7 +183,11 @@ def _compare(options: argparse.Namespace) -> int:
 def _notebooks(options: argparse.Namespace) -> int:
     from labkit.lab import notebooks, run
 
-    return notebooks.refresh_all(run.select(options.chapters))
+    chapters = run.select(options.chapters)
+    status = run.run(chapters, run.Options("quick", force=True))
+    for chapter in chapters if not status else ():
+        notebooks.store_outputs(chapter)
+    return status
 
 
 def _lab(options: argparse.Namespace) -> int:

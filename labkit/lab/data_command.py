@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from labkit.bert.model_folder import BERT_BASE, KNOWN, MINILM, WEIGHTS, NotThere
 from labkit.bert import model_sources
+from labkit.bert.model_folder import BERT_BASE, KNOWN, MINILM, WEIGHTS, NotThere
 from labkit.lab import datasets, environment
 from labkit.lab.datasets import Status
 from labkit.lab.transfer import DownloadError, megabytes, say
