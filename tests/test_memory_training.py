@@ -96,8 +96,7 @@ def test_the_order_of_the_data_is_what_tells_published_from_shuffled():
 def test_two_trainings_are_bit_equal():
     specification = DigitSumTraining(model=SRN, seeds=[0, 1], protocol="sound", **SHORT)
     first, second = specification.train(), specification.train()
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, second[name], err_msg=name)
+    assert all(np.array_equal(value, second[name]) for name, value in first.items())
 
 
 def test_a_specification_names_its_measures_and_whatever_decides_its_result():

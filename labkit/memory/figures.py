@@ -42,8 +42,7 @@ STATES = {
     "c": {"color": "0.15", "marker": "o", "label": "cell state c"},
     "h": {"color": PALETTE[4], "marker": "s", "label": "hidden state h"},
 }
-JUDGED = {("f", "falls"), ("o", "falls"), ("o", "rises"), ("c", "falls"), ("c", "rises")}
-DIRECTIONS = (("rises", 1, PALETTE[2]), ("falls", -1, PALETTE[4]))
+JUDGED = {"f/falls", "o/falls", "o/rises", "c/falls", "c/rises"}
 MARKS = (
     f"Every model is a dot, a level line the mean; from {MIN_SEEDS} models on, an upright line its "
     "95 % interval."
@@ -304,12 +303,12 @@ def digit_responses(shares: Mapping[str, Arrays], limit: float) -> Figure:
     fig, axes = _grid("digit_responses", alt, titles, labels, "digit instead of 0", (2.6, 2.6))
     digits = np.arange(1, 10)
     for ax, (start, panel) in zip(axes.flat, product(shares, PANELS), strict=True):
-        for way, sign, colour in DIRECTIONS:
-            values = sign * np.asarray(shares[start][f"{panel}/{way}"])[:, 1:]  # (R, 9)
-            ax.bar(digits, values.mean(0), color=colour, alpha=0.6)
+        for sign, name in ((1, f"{panel}/rises"), (-1, f"{panel}/falls")):
+            values = sign * np.asarray(shares[start][name])[:, 1:]  # (R, 9)
+            ax.bar(digits, values.mean(0), color=PALETTE[3 - sign], alpha=0.6)
             x = digits + np.linspace(-0.2, 0.2, len(values))[:, None]  # (R, 9)
             ax.scatter(x, values, s=7, color="0.15", alpha=min(1.0, 8 / len(values)), lw=0)
-            if (panel, way) in JUDGED:
+            if name in JUDGED:
                 ax.axhline(sign * limit, color="black", ls=":", lw=1)
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(digits)
