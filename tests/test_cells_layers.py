@@ -252,6 +252,7 @@ WRONG = {
     "negative size": (lambda: LSTM(4, -3), ValueError, "hidden_size must be an int of at least 1"),
     "no layers": (lambda: GRU(4, 3, 0), ValueError, "GRU: num_layers must be an int of at least 1"),
     "float size": (lambda: SRN(4.0, 3), ValueError, "input_size must be an int .* got 4.0"),
+    "dtype": (lambda: LSTM(4, 3, dtype=torch.int64), TypeError, "floating-point torch.dtype"),
     "weight name": (lambda: LSTM(4, 3, weights={"W": X}), ValueError, "unknown weight 'W'"),
     "weight layer": (lambda: LSTM(4, 3, weights={"1.b_i": X}), ValueError, "allowed are 0.W_i"),
     "weight shape": (
@@ -311,6 +312,11 @@ WRONG = {
     ),
     "other size": (lambda: compare(LSTM(4, 3), lambda _: nn.LSTM(4, 2)), ValueError, "as large"),
     "other kind": (lambda: compare(LSTM(4, 3), lambda _: nn.GRU(4, 3)), TypeError, "one of LSTM"),
+    "compared input": (
+        lambda: parity.largest_differences(LSTM(4, 3), parity.to_torch(LSTM(4, 3)), X.long()),
+        TypeError,
+        "input X must have the weights' dtype",
+    ),
     "time first": (
         lambda: compare(LSTM(4, 3), lambda _: nn.LSTM(4, 3)), ValueError, "must be batch-first",
     ),

@@ -66,35 +66,31 @@ class HoistedLayer(OneProductLayer):
 def walk_forward(Z: Tensor, h: Tensor, c: Tensor, U: Tensor) -> tuple[list[Tensor], ...]:
     """Turn Z (T, B, 4H), the input's part of the sums, into the gates, step by step and in place.
 
-    Returns the hidden states and the cell states, T + 1 with the start, and tanh of each new cell
-    state, T of them, all (B, H).
+    Returns the hidden states and the cell states, both T + 1 of (B, H) with the start.
     """
-    hidden, cell, squashed = [h], [c], []
-    sigmoids, _ = Z.split([3 * h.shape[1], h.shape[1]], dim=-1)
-    views = (Z, sigmoids, *Z.chunk(4, dim=-1))
-    for z, s, o, i, f, g in zip(*(view.unbind() for view in views), strict=True):
+    H, hidden, cell = h.shape[1], [h], [c]
+    views = (Z, Z[..., : 3 * H], *Z.chunk(4, dim=-1))
+    for z, sigmoids, o, i, f, g in zip(*(view.unbind() for view in views), strict=True):
         z.addmm_(h, U)
-        s.sigmoid_()
+        sigmoids.sigmoid_()
         g.tanh_()
         c = (f * c).addcmul_(i, g)
-        squashed.append(torch.tanh(c))
-        h = o * squashed[-1]
+        h = o * torch.tanh(c)
         hidden.append(h)
         cell.append(c)
-    return hidden, cell, squashed
+    return hidden, cell
 
 
-def brackets(Z: Tensor, hidden: Tensor, cell: Tensor, squashed: Tensor) -> tuple[Tensor, Tensor]:
+def brackets(Z: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """The factors that no gradient enters, for all steps at once.
 
-    With ⊙ left out: tanh(c) o (1 - o), c~ i (1 - i), c_before f (1 - f) and i (1 - c~²) for the
-    gates' sums, (T, B, 4H); o (1 - tanh²(c)) for the cell state, (T, B, H).
+    For the gates' sums tanh(c) o (1 - o), c~ i (1 - i), c_before f (1 - f) and i (1 - c~²), side by
+    side in (T, B, 4H), and for the cell state o (1 - tanh²(c)), (T, B, H); ⊙ is left out.
     """
     o, i, f, g = Z.chunk(4, dim=-1)  # (T, B, H) each
-    for_sums = torch.cat(
-        [squashed * (o - o * o), g * (i - i * i), cell[:-1] * (f - f * f), i - i * (g * g)], dim=-1
-    )
-    return for_sums, torch.addcmul(o, hidden[1:], squashed, value=-1)  # o tanh²(c) is h tanh(c)
+    squashed = cell[1:].tanh()
+    for_sums = [squashed * (o - o * o), g * (i - i * i), cell[:-1] * (f - f * f), i - i * (g * g)]
+    return torch.cat(for_sums, dim=-1), o - o * squashed.square()
 
 
 @torch.inference_mode()
@@ -130,17 +126,16 @@ class ThroughTime(torch.autograd.Function):
         B, T, _ = X.shape
         by_time = X.transpose(0, 1).reshape(T * B, -1)  # (T*B, I)
         Z = torch.addmm(b, by_time, W).view(T, B, -1)  # (T, B, 4H)
-        states = walk_forward(Z, h, c, U)
-        hidden, cell, squashed = map(torch.stack, states)
-        ctx.save_for_backward(by_time, W, U, Z, hidden, cell, squashed)
-        return torch.stack(states[0][1:], dim=1), hidden[-1].clone(), cell[-1].clone()
+        hidden, cell = walk_forward(Z, h, c, U)
+        ctx.save_for_backward(by_time, W, U, Z, torch.stack(hidden), torch.stack(cell))
+        return torch.stack(hidden[1:], dim=1), hidden[-1].clone(), cell[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
-        by_time, W, U, Z, hidden, cell, squashed = ctx.saved_tensors
-        T, B, H = squashed.shape
-        d_Z, into_cell = brackets(Z, hidden, cell, squashed)
+        by_time, W, U, Z, hidden, cell = ctx.saved_tensors
+        B, T, H = d_output.shape
+        d_Z, into_cell = brackets(Z, cell)
         d_hidden = torch.cat([torch.zeros_like(d_h)[None], d_output.transpose(0, 1)])
         d_hidden[-1] += d_h
         d_c = d_c.clone(memory_format=torch.contiguous_format)

@@ -135,11 +135,13 @@ class _Recurrent(nn.Module):
         in `layers`. ValueError or TypeError names what does not fit.
         """
         super().__init__()
+        where = type(self).__name__
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
         for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
-                where = type(self).__name__
                 raise ValueError(f"{where}: {name} must be an int of at least 1, got {size!r}")
+        if dtype is not None and not getattr(dtype, "is_floating_point", False):
+            raise TypeError(f"{where}: dtype must be a floating-point torch.dtype, got {dtype!r}")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.num_layers, self.bidirectional = num_layers, bidirectional
         self.num_directions = D = 2 if bidirectional else 1
