@@ -14,7 +14,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import metadata
@@ -48,16 +48,17 @@ def key(specification: Specification) -> str:
 
 @cache
 def code_in_memory(module: str) -> dict[str, str]:
-    """The closure of a module as it was when this process first asked for it."""
-    return code.closure([module])
+    """The closure of a module as it is in this process, whatever becomes of the files."""
+    return code.closure([module], loaded=True)
 
 
-def _check_unedited(specification: Specification) -> None:
+def _check_unedited(specifications: Iterable[Specification]) -> None:
     """Raise ValueError where the files are no longer the code in memory, whose result is kept."""
-    module = type(specification).__module__
-    before, now = code_in_memory(module), code.closure([module])
-    if edited := [name for name in now if now[name] != before.get(name)]:
-        raise ValueError(f"{', '.join(edited)} was edited after it was loaded: restart the kernel")
+    for module in {type(specification).__module__ for specification in specifications}:
+        before, now = code_in_memory(module), code.closure([module])
+        if edited := [name for name in now if now[name] != before.get(name)]:
+            names = ", ".join(edited)
+            raise ValueError(f"{names} was edited after it was loaded: restart the kernel")
 
 
 def train(
@@ -69,6 +70,7 @@ def train(
     process may use; each training has one thread, so their number changes no result. `name` is
     what the progress line calls the whole.
     """
+    _check_unedited(specifications)
     keys = [key(specification) for specification in specifications]
     by_key = dict(zip(keys, specifications, strict=True))
     results = {k: _load(k, _path(k)) for k in by_key}
@@ -76,7 +78,7 @@ def train(
     events = _Events(name, len(results), len(missing))
     with events:
         for k, content in _finished(missing, events, workers):
-            _check_unedited(missing[k])
+            _check_unedited([missing[k]])
             code.write_atomically(_path(k), content)
             results[k] = _load(k, _path(k))
             events.finished()
@@ -88,8 +90,6 @@ def _finished(
 ) -> Iterator[tuple[str, bytes]]:
     """The key and the file's content of each training as it ends."""
     scheduler = os.environ.get("LABKIT_DASK")
-    for specification in missing.values():
-        _check_unedited(specification)
     count = min(workers or _workers(), len(missing))
     if not missing:
         return
@@ -159,19 +159,20 @@ def kept(module: str, facts: Mapping[str, Any], make: Callable[[], Arrays]) -> A
 
 
 def _content(k: str, arrays: Arrays) -> bytes:
-    """A file that holds arrays, their key and their digest."""
+    """A file that holds arrays, their key and their digest; the same bytes for the same arrays."""
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return save(arrays, metadata={"key": k, "arrays": _digest(arrays)})
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(arrays, metadata=_seal(k, arrays))
 
 
-def _digest(arrays: Arrays) -> str:
+def _seal(k: str, arrays: Arrays) -> dict[str, str]:
     parts = [
         [name, str(array.dtype), list(array.shape), code.sha256(array.tobytes())]
         for name, array in sorted(arrays.items())
     ]
-    return code.sha256(code.canonical(parts))
+    digest = code.sha256(code.canonical(parts))
+    return {"key and arrays": f"{k} {digest}"}  # one entry: safetensors writes several in any order
 
 
 def _path(k: str) -> Path:
@@ -186,9 +187,9 @@ def _load(k: str, path: Path) -> Arrays | None:
         return None
     try:
         with safe_open(path, framework="np") as file:
-            facts = file.metadata() or {}
+            seal = file.metadata()
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts == {"key": k, "arrays": _digest(arrays)}:
+        if seal == _seal(k, arrays):
             return arrays
     except (SafetensorError, OSError, ValueError):
         pass
@@ -213,7 +214,7 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
         raise ClusterError("a Dask cluster is named, but Dask is missing: make setup") from error
     try:
         client = distributed.Client(scheduler, timeout=PATIENCE)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
         raise ClusterError(
             f"no Dask scheduler at {scheduler} ({error}): start one with `dask scheduler` and give "
             "the address that it prints"
