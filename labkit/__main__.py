@@ -172,7 +172,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from labkit.lab import report
 
-    print(f"wrote {report.write()}")
+    path = report.write()
+    print(f"{report.verdicts()}\n\nThe claims and our verdicts; reasons and numbers: {path}")
     return 0
 
 

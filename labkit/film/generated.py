@@ -9,20 +9,13 @@ terrible secrets and charming clerks; and most words are names that hardly ever 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from labkit.lab import digests
-
 Item = TypeVar("Item")
 KINDS = ("neg", "pos")
-MARKER = "made_by.json"
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -223,22 +216,11 @@ def tidy(rng: Random, sentences: Sequence[str]) -> str:
     return text
 
 
-def make_corpus(num_train: int, num_test: int, seed: int) -> dict[str, str]:
-    """All reviews of a corpus: path below its folder -> text; no two reviews have the same words.
+def make_corpus(num_train: int = 2000, num_test: int = 1000, seed: int = 0) -> dict[str, str]:
+    """All reviews of a corpus: {train,test}/{neg,pos}/<number>_<rating>.txt -> text.
 
-    Half of each part is negative. TypeError or ValueError for counts that are no positive even
-    numbers, or for a negative seed.
+    Half of each part is negative; no two reviews have the same words.
     """
-    for name, value in (("num_train", num_train), ("num_test", num_test), ("seed", seed)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, got {value!r}")
-        if name != "seed" and (value < 2 or value % 2):
-            raise ValueError(
-                f"{name} must be an even number from 2 on, half of it for either label; got {value}"
-            )
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
-
     rng, seen, files = Random(seed), set(), {}
     for part, count in (("train", num_train), ("test", num_test)):
         for number in range(count // 2):
@@ -254,65 +236,3 @@ def make_corpus(num_train: int, num_test: int, seed: int) -> dict[str, str]:
 def words_of(text: str) -> tuple[str, ...]:
     """The words of a review, whatever its capitals, punctuation and line breaks."""
     return tuple(re.findall(r"\w+", text.replace("<br />", " ").lower()))
-
-
-def write_corpus(
-    folder: Path, *, num_train: int = 2000, num_test: int = 1000, seed: int = 0
-) -> Path:
-    """Write a corpus to `folder`/{train,test}/{neg,pos}/<number>_<rating>.txt; returns `folder`.
-
-    A folder that this code wrote with these settings stays as it is; one that it wrote otherwise is
-    replaced. A run that is cut off leaves no half of a corpus. ValueError for settings that
-    `make_corpus` refuses and for a folder that holds something else.
-    """
-    settings = {
-        "num_train": num_train,
-        "num_test": num_test,
-        "seed": seed,
-        "code": digests.module_digest(["labkit.film.generated"]),
-    }
-    marker = digests.canonical(settings)
-    if _marker(folder) == marker:
-        return folder
-    if _marker(folder) is None and _is_taken(folder):
-        raise ValueError(f"{folder} holds something else than a generated corpus; choose another")
-
-    files = make_corpus(num_train, num_test, seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True
-    ) as staging:
-        made = Path(staging) / "made"
-        for name, text in files.items():
-            path = made / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode())
-        (made / MARKER).write_bytes(marker)
-        _put(made, folder, Path(staging) / "replaced")
-    return folder
-
-
-def _put(made: Path, folder: Path, aside: Path) -> None:
-    """Rename `made` to `folder`, what was there to `aside`; two processes may do so at a time."""
-    if _marker(folder) == _marker(made):
-        return
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(folder, aside)
-    try:
-        os.rename(made, folder)
-    except OSError:
-        if _marker(folder) != _marker(made):  # else the other process was quicker
-            raise
-
-
-def _marker(folder: Path) -> bytes | None:
-    """What a corpus says of its making; None where there is no generated corpus."""
-    try:
-        return (folder / MARKER).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _is_taken(folder: Path) -> bool:
-    """Whether something is there, a file or a folder that is not empty."""
-    return any(folder.iterdir()) if folder.is_dir() else folder.exists()

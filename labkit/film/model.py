@@ -7,31 +7,29 @@ at its words only. (The one exception is `front`, which repeats the padding of a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from labkit.cells import layers as recurrent
-from labkit.cells import parity
-from labkit.film.vocabulary import PAD_ID
+from labkit.cells import layers, parity
+from labkit.film.corpus import PAD_ID
+from labkit.lab.specification import specification
 
-CELLS = ("rnn", "lstm", "gru", "handwritten", "none")
-ENGINES = ("own", "torch")
-POOLINGS = ("last", "mean", "max", "mean_max", "last_step")
-VECTORS = ("learned", "glove", "glove_tuned", "random")
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 TORCH_LAYERS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+Share = Annotated[float, Field(ge=0, lt=1)]
 States = list[Tensor | tuple[Tensor, Tensor]]  # one for each layer and direction
 
 
-@dataclass(frozen=True)
+@specification
 class ReviewSpec:
     """What a review model is, apart from its seed.
 
-    `cell`: torch's RNN, LSTM or GRU, or the handwritten LSTM of chapter 01 with its Xavier start,
-    which `engine` "torch" runs through `nn.LSTM` from the same weights (same function, faster);
-    "none" pools the embeddings themselves, a bag of words.
+    `cell`: torch's RNN, LSTM or GRU; "handwritten", the LSTM of chapter 01 with its Xavier start,
+    computed by `nn.LSTM` from the same weights (the same function, faster); "none" pools the
+    embeddings themselves, a bag of words.
     `pooling`: what stands for a review. "last": the state of each direction after its last word;
     "mean", "max": over the review's words; "mean_max": both, side by side; "last_step": the outputs
     at the last word, where a backward direction has read one word only.
@@ -43,41 +41,26 @@ class ReviewSpec:
     `num_classes`: 2 for negative and positive, 10 for the ratings 1 to 10.
     """
 
-    cell: str = "lstm"
-    engine: str = "own"
-    embedding_size: int = 64
-    hidden_size: int = 64
-    num_layers: int = 1
+    cell: Literal["rnn", "lstm", "gru", "handwritten", "none"] = "lstm"
+    embedding_size: PositiveInt = 64
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
     bidirectional: bool = False
-    pooling: str = "last"
+    pooling: Literal["last", "mean", "max", "mean_max", "last_step"] = "last"
     skip: bool = False
-    head_size: int = 0
-    activation: str = "relu"
-    dropout: float = 0.0
-    embedding_dropout: float = 0.0
-    embedding_scale: float = 1.0
-    vectors: str = "learned"
-    num_classes: int = 2
+    head_size: Annotated[int, Field(ge=0)] = 0
+    activation: Literal["relu", "tanh"] = "relu"
+    dropout: Share = 0.0
+    embedding_dropout: Share = 0.0
+    embedding_scale: Annotated[float, Field(ge=0)] = 1.0
+    vectors: Literal["learned", "glove", "glove_tuned", "random"] = "learned"
+    num_classes: Annotated[int, Field(ge=2)] = 2
 
-    def __post_init__(self) -> None:
-        allowed = {
-            "cell": CELLS, "engine": ENGINES, "pooling": POOLINGS, "vectors": VECTORS,
-            "activation": tuple(ACTIVATIONS),
-        }  # fmt: skip
-        for name, choices in allowed.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"ReviewSpec.{name} must be one of {', '.join(choices)}; "
-                    f"got {getattr(self, name)!r}"
-                )
-        for name in ("embedding_size", "hidden_size", "num_layers", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ReviewSpec.{name} must be at least 1")
-        for name in ("dropout", "embedding_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"ReviewSpec.{name} must be in 0..1, got {getattr(self, name)}")
+    @model_validator(mode="after")
+    def _skip_needs_pooling(self) -> ReviewSpec:
         if self.skip and self.pooling in ("last", "last_step"):
-            raise ValueError(f"ReviewSpec.skip needs a pooling over time, not {self.pooling!r}")
+            raise ValueError(f"skip needs a pooling over time, not {self.pooling!r}")
+        return self
 
 
 class ReviewClassifier(nn.Module):
@@ -131,27 +114,25 @@ class ReviewClassifier(nn.Module):
                 output, end = module(_take(Z, back) if direction else Z, start)
                 outputs.append(_take(output, back) if direction else output)
                 ends.append(end)
-            Z = torch.cat(outputs, dim=-1)
+            Z = torch.cat(outputs, dim=-1)  # (B, T, D*H)
         if states is not None:
             states[:] = ends
         return torch.cat([Z, words], dim=-1) if self.spec.skip else Z
 
+    @torch.no_grad()
     def _start_embedding(self, table: Tensor | None) -> None:
         kind, weight = self.spec.vectors, self.embedding.weight
         if kind == "learned":
-            with torch.no_grad():
-                weight.mul_(self.spec.embedding_scale)
+            weight.mul_(self.spec.embedding_scale)
             return
-        if table is None:
-            raise ValueError(f"vectors {kind!r} need a table of pretrained vectors")
-        if tuple(table.shape) != tuple(weight.shape):
-            raise ValueError(f"the table must be {tuple(weight.shape)}, got {tuple(table.shape)}")
-        known = table.abs().sum(1, keepdim=True) > 0
-        with torch.no_grad():
-            if kind == "random":  # as long as the pretrained ones
-                weight.mul_(table[known.squeeze(1)].std()).mul_(known)
-            else:
-                weight.copy_(table)
+        if table is None or table.shape != weight.shape:
+            got = "none" if table is None else tuple(table.shape)
+            raise ValueError(f"vectors {kind!r} need a table {tuple(weight.shape)}, got {got}")
+        if kind == "random":  # as long as the pretrained ones
+            known = table.abs().sum(1, keepdim=True) > 0  # (V, 1)
+            weight.mul_(table[known.squeeze(1)].std()).mul_(known)
+        else:
+            weight.copy_(table)
         weight.requires_grad_(kind == "glove_tuned")
 
 
@@ -159,14 +140,10 @@ def _layer(spec: ReviewSpec, input_size: int) -> nn.Module:
     """One layer in one direction, (B, T, I) in, (B, T, H) out."""
     if spec.cell != "handwritten":
         return TORCH_LAYERS[spec.cell](input_size, spec.hidden_size, batch_first=True)
-    written = recurrent.LSTM(input_size, spec.hidden_size)
-    # the copy draws a start of its own before it is overwritten; what follows must not notice
-    with torch.random.fork_rng(devices=[]):
-        if spec.engine == "own":
-            return recurrent.FusedLSTM.from_lstm(written)
+    written = layers.LSTM(input_size, spec.hidden_size)
+    with torch.random.fork_rng(devices=[]):  # nn.LSTM draws a start that is overwritten
         layer = parity.to_torch(written)
-    # torch's second bias would double the steps of the first, so it stays zero
-    layer.bias_hh_l0.requires_grad_(False)
+    layer.bias_hh_l0.requires_grad_(False)  # it is zero; trained, it would double the first's steps
     return layer
 
 
@@ -190,20 +167,19 @@ def _take(Z: Tensor, step: Tensor) -> Tensor:
 def pool(output: Tensor, length: Tensor, spec: ReviewSpec, *, front: bool = False) -> Tensor:
     """One vector for each review from the outputs (B, T, D*H) of all its steps."""
     B, T, _ = output.shape
-    step = torch.arange(T, device=output.device).expand(B, T)
-    first = T - length if front else torch.zeros_like(length)
-    final = first + length - 1  # (B,) the step of the last word
+    first = T - length if front else torch.zeros_like(length)  # (B,) the step of the first word
+    final = first + length - 1
     if spec.pooling in ("last", "last_step"):
         row = torch.arange(B, device=output.device)
         at_end = output[row, final]  # (B, D*H)
         if spec.pooling == "last_step" or not spec.bidirectional:
             return at_end
         # the backward direction ends at the first word, or in front of it at the padding
-        start = 0 if front else first
-        at_start = output[row, start]
+        at_start = output[row, 0 if front else first]
         H = spec.hidden_size
         return torch.cat([at_end[:, :H], at_start[:, H:]], dim=1)
 
+    step = torch.arange(T, device=output.device).expand(B, T)
     is_word = ((step >= first.unsqueeze(1)) & (step <= final.unsqueeze(1))).unsqueeze(-1)
     parts = []
     if spec.pooling != "max":

@@ -1,4 +1,4 @@
-"""The two studies of film reviews: their settings, and what is measured on the trained models.
+"""The two studies of film reviews: their settings, what is measured, the published figures beside.
 
 Study A repeats a homework on 20,000 reviews, study B a laboratory report on 2,000 of them with
 pretrained word vectors. Every setting is a name with what it changes of `ReviewSpec` and
@@ -7,37 +7,36 @@ pretrained word vectors. Every setting is a name with what it changes of `Review
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from labkit.film import tasks as review_tasks
-from labkit.film.corpus import Corpus
-from labkit.film.speed import HUGE_PAGES
-from labkit.film.training import accuracy
-from labkit.lab import sweep
-from labkit.measure.statistics import summarise
+from labkit.film.corpus import PAD_ID, Corpus, numericalize, tokenize
+from labkit.film.model import ReviewClassifier, ReviewSpec
+from labkit.film.training import FilmTraining, TrainSpec, accuracy, held_out, positive
+from labkit.lab import store
+from labkit.lab.specification import Arrays
+from labkit.measure.claims import MISSING, Row, number_row
+from labkit.measure.statistics import Measure, accuracy_interval, number, summarise
 
 Setting = tuple[dict[str, Any], dict[str, Any]]  # what changes of the model, of the training
+Study = dict[str, list[FilmTraining]]  # by the name "<study>/<setting>", one for each seed
+Runs = dict[str, dict[int, Arrays]]  # by the name of the setting, then by seed
 
 # torch's layers have a head 64-128-2, the handwritten one 64-64-2
-_TORCH = {"head_size": 128}
-_HAND = {"cell": "handwritten", "engine": "torch", "pooling": "mean", "head_size": 64}
+_HAND = {"cell": "handwritten", "pooling": "mean", "head_size": 64}
 
 # Which vector of torch's layers stands for a review is not known: both are run.
 CORE: dict[str, Setting] = {
-    "rnn/last": ({**_TORCH, "cell": "rnn"}, {}),
-    "lstm/last": ({**_TORCH, "cell": "lstm"}, {}),
-    "gru/last": ({**_TORCH, "cell": "gru"}, {}),
-    "rnn/mean": ({**_TORCH, "cell": "rnn", "pooling": "mean"}, {}),
-    "lstm/mean": ({**_TORCH, "cell": "lstm", "pooling": "mean"}, {}),
-    "gru/mean": ({**_TORCH, "cell": "gru", "pooling": "mean"}, {}),
-    "handwritten/mean": (_HAND, {}),
-}
+    f"{cell}/{pooling}": ({"cell": cell, "pooling": pooling, "head_size": 128}, {})
+    for pooling in ("last", "mean")
+    for cell in ("rnn", "lstm", "gru")
+} | {"handwritten/mean": (_HAND, {})}
 # Inferred: "bce_on_sigmoid", from the printed training losses, which begin at ln 2 and end far
 # above what their accuracy lets one expect; "mse", for a loss without a name; and Adamax' own
 # default for "a larger learning rate".
@@ -52,37 +51,321 @@ VARIATIONS: dict[str, Setting] = {
     "handwritten/batch128": (_HAND, {"batch_size": 128}),
 }
 STUDY_A = CORE | VARIATIONS
-
 # study A's model without a recurrent layer, and with the ratings 1 to 10 as its classes
 AVERAGED: Setting = ({"cell": "none", "pooling": "mean"}, {})
-RATING: Setting = ({**_TORCH, "pooling": "mean", "num_classes": 10}, {})
+RATING: Setting = ({"head_size": 128, "pooling": "mean", "num_classes": 10}, {})
 
 # Candidates for the best recurrent model; dev chooses. A small start of the embedding matters most:
 # beside vectors of length 8 that nobody has trained, what a rare word means is hard to hear. With
 # `skip` the words' own vectors are pooled beside the recurrent states (as in the recurrent
 # convolutional network of Lai, Xu, Liu and Zhao, 2015).
 _STRONG = {
-    "bidirectional": True,
-    "pooling": "max",
-    "dropout": 0.5,
-    "embedding_dropout": 0.3,
+    "bidirectional": True, "pooling": "max", "dropout": 0.5, "embedding_dropout": 0.3,
     "embedding_scale": 0.1,
-}
-_BESIDE = {**_STRONG, "pooling": "mean_max", "skip": True}
+}  # fmt: skip
 _FALLING = {"lr": 2e-3, "decay": True, "clip": 1.0, "word_dropout": 0.1}
 BEST: dict[str, Setting] = {
     "bilstm_max": (_STRONG, _FALLING),
-    "bilstm_beside_words": (_BESIDE, _FALLING),
+    "bilstm_beside_words": ({**_STRONG, "pooling": "mean_max", "skip": True}, _FALLING),
 }
 
-# the published table of each setting of study A, in data/published.toml
-PUBLISHED_A = {
-    "rnn/last": "rnn",
+# study B without its three mistakes, with each alone, and with all together, as the source had them
+_B = {
+    "bidirectional": True, "embedding_size": 100, "head_size": 32, "activation": "tanh",
+    "vectors": "glove",
+}  # fmt: skip
+_WRONG = {**_B, "pooling": "last_step"}
+_SOFTMAX, _CARRY = {"loss": "ce_on_softmax"}, {"carry": True}
+MISTAKES: dict[str, Setting] = {
+    "none": (_B, {}),
+    "softmax": (_B, _SOFTMAX),
+    "carry": (_B, _CARRY),
+    "last_step": (_WRONG, {}),
+    "all": (_WRONG, _SOFTMAX | _CARRY),
+}
+# the source's other experiments, with its three mistakes
+_ONE_WAY = {**_B, "bidirectional": False, "pooling": "last"}
+_SGD = {"optimiser": "sgd", "momentum": 0.9}
+SOURCE_B: dict[str, Setting] = {
+    "dropout": ({**_WRONG, "dropout": 0.5}, _SOFTMAX | _CARRY),
+    **{
+        f"l2/{weight:g}": (_WRONG, _SOFTMAX | _CARRY | {"weight_decay": weight})
+        for weight in (0.01, 0.001, 0.0001, 0.0002)
+    },
+    **{
+        f"lstm_sgd/{k}": (_ONE_WAY, _SOFTMAX | _CARRY | _SGD | {"lr": 0.1, "halve_every": k})
+        for k in (20, 5, 8)
+    },
+    "bilstm_sgd": (_WRONG, _SOFTMAX | _CARRY | _SGD | {"lr": 0.03, "halve_every": 20}),
+}
+# without the mistakes: how SGD fares with and without clipping, and what the vectors are worth
+_MEAN = {**_B, "pooling": "mean"}
+SOUND_B: dict[str, Setting] = {
+    "sgd": (_B, {**_SGD, "lr": 0.1, "halve_every": 8}),
+    "sgd_clipped": (_B, {**_SGD, "lr": 0.1, "halve_every": 8, "clip": 1.0}),
+    **{kind: ({**_MEAN, "vectors": kind}, {}) for kind in ("glove", "glove_tuned", "random")},
+    "learned": ({**_MEAN, "vectors": "learned"}, {}),
+}
+# the handwritten two-layer stack on plain SGD, which never learned, and what might wake it up
+_STACK = {**_ONE_WAY, "cell": "handwritten", "num_layers": 2}
+_PLAIN = {**_SOFTMAX, "optimiser": "sgd"}
+STACK: dict[str, Setting] = {
+    **{f"sgd/{lr:g}": (_STACK, {**_PLAIN, "lr": lr}) for lr in (0.1, 0.001, 1e-6)},
+    "sgd/0.1, mean": ({**_STACK, "pooling": "mean"}, {**_PLAIN, "lr": 0.1}),
+    "adam": (_STACK, _SOFTMAX),
+    "adam, mean": ({**_STACK, "pooling": "mean"}, _SOFTMAX),
+}
+FEW = (  # what a run without `everything` trains of those
+    "handwritten/last", "handwritten/bce_on_sigmoid", "dropout", "sgd_clipped", "sgd/0.001",
+    "adam, mean", "bilstm_beside_words",
+)  # fmt: skip
+
+
+def chosen(settings: Mapping[str, Setting], everything: bool) -> dict[str, Setting]:
+    """All settings of a group, or a few of them."""
+    return {name: s for name, s in settings.items() if everything or name in FEW}
+
+
+def padded(names: Iterable[str], to: int) -> dict[str, Setting]:
+    """Some of `MISTAKES` on reviews that are all padded to `to` words, as the source did."""
+    return {
+        f"{name}, padded": (MISTAKES[name][0], {**MISTAKES[name][1], "pad_to": to})
+        for name in names
+    }
+
+
+# trainings
+
+
+def study(
+    prefix: str,
+    settings: Mapping[str, Setting],
+    corpus: Corpus,
+    *,
+    corpus_name: str,
+    seeds: Sequence[int],
+    model: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    keep: Iterable[str] = (),
+    glove_words: int = 0,
+    **common: Any,
+) -> Study:
+    """A training for each setting and seed, by the name "<prefix>/<setting>".
+
+    `model` and `training` hold for all of them, unless a setting says otherwise; `keep` names the
+    settings whose parameters are kept; `common` goes to `FilmTraining`. Without `glove_words` the
+    pretrained vectors are learned ones.
+    """
+    trainings: Study = {}
+    for name, (its_model, its_training) in settings.items():
+        model_spec = {**(model or {}), **its_model}
+        if not glove_words:
+            model_spec["vectors"] = "learned"
+        spec = ReviewSpec(**model_spec)
+        trainings[f"{prefix}/{name}"] = [
+            FilmTraining(
+                corpus=corpus_name,
+                digest=corpus.digest,
+                vocab_size=len(corpus.words),
+                seed=seed,
+                model=spec,
+                training=TrainSpec(**{**(training or {}), **its_training}),
+                keep=name in keep,
+                glove_words=glove_words if spec.vectors != "learned" else 0,
+                **common,
+            )
+            for seed in seeds
+        ]
+    return trainings
+
+
+def train(trainings: Study, name: str) -> Runs:
+    """Carry out the trainings that are not kept; the results by setting and seed."""
+    # the longest first, so that no process is left with one of them at the end
+    queue = sorted(
+        itertools.chain(*trainings.values()), key=lambda training: training.cost, reverse=True
+    )
+    results = dict(zip(queue, store.train(queue, name=name), strict=True))
+    return {
+        setting: {training.seed: results[training] for training in of_setting}
+        for setting, of_setting in trainings.items()
+    }
+
+
+# measures
+
+CURVES = ("train_loss", "train_accuracy", "curve_loss", "curve_accuracy", "gradient_norm", "moved")
+
+
+def marked_epochs(epochs: int) -> list[int]:
+    """The epochs of study B that are measured: every fifth, the last, and 31, which was printed."""
+    return [k for k in range(1, epochs + 1) if k % 5 == 0 or k in (31, epochs)]
+
+
+def held_out_probability(arrays: Arrays, corpus: Corpus) -> Tensor:
+    """P(positive) of the held-out reviews, from a training that answered these or all."""
+    test, p = corpus.split()["test"], torch.from_numpy(arrays["test_probability"])
+    return p[torch.isin(test, held_out(corpus))] if len(p) == len(test) else p
+
+
+def measures_of(
+    runs: Runs,
+    corpus: Corpus,
+    epochs: Sequence[int] | None = None,
+    curves: Sequence[str] = CURVES,
+) -> dict[str, Measure]:
+    """A summary over the seeds of everything that a setting's trainings returned.
+
+    "<setting>/held_out_accuracy", "test_accuracy" where all reviews were answered, "dev_accuracy"
+    and "best_epoch" belong to the checkpoint that dev chose; "seconds" is a training's; and for
+    every epoch k, from 1, or those in `epochs`, "<setting>/train_loss/k" and the other `curves`
+    that were recorded.
+    """
+    measures: dict[str, Measure] = {}
+    y, y_slice = corpus.label[corpus.split()["test"]], corpus.label[held_out(corpus)]
+    for name, by_seed in runs.items():
+        arrays = list(by_seed.values())
+        p = [torch.from_numpy(a["test_probability"]) for a in arrays]
+        of_slice = [held_out_probability(a, corpus) for a in arrays]
+        values = {"test_accuracy": [accuracy(q, y) for q in p if len(q) == len(y)]}
+        if len(values["test_accuracy"]) < len(p):
+            del values["test_accuracy"]
+        values |= {
+            "held_out_accuracy": [accuracy(q, y_slice) for q in of_slice],
+            "dev_accuracy": [a["dev_accuracy"].max() for a in arrays],
+            "best_epoch": [a["best_epoch"].item() for a in arrays],
+            "seconds": [a["seconds"].sum() for a in arrays],
+        }
+        for curve in curves:
+            for k in range(1, len(arrays[0].get(curve, ())) + 1):
+                if epochs is None or k in epochs:
+                    values[f"{curve}/{k}"] = [a[curve][k - 1] for a in arrays]
+        for quantity, raw in values.items():
+            timing = {"unit": "s", "timing": True} if quantity == "seconds" else {}
+            measures[f"{name}/{quantity}"] = summarise(
+                [float(value) for value in raw], seeds=list(by_seed), student=True, **timing
+            )
+    return measures
+
+
+def by_length(
+    probabilities: Sequence[Tensor], label: Tensor, length: Tensor, edges: Sequence[int]
+) -> list[dict[str, float]]:
+    """Accuracy of models of several seeds on reviews of `edges[k]` to `edges[k + 1]` - 1 words.
+
+    `probabilities` holds (N,) for each seed, `label` and `length` are (N,). One row for each range
+    that has reviews: their median length, their number n, the mean accuracy, and low and high, the
+    Wilson interval of that mean on n reviews.
+    """
+    rows = []
+    for first, last in itertools.pairwise(edges):
+        inside = (length >= first) & (length < last)
+        if n := int(inside.sum()):
+            mean = float(np.mean([accuracy(p[inside], label[inside]) for p in probabilities]))
+            low, high = accuracy_interval(round(mean * n), n)
+            middle = float(length[inside].double().median())
+            rows.append({"length": middle, "n": n, "accuracy": mean, "low": low, "high": high})
+    return rows
+
+
+# linear models, and what a trained network reads
+
+KINDS = ("binary", "tfidf_pairs")
+STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # C, the inverse of the L2 penalty's weight
+
+
+def make_vectorizer(kind: str, min_reviews: int = 2):
+    """scikit-learn's vectorizer of lists of words: binary words, or tf-idf of words and pairs."""
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+
+    common = {
+        "tokenizer": list, "token_pattern": None, "lowercase": False, "min_df": min_reviews,
+        "dtype": np.float32,
+    }  # fmt: skip
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    if kind == "binary":
+        return CountVectorizer(binary=True, **common)
+    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **common)
+
+
+def logistic_regression(
+    corpus: Corpus,
+    kind: str,
+    *,
+    train: Tensor,
+    dev: Tensor,
+    test: Tensor,
+    max_len: int | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+) -> dict[str, Any]:
+    """Fit the reviews `train` (indices) for every strength, choose by dev accuracy, test once.
+
+    Only the first `max_len` words of a review are read, all for None. Returns "C", "dev_accuracy",
+    "test_accuracy", "num_features", and "test_probability" (n,) of "positive".
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    parts = {"train": train, "dev": dev, "test": test}
+    words = {n: [corpus.review(i)[:max_len] for i in part.tolist()] for n, part in parts.items()}
+    y = {name: corpus.label[part].numpy() for name, part in parts.items()}
+    vectorizer = make_vectorizer(kind)
+    X = {"train": vectorizer.fit_transform(words["train"])}
+    X |= {name: vectorizer.transform(words[name]) for name in ("dev", "test")}
+    models = [
+        LogisticRegression(C=C, solver="liblinear", random_state=0).fit(X["train"], y["train"])
+        for C in strengths
+    ]
+    scores = [float(model.score(X["dev"], y["dev"])) for model in models]
+    best = int(np.argmax(scores))
+    probability = models[best].predict_proba(X["test"])[:, 1]
+    return {
+        "C": float(strengths[best]),
+        "dev_accuracy": scores[best],
+        "test_accuracy": float(((probability >= 0.5) == y["test"]).mean()),
+        "num_features": X["train"].shape[1],
+        "test_probability": torch.from_numpy(probability),
+    }
+
+
+@torch.no_grad()
+def read_aloud(model: ReviewClassifier, ids: Tensor, size: int = 64) -> Tensor:
+    """P(positive) after each word of a review `ids` (T,), as if it ended there: (T,)."""
+    p = []
+    for length in torch.arange(1, len(ids) + 1).split(size):
+        X = ids[: int(length.max())].long().expand(len(length), -1)
+        inside = torch.arange(X.shape[1]) < length.unsqueeze(1)
+        X = X.where(inside, torch.tensor(PAD_ID))
+        p.append(positive(model(X, length).softmax(1)))
+    return torch.cat(p)
+
+
+def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[str], Tensor]:
+    """The words of a typed text as the model sees them, and P(positive) after each, (T,)."""
+    words = tokenize(text)
+    if not words:
+        raise ValueError(f"there is no word in {text!r}; type a sentence")
+    numbers = {word: number for number, word in enumerate(corpus.words)}
+    ids = numericalize(words, numbers)
+    return [corpus.words[i] for i in ids], read_aloud(model, torch.tensor(ids))
+
+
+def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
+    """Positions of the reviews that a model got wrong, the surest first, `count` at most."""
+    wrong = torch.where(label.bool(), 1 - probability, probability)
+    errors = int(((probability >= 0.5) != label.bool()).sum())
+    return wrong.argsort(descending=True, stable=True)[: min(count, errors)]
+
+
+# published figures
+
+PUBLISHED_A = {  # the table of data/published.toml that a setting of study A stands beside
     "rnn/mean": "rnn",
-    "lstm/last": "lstm",
+    "rnn/last": "rnn",
     "lstm/mean": "lstm",
-    "gru/last": "gru",
+    "lstm/last": "lstm",
     "gru/mean": "gru",
+    "gru/last": "gru",
     "handwritten/mean": "handwritten_lstm",
     "handwritten/hidden128": "handwritten_lstm_hidden128",
     "handwritten/two_cells": "handwritten_lstm_two_cells",
@@ -92,201 +375,194 @@ PUBLISHED_A = {
     "handwritten/adamax": "handwritten_lstm_adamax",
     "handwritten/batch128": "handwritten_lstm_batch128",
 }
-
-_B = {
-    "bidirectional": True,
-    "embedding_size": 100,
-    "head_size": 32,
-    "activation": "tanh",
-    "vectors": "glove",
+ASSUMED = {
+    "handwritten/mse": " (squared error assumed)",
+    "handwritten/bce_on_sigmoid": " (a second sigmoid inferred from the printed losses)",
+    "handwritten/adamax": " (learning rate 0.002 assumed)",
 }
-_WRONG: Setting = ({**_B, "pooling": "last_step"}, {"loss": "ce_on_softmax", "carry": True})
-_SGD = {"optimiser": "sgd", "momentum": 0.9}
-_ONE_WAY = {"bidirectional": False, "pooling": "last"}
+PRINTED = (  # a published curve, our measure of it, and whether more of it is better
+    ("test_accuracy", "curve_accuracy", True),
+    ("test_loss", "curve_loss", False),
+    ("train_accuracy", "train_accuracy", None),
+    ("train_loss", "train_loss", None),
+)
+LEARNED = 0.6  # training accuracy; one half is chance
+LEFT_OUT = "this profile leaves it out; `make reproduce CHAPTERS=04 PROFILE=full` trains it"
 
 
-def _wrong(model: Mapping[str, Any], training: Mapping[str, Any]) -> Setting:
-    return {**_WRONG[0], **model}, {**_WRONG[1], **training}
+def about(published: Mapping[str, Any]) -> str:
+    """What the published figures were measured on."""
+    a, b = published["imdb"], published["imdb_glove"]
+    return (
+        f"Published, study A: {a['vocab_size']:,} words, embedding {a['embedding_dim']}, hidden "
+        f"{a['hidden_size']}, {a['epochs']} epochs on {a['n_train']:,} reviews, batches of "
+        f"{a['batch_size']}; one training each, chosen by the test curve. Study B: "
+        f"{b['n_train']:,} reviews, GloVe {b['embedding_dim']}d, front padding to {b['max_len']} "
+        f"words, batches of {b['batch_size']}, {b['n_test']:,} test reviews; its mistakes are a "
+        "softmax before the cross-entropy, states carried from batch to batch, and the last step "
+        "of a bidirectional output. In study A our curves are over 5,000 test reviews, and a test "
+        "accuracy without an epoch is that of the epoch chosen by dev, on all 25,000; in study B "
+        f"both are over the slice of 2,000 that the {b['n_test']:,} of the published final test "
+        "come from; for its other test figures the source names no reviews. A training with "
+        f"stochastic gradient descent *learned* where it got at least {LEARNED:.0%} of its "
+        "training reviews right in the end, else it *did not learn*. The peers' baselines and best "
+        "models read all 25,000."
+    )
 
 
-def _sound(model: Mapping[str, Any], training: Mapping[str, Any]) -> Setting:
-    return {**_B, **model}, dict(training)
+def rows(
+    measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
+) -> dict[str, list[Row]]:
+    """Heading -> rows: every published figure of the studies and the peers, ours beside it.
 
-
-# the three mistakes, each alone and all together, as the source had them
-MISTAKES: dict[str, Setting] = {
-    "none": _sound({}, {}),
-    "softmax": _sound({}, {"loss": "ce_on_softmax"}),
-    "carry": _sound({}, {"carry": True}),
-    "last_step": _sound({"pooling": "last_step"}, {}),
-    "all": _WRONG,
-}
-
-
-def padded(names: Iterable[str], to: int) -> dict[str, Setting]:
-    """Some of `MISTAKES` on reviews padded to `to` words, as the source padded all of its own."""
-    return {
-        f"{name}, padded": (model, {**training, "pad_to": to})
-        for name, (model, training) in ((name, MISTAKES[name]) for name in names)
-    }
-
-
-# the source's other experiments, with its three mistakes
-SOURCE_B: dict[str, Setting] = {
-    "dropout": _wrong({"dropout": 0.5}, {}),
-    "l2/0.01": _wrong({}, {"weight_decay": 1e-2}),
-    "l2/0.001": _wrong({}, {"weight_decay": 1e-3}),
-    "l2/0.0001": _wrong({}, {"weight_decay": 1e-4}),
-    "l2/0.0002": _wrong({}, {"weight_decay": 2e-4}),
-    "lstm_sgd/20": _wrong(_ONE_WAY, {**_SGD, "lr": 0.1, "halve_every": 20}),
-    "lstm_sgd/5": _wrong(_ONE_WAY, {**_SGD, "lr": 0.1, "halve_every": 5}),
-    "lstm_sgd/8": _wrong(_ONE_WAY, {**_SGD, "lr": 0.1, "halve_every": 8}),
-    "bilstm_sgd": _wrong({}, {**_SGD, "lr": 0.03, "halve_every": 20}),
-}
-# without the mistakes: how SGD fares with and without clipping, and what the vectors are worth
-SOUND_B: dict[str, Setting] = {
-    "sgd": _sound({}, {**_SGD, "lr": 0.1, "halve_every": 8}),
-    "sgd_clipped": _sound({}, {**_SGD, "lr": 0.1, "halve_every": 8, "clip": 1.0}),
-    "glove": _sound({"pooling": "mean"}, {}),
-    "glove_tuned": _sound({"pooling": "mean", "vectors": "glove_tuned"}, {}),
-    "random": _sound({"pooling": "mean", "vectors": "random"}, {}),
-    "learned": _sound({"pooling": "mean", "vectors": "learned"}, {}),
-}
-# the handwritten two-layer stack on plain SGD, which never learned, and what might wake it up
-_STACK = {**_B, **_ONE_WAY, "cell": "handwritten", "engine": "torch", "num_layers": 2}
-_PLAIN = {"loss": "ce_on_softmax", "optimiser": "sgd"}
-STACK: dict[str, Setting] = {
-    "sgd/0.1": (_STACK, {**_PLAIN, "lr": 1e-1}),
-    "sgd/0.001": (_STACK, {**_PLAIN, "lr": 1e-3}),
-    "sgd/1e-06": (_STACK, {**_PLAIN, "lr": 1e-6}),
-    "sgd/0.1, mean": ({**_STACK, "pooling": "mean"}, {**_PLAIN, "lr": 1e-1}),
-    "adam": (_STACK, {**_PLAIN, "optimiser": "adam"}),
-    "adam, mean": ({**_STACK, "pooling": "mean"}, {**_PLAIN, "optimiser": "adam"}),
-}
-
-Arrays = Mapping[str, np.ndarray]
-Runs = dict[str, dict[int, Arrays]]  # by the name of the setting, then by seed
-
-
-def study_tasks(
-    study: str,
-    settings: Mapping[str, Setting],
-    corpus: Corpus,
-    *,
-    seeds: Iterable[int],
-    model: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    keep: Iterable[str] = (),
-    **common: Any,
-) -> list[dict[str, Any]]:
-    """One task for each setting and seed, under the name "<study>/<setting>".
-
-    `model` and `training` hold for all of them, unless a setting says otherwise; `keep` names the
-    settings whose parameters are stored; `common` goes to `review_tasks.training_task`. Without
-    `glove_words` the pretrained vectors are learned ones.
+    What a run with these settings does not train has the verdict "no result yet"; KeyError for any
+    other measure that is missing.
     """
-    seeds, keep, tasks = list(seeds), set(keep), []
-    for name, (own_model, own_training) in settings.items():
-        chosen = {**(model or {}), **own_model}
-        if not common.get("glove_words"):
-            chosen["vectors"] = "learned"
-        tasks += [
-            review_tasks.training_task(
-                f"{study}/{name}",
-                corpus,
-                seed=seed,
-                model=chosen,
-                training={**(training or {}), **own_training},
-                keep=name in keep,
-                **common,
-            )
-            for seed in seeds
+    row, outcome = (partial(kind, measures, settings) for kind in (_row, _outcome))
+    a, glove, to = published["imdb"], published["imdb_glove"], settings["small_pad_to"]
+    size = (
+        f" (ours: {settings['small_hidden']} hidden units, {settings['small_epochs']} epochs, "
+        f"vectors of {settings['glove_words']:,} words, padded "
+        f"{f'to {to} words' if to else 'inside the batch'})"
+    )
+    tables = {
+        f"Study A, {table.replace('_', ' ')}, ours `{name}`{ASSUMED.get(name, '')}": [
+            row(f"{printed.replace('_', ' ')}, epoch {k}", value, f"a/{name}/{curve}", k, better)
+            for printed, curve, better in PRINTED
+            for k, value in enumerate(a[table].get(printed, ()), start=1)
         ]
-    return tasks
-
-
-def train(tasks: Sequence[Mapping[str, Any]], name: str) -> Runs:
-    """Train what is not kept yet; the results by setting and seed, in the tasks' order."""
-    # the dearest first, so that no process is left with a long training at the end
-    queue = sorted(tasks, key=_cost, reverse=True)
-    with _huge_pages():
-        found = sweep.run_tasks(
-            queue, review_tasks.train_task, name=name, modules=review_tasks.MODULES
-        )
-    by_label = dict(zip([task["label"] for task in queue], found, strict=True))
-    runs: Runs = {}
-    for task in tasks:
-        runs.setdefault(setting_of(task), {})[task["seed"]] = by_label[task["label"]]
-    return runs
-
-
-@contextlib.contextmanager
-def _huge_pages() -> Iterator[None]:
-    """Processes started meanwhile take large pages of memory, unless glibc was told otherwise."""
-    mine = {name: value for name, value in HUGE_PAGES.items() if name not in os.environ}
-    os.environ.update(mine)
-    try:
-        yield
-    finally:
-        for name in mine:
-            del os.environ[name]
-
-
-def setting_of(task: Mapping[str, Any]) -> str:
-    """The name "<study>/<setting>" that a task was made under."""
-    return task["label"].rpartition(" seed ")[0]
-
-
-def _cost(task: Mapping[str, Any]) -> float:
-    """About how long a training takes, in no unit."""
-    units = task["model.hidden_size"] * task["model.num_layers"] * (1 + task["model.bidirectional"])
-    cell = {"rnn": 0.5, "gru": 1.3, "none": 0.1}.get(task["model.cell"], 1.0)
-    steps = task["training.pad_to"] or 230  # the mean length of a real review
-    return units * cell * steps * task["training.epochs"] * (task["num_train"] or 20_000)
-
-
-def accuracies(
-    by_seed: Mapping[int, Arrays], corpus: Corpus, *, held_out: bool = False
-) -> list[float]:
-    """The accuracy of each seed on the test part, or on the small study's held-out reviews."""
-    test = corpus.split()["test"]
-    chosen = torch.isin(test, review_tasks.held_out(corpus)) if held_out else slice(None)
-    y = corpus.label[test][chosen]
-    return [
-        accuracy(torch.from_numpy(arrays["test_probability"])[chosen], y)
-        for arrays in by_seed.values()
+        for name, table in PUBLISHED_A.items()
+    }
+    seconds = a["handwritten_lstm_batch128"]["seconds_for_5_epochs"]
+    tables["Study A, seconds for five epochs"] = [
+        row(f"batches of {B}", seconds[f"batch{B}"], f"a/{name}/seconds", better=False, unit="s")
+        for B, name in ((64, "handwritten/mean"), (128, "handwritten/batch128"))
     ]
+    tables[f"Study B, bidirectional LSTM{size}"] = [
+        *_adam_rows(row, glove, ""),
+        *(_adam_rows(row, glove, ", padded") if "all" in settings["also_padded"] else ()),
+        *_variation_rows(row, glove),
+    ]
+    tables[f"Study B, stochastic gradient descent{size}"] = list(_sgd_rows(outcome, glove))
+    tables["Peers: public material on the same data"] = [
+        *(
+            row(peer.replace("_", " "), published["peers"][f"{peer}_test_accuracy"], name)
+            for peer, name in (
+                ("bentrevett_nbow", "baseline/averaged_embeddings/test_accuracy"),
+                ("bentrevett_bilstm", "best/model/test_accuracy"),
+                ("nndl_textbook_bilstm", "best/model/test_accuracy"),
+            )
+        ),
+        *(_linear_row(measures, kind, published["peers"]) for kind in KINDS),
+    ]
+    return tables
 
 
-CURVES = ("train_loss", "train_accuracy", "curve_loss", "curve_accuracy", "gradient_norm", "moved")
+def _row(
+    measures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    what: str,
+    value: float,
+    name: str,
+    epoch: int = 0,
+    better: bool | None = True,
+    **shown: str,
+) -> Row:
+    """The row of a published number: of the epoch that dev chose, or of `epoch`, from 1."""
+    last = settings["epochs" if name.startswith("a/") else "small_epochs"]
+    name = f"{name}/{epoch}" if epoch else name
+    if name not in measures and (epoch > last or not settings["everything"]):
+        return Row(what, shown.get("shown", str(value)), "–", MISSING, LEFT_OUT)
+    return number_row(what, value, measures, name, higher_is_better=better, **shown)
 
 
-def measures_of(
-    runs: Runs, corpus: Corpus, epochs: Sequence[int] | None = None
-) -> dict[str, dict[str, Any]]:
-    """A summary over the seeds for everything that a setting's trainings have found.
+def _outcome(
+    measures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    what: str,
+    published: str,
+    setting: str,
+    quantity: str = "held_out_accuracy",
+    epochs: int = 0,
+) -> Row:
+    """The row of what a training came to after `epochs`: whether ours learned at all."""
+    last = settings["small_epochs"]
+    if f"{setting}/{quantity}" not in measures and not settings["everything"]:
+        return Row(what, published, "–", MISSING, LEFT_OUT)
+    training = measures[f"{setting}/train_accuracy/{last}"]
+    ours = training if quantity == "train_accuracy" else measures[f"{setting}/{quantity}"]
+    verdict = "learned" if training["mean"] >= LEARNED else "did not learn"
+    reason = f"training accuracy {number(training['mean'])} after our {last} epochs"
+    if last < epochs:
+        reason += f", too few to test what is published after {epochs}"
+    if ours["n"] < 3:
+        reason += "; too few seeds for an interval"
+    return Row(what, published, f"{number(ours)}, n = {ours['n']}", verdict, reason)
 
-    "<setting>/test_accuracy", "held_out_accuracy", "dev_accuracy" and "best_epoch" belong to the
-    checkpoint that dev chose; "seconds" is a training's; and for every epoch k, from 1,
-    "<setting>/train_loss/k" and the other `CURVES` that were recorded.
-    """
-    measures = {}
 
-    def note(name: str, values: Sequence[float], **options: Any) -> None:
-        measures[name] = summarise([float(v) for v in values], student=True, **options)
+def _adam_rows(row: Callable[..., Row], glove: Mapping[str, Any], end: str) -> Iterator[Row]:
+    """The recipe with its three mistakes; `end` ", padded" for the one that is padded likewise."""
+    adam, note = glove["bilstm_adam"], f", ours padded to {glove['max_len']} words" if end else ""
+    for epoch, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
+        yield row(
+            f"Adam, test accuracy at epoch {epoch}{note}", percent / 100,
+            f"b/mistake/all{end}/curve_accuracy", epoch, shown=f"{percent} %",
+        )  # fmt: skip
+    yield row(
+        f"Adam, training accuracy at epoch 31{note}", adam["train_accuracy_epoch_31"],
+        f"b/mistake/all{end}/train_accuracy", 31, None,
+    )  # fmt: skip
+    yield row(
+        f"held-out slice, published with its three mistakes, ours with them likewise{note}",
+        glove["held_out"]["bilstm_accuracy"], f"b/mistake/all{end}/held_out_accuracy",
+    )  # fmt: skip
 
-    for name, by_seed in runs.items():
-        seeds, arrays = list(by_seed), list(by_seed.values())
-        note(f"{name}/test_accuracy", accuracies(by_seed, corpus), seeds=seeds)
-        held_out = accuracies(by_seed, corpus, held_out=True)
-        note(f"{name}/held_out_accuracy", held_out, seeds=seeds)
-        note(f"{name}/dev_accuracy", [a["dev_accuracy"].max() for a in arrays], seeds=seeds)
-        note(f"{name}/best_epoch", [a["best_epoch"].item() for a in arrays], seeds=seeds)
-        seconds = [a["seconds"].sum() for a in arrays]
-        note(f"{name}/seconds", seconds, seeds=seeds, unit="s", timing=True)
-        for curve in CURVES:
-            if curve in arrays[0]:
-                for k in range(1, len(arrays[0][curve]) + 1):
-                    if epochs is None or k in epochs:
-                        note(f"{name}/{curve}/{k}", [a[curve][k - 1] for a in arrays], seeds=seeds)
-    return measures
+
+def _variation_rows(row: Callable[..., Row], glove: Mapping[str, Any]) -> Iterator[Row]:
+    yield row(
+        "held-out slice, published with its three mistakes, ours without them",
+        glove["held_out"]["bilstm_accuracy"], "b/mistake/none/held_out_accuracy",
+    )  # fmt: skip
+    l2, ends = glove["bilstm_adam_l2"], glove["bilstm_adam_dropout"]["test_accuracy_percent_range"]
+    figures = [
+        (f"dropout 0.5, {end}", percent, "dropout")
+        for end, percent in zip(("lowest", "highest"), ends, strict=True)
+    ]
+    figures += [
+        (f"L2 penalty λ = {weight:g},", percent, f"l2/{weight:g}")
+        for weight, percent in zip(l2["lambda"], l2["test_accuracy_percent"], strict=True)
+    ]
+    for what, percent, name in figures:
+        yield row(
+            f"{what} test accuracy",
+            percent / 100,
+            f"b/source/{name}/held_out_accuracy",
+            shown=f"{percent} %",
+        )
+
+
+def _sgd_rows(outcome: Callable[..., Row], glove: Mapping[str, Any]) -> Iterator[Row]:
+    lstm, both, stack = (glove[n] for n in ("lstm_sgd", "bilstm_sgd", "handwritten_two_layer_sgd"))
+    for k, epochs, text in zip(lstm["halve_every"], lstm["epochs"], lstm["outcome"], strict=True):
+        what = f"LSTM, rate 0.1 halved every {k} epochs, {epochs} epochs"
+        yield outcome(what, text, f"b/source/lstm_sgd/{k}", epochs=epochs)
+    what = "bidirectional, rate 0.03 halved every 20 epochs, 100 epochs"
+    for split, quantity, text in (
+        ("test", "held_out_accuracy", f"{both['test_accuracy_percent']} %"),
+        ("training", "train_accuracy", str(both["train_accuracy"])),
+    ):
+        yield outcome(f"{what}, {split} accuracy", text, "b/source/bilstm_sgd", quantity, 100)
+    text = f"{stack['test_accuracy_percent']} %, {stack['outcome']}"
+    for lr in ("0.1", "0.001", "1e-06"):
+        what = f"handwritten two-layer stack, plain SGD, rate {lr}"
+        yield outcome(what, text, f"b/stack/sgd/{lr}")
+
+
+def _linear_row(measures: Mapping[str, Any], kind: str, peers: Mapping[str, Any]) -> Row:
+    ours, value = (
+        measures[f"baseline/{kind}/test_accuracy"],
+        peers["llms_from_scratch_logreg_test_accuracy"],
+    )
+    verdict = "ours better" if ours > value else "ours worse"
+    reason = f"{ours - value:+.3f}; logistic regression, `{kind}`, no seed"
+    return Row("llms from scratch logreg", str(value), number(ours), verdict, reason)

@@ -1,4 +1,4 @@
-"""Training of one review model: the loop, evaluation, the best checkpoint by dev accuracy.
+"""Training of review models: the loop, the best checkpoint by dev accuracy, the specification.
 
 The test set is evaluated once, at that checkpoint. A test curve over the epochs, which the sources
 drew and chose by, is an extra that no choice here looks at.
@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.film import corpus as reviews
-from labkit.film.corpus import Corpus
-from labkit.film.model import ReviewClassifier
-from labkit.film.vocabulary import PAD_ID, UNKNOWN_ID
+from labkit.film.corpus import PAD_ID, UNKNOWN_ID, Corpus, glove_table
+from labkit.film.model import ReviewClassifier, ReviewSpec, Share
+from labkit.lab.specification import Arrays, Progress, Specification, specification
 
-LOSSES = ("ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid")
-OPTIMISERS = ("adam", "adamax", "sgd")
 EVALUATION_BATCH = 256
+CURVE_SAMPLE = 5_000
+KEPT = "parameters."  # how the names of kept parameters begin among a training's arrays
+NonNegative = Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@specification
 class TrainSpec:
     """How a review model is trained.
 
@@ -35,54 +35,38 @@ class TrainSpec:
     classes ("mse"); binary cross-entropy on one-hot targets, from logits ("bce") or, a mistake,
     from probabilities taken for logits ("bce_on_sigmoid").
     `halve_every`: epochs after which the learning rate is halved, 0 for never; `decay` lets it fall
-    along a line to zero, step by step, instead. `clip`: the L2 norm
-    that all gradients together are scaled down to, 0 for no clipping. `weight_decay`: λ of an L2
-    penalty. `front` pads in front, to `pad_to` words, or to the longest of a batch for 0. `carry`
-    hands the states of a batch to the next, a mistake. `word_dropout`: the share of words replaced
-    by the unknown word while training.
+    along a line to zero, step by step, instead. `clip`: the L2 norm that all gradients together
+    are scaled down to, 0 for no clipping. `weight_decay`: λ of an L2 penalty. `front` pads in
+    front, to `pad_to` words, or to the longest of a batch for 0. `carry` hands the states of a
+    batch to the next, a mistake. `word_dropout`: the share of words replaced by the unknown word
+    while training.
     """
 
-    epochs: int = 5
-    batch_size: int = 64
-    lr: float = 1e-3
-    optimiser: str = "adam"
-    momentum: float = 0.0
-    halve_every: int = 0
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 64
+    lr: PositiveFloat = 1e-3
+    optimiser: Literal["adam", "adamax", "sgd"] = "adam"
+    momentum: NonNegative = 0.0
+    halve_every: NonNegativeInt = 0
     decay: bool = False
-    weight_decay: float = 0.0
-    clip: float = 0.0
-    loss: str = "ce"
-    max_len: int = 500
+    weight_decay: NonNegative = 0.0
+    clip: NonNegative = 0.0
+    loss: Literal["ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid"] = "ce"
+    max_len: PositiveInt = 500
     front: bool = False
-    pad_to: int = 0
+    pad_to: NonNegativeInt = 0
     carry: bool = False
-    word_dropout: float = 0.0
+    word_dropout: Share = 0.0
 
-    def __post_init__(self) -> None:
-        for name, choices in {"loss": LOSSES, "optimiser": OPTIMISERS}.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"TrainSpec.{name} must be one of {', '.join(choices)}; "
-                    f"got {getattr(self, name)!r}"
-                )
-        for name in ("epochs", "batch_size", "max_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainSpec.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "momentum", "halve_every", "weight_decay", "clip", "word_dropout"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"TrainSpec.{name} must not be negative, got {getattr(self, name)}"
-                )
-        if self.word_dropout >= 1:
-            raise ValueError(f"TrainSpec.word_dropout must be below 1, got {self.word_dropout}")
+    @model_validator(mode="after")
+    def _padding_holds_the_words(self) -> TrainSpec:
         if self.pad_to and self.pad_to < self.max_len:
-            raise ValueError(
-                f"TrainSpec.pad_to must be 0 or at least {self.max_len}, got {self.pad_to}"
-            )
+            raise ValueError(f"pad_to must be 0 or at least {self.max_len}, got {self.pad_to}")
+        return self
 
 
 def loss_of(logits: Tensor, y: Tensor, kind: str) -> Tensor:
-    """The mean loss of logits (B, C) and classes y (B,), a scalar; `kind` is one of `LOSSES`."""
+    """The mean loss of logits (B, C) and classes y (B,), a scalar; `kind` as in `TrainSpec`."""
     if kind == "ce":
         return F.cross_entropy(logits, y)
     target = F.one_hot(y, logits.shape[1]).to(logits.dtype)
@@ -107,8 +91,14 @@ def make_optimiser(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, **common, momentum=spec.momentum)
 
 
+def drop_words(X: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """X (B, T) with a share of its words, drawn at random, unknown; padding stays padding."""
+    drop = torch.rand(X.shape, generator=generator) < share
+    return X.masked_fill(drop & (X != PAD_ID), UNKNOWN_ID)
+
+
 class Trainer:
-    """Trains `model` on the reviews `train` of a corpus and keeps its best dev checkpoint."""
+    """Trains `model` on reviews of a corpus and keeps its best dev checkpoint."""
 
     def __init__(
         self, model: ReviewClassifier, corpus: Corpus, spec: TrainSpec, device: torch.device
@@ -119,7 +109,7 @@ class Trainer:
         self._start = {name: p.detach().clone() for name, p in self._inner()}
 
     def _inner(self) -> list[tuple[str, nn.Parameter]]:
-        """The model's parameters by name, the embedding's apart."""
+        """The model's parameters by name, without the embedding's."""
         named = self.model.named_parameters()
         return [(name, p) for name, p in named if not name.startswith("embedding")]
 
@@ -130,15 +120,16 @@ class Trainer:
         seed: int,
         *,
         curve: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> dict[str, Tensor]:
         """Train for `spec.epochs` and leave the model at its best dev accuracy.
 
-        Returns one value an epoch: train_loss and train_accuracy (means over the epoch's batches,
-        while the model changes), seconds (of training), dev_loss, dev_accuracy, with `curve` also
-        curve_loss and curve_accuracy; embedding apart, gradient_norm (a batch's L2 norm before
-        clipping, their mean) and moved (the distance of the parameters from their start over the
-        start's length); and best_epoch, from 1.
+        `train`, `dev` and `curve` are indices of reviews. Returns one value an epoch: train_loss
+        and train_accuracy (means over the epoch's batches, while the model changes), seconds (of
+        training), dev_loss, dev_accuracy, with `curve` also curve_loss and curve_accuracy; without
+        the embedding, gradient_norm (a batch's L2 norm before clipping, their mean) and moved (the
+        distance of the parameters from their start over the start's length); and best_epoch, from
+        1. ValueError when the loss is no number any more.
         """
         generator = torch.Generator().manual_seed(seed)
         rows: list[dict[str, float]] = []
@@ -148,7 +139,6 @@ class Trainer:
             row["dev_loss"], row["dev_accuracy"] = self.score(dev)
             if curve is not None:
                 row["curve_loss"], row["curve_accuracy"] = self.score(curve)
-            row["moved"] = self._moved()
             rows.append(row)
             if row["dev_accuracy"] > best_accuracy:
                 best_epoch, best_accuracy = epoch, row["dev_accuracy"]
@@ -162,7 +152,7 @@ class Trainer:
         train: Tensor,
         generator: torch.Generator,
         epoch: int = 1,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> dict[str, float]:
         """Read the reviews `train` once, in an order drawn from `generator`; a row of `fit`."""
         spec, began = self.spec, time.perf_counter()
@@ -186,54 +176,44 @@ class Trainer:
             "train_loss": loss / n,
             "train_accuracy": hits / n,
             "gradient_norm": norm / len(batches),
+            "moved": self._moved(),
             "seconds": time.perf_counter() - began,
         }
 
     def _step(self, index: Tensor, generator: torch.Generator) -> tuple[float, int, float]:
         """One step of the optimiser; the batch's loss, hits and gradient norm."""
-        X, length, y = self._batch(index)
-        if self.spec.word_dropout:
-            drop = torch.rand(X.shape, generator=generator) < self.spec.word_dropout
-            X = X.masked_fill(drop.to(X.device) & (X != PAD_ID), UNKNOWN_ID)
-        logits = self._logits(X, length)
+        logits, y = self._forward(index, generator)
         loss = loss_of(logits, y, self.spec.loss)
-
         self.optimiser.zero_grad()
         loss.backward()
-        norm = self._clip()
+        norm = nn.utils.get_total_norm([p.grad for _, p in self._inner() if p.grad is not None])
+        if self.spec.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
         self.optimiser.step()
         if not math.isfinite(loss.item()):
             raise ValueError(f"the loss is {loss.item()}: take a smaller lr, or clip")
-        return loss.item(), int((logits.argmax(1) == y).sum()), norm
+        return loss.item(), int((logits.argmax(1) == y).sum()), float(norm)
 
-    def _clip(self) -> float:
-        """Scale the gradients down to `spec.clip`; the norm before, the embedding's apart."""
-        gradients = [p.grad for _, p in self._inner() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.spec.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
-        return float(norm)
+    def _forward(
+        self, index: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and classes (B,) of reviews; with a generator some words are dropped."""
+        spec, to = self.spec, self.spec.pad_to or None
+        X, length = reviews.pad(self.corpus, index, spec.max_len, front=spec.front, to=to)
+        if generator and spec.word_dropout:
+            X = drop_words(X, spec.word_dropout, generator)
+        X, length = X.to(self.device), length.to(self.device)
+        logits = self.model(X, length, front=spec.front, states=self._states)
+        if self._states:
+            self._states[:] = [_detached(state) for state in self._states]
+        ratings = self.model.spec.num_classes > 2
+        y = self.corpus.rating[index] - 1 if ratings else self.corpus.label[index]
+        return logits, y.to(self.device)
 
     def _moved(self) -> float:
         pairs = [(p.detach(), self._start[name]) for name, p in self._inner()]
         distance = sum(float((now - start).square().sum()) for now, start in pairs)
         return math.sqrt(distance / sum(float(start.square().sum()) for _, start in pairs))
-
-    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        spec = self.spec
-        X, length = reviews.pad(
-            self.corpus, index, spec.max_len, front=spec.front, to=spec.pad_to or None
-        )
-        y = self.corpus.label[index]
-        if self.model.spec.num_classes > 2:
-            y = self.corpus.rating[index] - 1
-        return X.to(self.device), length.to(self.device), y.to(self.device)
-
-    def _logits(self, X: Tensor, length: Tensor) -> Tensor:
-        logits = self.model(X, length, front=self.spec.front, states=self._states)
-        if self._states:
-            self._states[:] = [_detached(state) for state in self._states]
-        return logits
 
     def _set_rate(self, epochs_done: float) -> None:
         spec, rate = self.spec, self.spec.lr
@@ -248,22 +228,20 @@ class Trainer:
     def class_probabilities(self, index: Tensor) -> Tensor:
         """The probability of every class for each of the reviews `index`, (n, C), on the CPU."""
         self.model.eval()
-        found = torch.empty(len(index), self.model.spec.num_classes)
+        classes = torch.empty(len(index), self.model.spec.num_classes)
         length = self.corpus.length[index].clamp(max=self.spec.max_len)
         size = self.spec.batch_size if self.spec.carry else EVALUATION_BATCH
         states, self._states = self._states, [] if self.spec.carry else None
         for batch in reviews.in_order(length, size):
             if self._states and len(batch) < size:
                 self._states = []  # the last batch is smaller, its states start anew
-            X, lengths, _ = self._batch(index[batch])
-            found[batch] = self._logits(X, lengths).softmax(1).cpu()
+            classes[batch] = self._forward(index[batch])[0].softmax(1).cpu()
         self._states = states
-        return found
+        return classes
 
     def probabilities(self, index: Tensor) -> Tensor:
-        """The probability of "positive" (a rating from 6 on) for each of some reviews, (n,)."""
-        classes = self.class_probabilities(index)
-        return classes[:, classes.shape[1] // 2 :].sum(1)
+        """The probability of "positive" for each of the reviews `index`, (n,)."""
+        return positive(self.class_probabilities(index))
 
     def score(self, index: Tensor) -> tuple[float, float]:
         """Mean cross-entropy, whatever the training loss is, and accuracy on some reviews."""
@@ -278,5 +256,138 @@ def accuracy(probability: Tensor, y: Tensor) -> float:
     return float(((probability >= 0.5) == y.bool()).double().mean())
 
 
+def positive(classes: Tensor) -> Tensor:
+    """P(positive) (n,) from probabilities (n, C): the upper half of the classes or ratings."""
+    return classes[:, classes.shape[1] // 2 :].sum(1)
+
+
 def _detached(state: Any) -> Any:
     return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+
+
+# the reviews of a training, and the training as a task
+
+
+def held_out(corpus: Corpus) -> Tensor:
+    """Indices of the small study's test reviews, test/neg[5000:6000] and test/pos[2500:3500].
+
+    The source slices a list of file names, whose order it does not say; here the reviews of a
+    folder are ordered by number, 0 to 12,499. In a smaller corpus the ranges shrink with it.
+    """
+    parts = []
+    for label, first, last in ((0, 0.40, 0.48), (1, 0.20, 0.28)):
+        index = (corpus.is_test & (corpus.label == label)).nonzero().flatten()
+        parts.append(index[round(first * len(index)) : round(last * len(index))])
+    return torch.cat(parts)
+
+
+def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the reviews `index`, half of either label, drawn by the seed; all for 0."""
+    if not count:
+        return index
+    if count % 2:
+        raise ValueError(f"half of the reviews are of either label: {count} is odd")
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for label in (0, 1):
+        same = index[corpus.label[index] == label]
+        if count // 2 > len(same):
+            raise ValueError(f"there are {len(same)} reviews of label {label}, not {count // 2}")
+        parts.append(same[torch.randperm(len(same), generator=generator)[: count // 2]])
+    return torch.cat(parts).sort().values
+
+
+@specification
+class FilmTraining(Specification):
+    """One training of a review model, on the corpus with that name and digest.
+
+    `num_train` reviews are drawn by the seed, half of either label, all for 0; `num_dev` likewise,
+    the same for every seed. `curve` names reviews to evaluate after every epoch, for show only.
+    `keep` returns the parameters, too. `glove_words`: how many lines of GloVe are read, 0 where the
+    vectors are learned.
+    """
+
+    corpus: Literal["imdb", "generated"]
+    digest: str
+    vocab_size: PositiveInt
+    seed: NonNegativeInt
+    model: ReviewSpec = ReviewSpec()
+    training: TrainSpec = TrainSpec()
+    num_train: NonNegativeInt = 0
+    num_dev: NonNegativeInt = 0
+    curve: Literal["", "test_sample", "held_out"] = ""
+    keep: bool = False
+    glove_words: NonNegativeInt = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _vectors_need_lines(self) -> FilmTraining:
+        if (self.model.vectors == "learned") != (self.glove_words == 0):
+            raise ValueError(f"vectors {self.model.vectors!r} with {self.glove_words} glove_words")
+        return self
+
+    @property
+    def title(self) -> str:
+        """Cell, pooling and seed."""
+        return f"{self.model.cell}/{self.model.pooling}, seed {self.seed}"
+
+    @property
+    def cost(self) -> float:
+        """About how long it takes, in no unit."""
+        units = self.model.hidden_size * self.model.num_layers * (1 + self.model.bidirectional)
+        cell = {"rnn": 0.5, "gru": 1.3, "none": 0.1}.get(self.model.cell, 1.0)
+        steps = self.training.pad_to or 230  # the mean length of a real review
+        return units * cell * steps * self.training.epochs * (self.num_train or 20_000)
+
+    def load_corpus(self) -> Corpus:
+        """The corpus; ValueError when the texts are not those that were meant."""
+        corpus = reviews.load(self.corpus, self.vocab_size)
+        if corpus.digest != self.digest:
+            raise ValueError(
+                f"the reviews of {self.corpus!r} have changed: their digest is "
+                f"{corpus.digest[:16]}, not {self.digest[:16]}"
+            )
+        return corpus
+
+    def make_model(self, corpus: Corpus, arrays: Arrays | None = None) -> ReviewClassifier:
+        """The model as its seed starts it, or with the parameters that a training has kept."""
+        table = glove_table(corpus, self.glove_words) if self.glove_words else None
+        torch.manual_seed(self.seed)
+        model = ReviewClassifier(self.model, len(corpus.words), table)
+        if arrays is not None:
+            kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
+            model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
+        return model
+
+    def train(self, progress: Progress | None = None) -> Arrays:
+        """Train, choose the epoch by dev accuracy, and test that checkpoint once.
+
+        Returns what `Trainer.fit` returns, one value an epoch; `test_probability` (N,) of
+        "positive" for every review of the test part, in the corpus' order, `dev_probability`
+        likewise; for ratings `test_classes` (N, C); `num_parameters`, without the embedding's; and
+        with `keep` the parameters under "parameters.<name>".
+        """
+        corpus = self.load_corpus()
+        split = corpus.split()
+        train = draw(corpus, split["train"], self.num_train, self.seed)
+        dev = draw(corpus, split["dev"], self.num_dev, 0)
+        curve = None
+        if self.curve == "held_out":
+            curve = held_out(corpus)
+        elif self.curve:
+            curve = draw(corpus, split["test"], min(CURVE_SAMPLE, len(split["test"])), 0)
+
+        model = self.make_model(corpus)
+        trainer = Trainer(model, corpus, self.training, torch.device(self.device))
+        arrays = trainer.fit(train, dev, self.seed, curve=curve, progress=progress)
+
+        classes = trainer.class_probabilities(split["test"])  # (N, C)
+        arrays["test_probability"] = positive(classes)
+        arrays["dev_probability"] = trainer.probabilities(dev)
+        if classes.shape[1] > 2:
+            arrays["test_classes"] = classes
+        inner = [p for name, p in model.named_parameters() if not name.startswith("embedding")]
+        arrays["num_parameters"] = torch.tensor(sum(p.numel() for p in inner))
+        if self.keep:
+            arrays |= {KEPT + name: p.detach() for name, p in model.named_parameters()}
+        return {name: value.cpu().numpy() for name, value in arrays.items()}

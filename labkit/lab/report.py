@@ -87,6 +87,17 @@ def write() -> Path:
     return path
 
 
+def verdicts() -> str:
+    """The claims of all reported chapters with their verdicts, as a table for a terminal."""
+    rows = [
+        (chapter, claim["id"], claim["verdict"])
+        for chapter in chapters()
+        for claim in (record.reported(chapter) or {"claims": []})["claims"]
+    ]
+    widths = [max((len(row[k]) for row in rows), default=0) for k in (0, 1)]
+    return "\n".join(f"{c:<{widths[0]}}  {i:<{widths[1]}}  {v}" for c, i, v in rows)
+
+
 def _title(chapter: str) -> str:
     cells = read_notebook(machine.NOTEBOOKS / f"{chapter}.ipynb").cells
     lines = (line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines())
@@ -154,8 +165,9 @@ def verify() -> Verification:
     result = Verification()
     published = _published()
     for profile, chapter in published:
-        result.tampered += _changed(machine.RESULTS / profile / chapter)
-        if not result.tampered:
+        if changed := _changed(machine.RESULTS / profile / chapter):
+            result.tampered += changed
+        else:
             result.stale += _stale(chapter, profile)
     for profile in ("cpu", "full"):
         for path in sorted((machine.RESULTS / profile).glob("*")):

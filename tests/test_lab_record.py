@@ -1,0 +1,382 @@
+"""Records: their one form, their publication as a folder, verification, the report, comparison."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from labkit.lab import code, machine, record, report
+from labkit.measure import plots
+from labkit.measure.claims import Claim, Condition, Row, judge
+from labkit.measure.statistics import summarise
+
+CHAPTER = "01_toy"
+PARAMETERS = 'profile: str = "quick"\nseed: int = 0\ndevice_name: str = "cpu"'
+VALUES = {"seed": 0, "device_name": "cpu"}
+ACCURACY = summarise([0.7, 0.8, 0.75, 0.9, 0.85, 0.8, 0.7, 0.6], seeds=range(8))
+
+
+class Place:
+    """A lab of one chapter whose record is written without a kernel."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.results = root, root / "results"
+        self.folder = self.results / "cpu" / CHAPTER
+        for name, path in {"ROOT": "", "NOTEBOOKS": "notebooks", "RESULTS": "results"}.items():
+            monkeypatch.setattr(machine, name, root / path)
+        monkeypatch.setattr(machine, "DATA", root / "data")
+        self._monkeypatch = monkeypatch
+        (root / "data").mkdir()
+        (root / "data" / "published.toml").write_text("[toy]\nx = 1\n[other]\ny = 2\n")
+        (root / "notebooks" / "profiles").mkdir(parents=True)
+        self.profiles = root / "notebooks" / "profiles" / f"{CHAPTER}.toml"
+        self.profiles.write_text(
+            'settings = "labkit.lab.settings:ChapterSettings"\n[quick]\n[cpu]\n[full]\n'
+        )
+        self.notebook = root / "notebooks" / f"{CHAPTER}.ipynb"
+        self.write_notebook("import labkit.measure.claims")
+
+    def write_notebook(self, source: str, text: str = "# 01 A toy") -> None:
+        new = nbformat.v4.new_code_cell
+        cells = [
+            nbformat.v4.new_markdown_cell(text),
+            new(PARAMETERS, metadata={"tags": ["parameters"]}),
+            new(source),
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), self.notebook)
+
+    def write(self, profile: str = "cpu", **changes) -> Path:
+        """Write a record into a staging folder; return that."""
+        staging = self.results / profile / f".running-{CHAPTER}"
+        self._monkeypatch.setenv("LABKIT_STAGING", str(staging))
+        content = {
+            "measures": {"accuracy": ACCURACY, "words": 7},
+            "claims": [judge("a", "It learns.", "accuracy", [chance()])],
+            "rows": {"Accuracies": [Row("LSTM", "0.80", "0.76", "inside our seeds", "rank | 3")]},
+            "about": "Published: a toy.",
+            "curves": {"loss": [[1.0, 0.5]]},
+            "figures": [figure()],
+            "data": code.data_digests("published.toml#toy"),
+        } | changes
+        record.write(CHAPTER, profile=profile, **content)
+        return staging
+
+    def publish(self, profile: str = "cpu", values: dict | None = None, **changes) -> dict:
+        staging = self.write(profile, **changes)
+        digests = code.chapter_code(CHAPTER)
+        record.publish(staging, CHAPTER, profile, values or VALUES, digests)
+        record.remove(staging)
+        return record.load(CHAPTER, profile)
+
+    def edit(self, **changes) -> None:
+        """Change the published record as no run would."""
+        content = json.loads((self.folder / "record.json").read_text())
+        (self.folder / "record.json").write_text(json.dumps(content | changes))
+
+
+def chance(limit: float = 0.5) -> Condition:
+    return Condition("mean", "accuracy", ACCURACY, "above", limit)
+
+
+def figure(name: str = "loss", height: float = 1.0):
+    fig, ax = plots.new_figure(name, "A line that falls from left to right, for the tests.")
+    ax.plot([0, 1], [height, 0])
+    return fig
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Place:
+    return Place(tmp_path, monkeypatch)
+
+
+# the form
+
+
+def test_a_record_holds_what_was_measured_and_the_runner_adds_the_rest(place):
+    content = place.publish()
+    assert content["measures"]["accuracy"]["raw"] == ACCURACY["raw"]
+    assert content["claims"][0]["verdict"] == "holds"
+    assert content["rows"]["Accuracies"][0]["published"] == "0.80"
+    assert content["settings"] == VALUES
+    assert content["code"].keys() == {
+        "notebook", "labkit.measure.claims", "labkit.measure.statistics",
+    }  # fmt: skip
+    assert sorted(os.listdir(place.folder)) == ["SHA256SUMS", "loss.png", "record.json"]
+    assert place.folder.joinpath("loss.png").read_bytes() == plots.png_bytes(figure())
+    check = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=place.folder).returncode == 0
+
+
+def claim(**changes) -> list[Claim]:
+    fields = {"id": "a", "claim": "", "holds": None, "verdict": "", "reason": "", "evidence": ()}
+    return [Claim(**fields | changes)]
+
+
+WRONG = {
+    "NaN": {"measures": {"x": float("nan")}},
+    "an infinity in a list": {"measures": {"x": [1.0, float("inf")]}},
+    "NaN in a summary": {"measures": {"x": ACCURACY | {"mean": float("nan")}}},
+    "a text for a mean": {"measures": {"x": ACCURACY | {"mean": "high"}}},
+    "half a summary": {"measures": {"x": {"mean": 1.0}}},
+    "no measure": {"measures": {"x": None}},
+    "a name that is no path": {"measures": {"x//y": 1}},
+    "an object": {"measures": {"x": object()}},
+    "NaN in a curve": {"curves": {"x": [float("nan")]}},
+    "evidence that is not there": {"claims": claim(evidence=("z",))},
+    "a claim twice": {"claims": claim() * 2},
+    "a verdict of another kind": {"claims": claim(holds="yes")},
+    "no digest": {"data": {"x": "abc"}},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_a_record_cannot_hold_is_refused_and_nothing_is_written(place, what):
+    with pytest.raises(ValueError, match=r"measure|record of 01_toy|curves"):
+        place.write(**WRONG[what])
+    assert not list(place.results.rglob("*.*"))
+
+
+PAST_THE_FUNCTION = {
+    "NaN": lambda c: c["measures"].update(x=float("nan")),
+    "a text for a mean": lambda c: c["measures"]["accuracy"].update(mean="high"),
+    "a figure elsewhere": lambda c: c["figures"]["loss"].update(file="../evil.png"),
+    "no provenance": lambda c: c.pop("provenance"),
+    "another chapter": lambda c: c.update(chapter="02_other"),
+    "more": lambda c: c.update(more=1),
+}
+
+
+@pytest.mark.parametrize("what", PAST_THE_FUNCTION)
+def test_a_record_written_past_the_function_is_not_published(place, what):
+    before = place.publish()
+    staging = place.write()
+    content = json.loads((staging / "record.json").read_text())
+    PAST_THE_FUNCTION[what](content)
+    (staging / "record.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"record\.json"):
+        record.publish(staging, CHAPTER, "cpu", VALUES, {})
+    assert record.load(CHAPTER, "cpu") == before
+
+
+def test_a_figure_that_is_not_of_the_record_is_not_published(place):
+    staging = place.write()
+    (staging / "loss.png").write_bytes(plots.png_bytes(figure(height=2.0)))
+    with pytest.raises(ValueError, match="not the figure of its record"):
+        record.publish(staging, CHAPTER, "cpu", VALUES, {})
+    assert not place.folder.exists()
+
+
+def test_publishing_again_leaves_nothing_of_before(place):
+    place.publish(figures=[figure("old"), figure()])
+    place.publish()
+    assert sorted(os.listdir(place.folder)) == ["SHA256SUMS", "loss.png", "record.json"]
+
+
+# verification
+
+
+def test_what_was_just_written_is_as_written(place):
+    place.publish()
+    report.write()
+    assert str(report.verify()) == "every record, figure and page is as written and up to date"
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+TAMPERED: dict[str, Callable[[Place], object]] = {
+    "results/cpu/01_toy/record.json is not what was written": lambda p: p.edit(about=""),
+    "results/cpu/01_toy/loss.png is missing": lambda p: (p.folder / "loss.png").unlink(),
+    "results/cpu/01_toy/more.png is not in SHA256SUMS": lambda p: (
+        p.folder / "more.png"
+    ).write_text(""),
+    "results/cpu/01_toy/SHA256SUMS is damaged": lambda p: rewrite(
+        p.folder / "SHA256SUMS", "loss.png", "../../victim.txt"
+    ),
+    "results/cpu/other is not of the lab": lambda p: (p.results / "cpu" / "other").mkdir(),
+    "results/cpu/01_toy, which the report shows, is gone": lambda p: record.remove(p.folder),
+    "results/REPORT.md is not what was written": lambda p: rewrite(
+        p.results / "REPORT.md", "**holds**", "**does not hold**"
+    ),
+    "results/SHA256SUMS is damaged": lambda p: (p.results / "SHA256SUMS").write_text("?"),
+    "benchmarks/times.json is not what was written": lambda p: (
+        p.root / "benchmarks" / "times.json"
+    ).write_text("2"),
+}
+
+
+@pytest.mark.parametrize("finding", TAMPERED)
+def test_tampering_is_found_and_named(place, finding):
+    place.publish()
+    report.write()
+    victim = place.root / "victim.txt"
+    victim.write_text("")
+    bench = place.root / "benchmarks"
+    bench.mkdir()
+    (bench / "times.json").write_text("1")
+    record.write_sums(bench, ["times.json"])
+    assert not report.verify().tampered
+    TAMPERED[finding](place)
+    assert any(line.startswith(finding) for line in report.verify().tampered)
+    assert victim.exists()
+
+
+STALE: dict[str, Callable[[Place], object]] = {
+    "the code has moved on (notebook)": lambda p: p.write_notebook(
+        "import labkit.measure.claims\nx = 2"
+    ),
+    "the code has moved on (labkit.measure.claims, labkit.measure.plots, labkit.measure.statistics,"
+    " notebook)": lambda p: p.write_notebook("import labkit.measure.plots"),
+    "its settings are not these (seed)": lambda p: rewrite(
+        p.profiles, "[cpu]", "[cpu]\nseed = 5\n"
+    ),
+    "the data have moved on (published.toml#toy)": lambda p: rewrite(
+        p.root / "data" / "published.toml", "x = 1", "x = 3"
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", STALE)
+def test_moved_sources_make_results_stale(place, reason):
+    place.publish()
+    STALE[reason](place)
+    verification = report.verify()
+    assert not verification.tampered
+    again = f"python -m labkit run {CHAPTER} --profile cpu"
+    assert f"{CHAPTER} (cpu): {reason}; {again}" in verification.stale
+
+
+def test_what_changes_no_number_ages_nothing(place):
+    place.publish()
+    report.write()
+    place.write_notebook("import labkit.measure.claims  # a comment", "# 01 A toy\n\nMore words.")
+    rewrite(place.root / "data" / "published.toml", "y = 2", "y = 3")
+    assert not report.verify().stale
+
+
+def test_a_run_with_other_settings_than_the_profile_is_stale(place):
+    place.publish(values=VALUES | {"seed": 9})
+    assert report.stale_reasons(CHAPTER, "cpu") == ["its settings are not these (seed)"]
+    assert report.stale_reasons(CHAPTER, "cpu", VALUES | {"seed": 9}) == []
+
+
+def test_downloads_may_be_absent_but_not_different(place):
+    words = place.root / "data" / "downloads" / "words.txt"
+    words.parent.mkdir()
+    words.write_text("a")
+    place.publish(data=code.data_digests("downloads/words.txt"))
+    words.write_text("b")
+    assert report.stale_reasons(CHAPTER, "cpu")
+    words.unlink()
+    assert not report.stale_reasons(CHAPTER, "cpu")
+
+
+# the report
+
+
+def test_the_report_sets_out_what_the_chapters_wrote(place):
+    place.publish()
+    text = report.write().read_text("utf-8")
+    assert "| 01 A toy | a | It learns. | **holds** |" in text
+    assert "## 01 A toy\n\nPublished: a toy.\n\nOurs ([record](cpu/01_toy/record.json))" in text
+    assert "| LSTM | 0.80 | 0.76 | inside our seeds | rank \\| 3 |" in text
+    assert "The 1 rows of published numbers: inside our seeds 1." in text
+    assert "![A line that falls from left to right, for the tests.](cpu/01_toy/loss.png)" in text
+    assert "[01 A toy](#01-a-toy)" in text
+
+
+def test_a_line_that_begins_with_a_number_is_no_list():
+    assert record.cell("24. of them\nwere | wrong") == "24\\. of them were \\| wrong"
+
+
+def test_full_is_reported_before_cpu_and_quick_never(place):
+    place.publish("quick")
+    assert record.reported(CHAPTER) is None
+    assert "No result yet: `python -m labkit run 01_toy --profile cpu`" in report.render()
+    place.publish("cpu")
+    place.publish("full", about="Of full.")
+    assert record.reported(CHAPTER)["about"] == "Of full."
+
+
+def test_a_newer_record_makes_the_report_stale_and_a_damaged_one_stops_it(place):
+    place.publish()
+    report.write()
+    place.publish(about="Published: another toy.")
+    assert report.verify().stale == [
+        "results/REPORT.md is older than the records; python -m labkit report"
+    ]
+    (place.folder / "record.json").write_text("{")
+    with pytest.raises(ValueError, match=r"results/cpu/01_toy/record\.json is damaged"):
+        report.render()
+
+
+def test_reported_results_are_shown_with_their_figures(place, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    record.show_reported(CHAPTER)
+    assert "`python -m labkit run 01_toy --profile cpu` makes them" in shown.pop().data
+    place.publish()
+    record.show_reported(CHAPTER, ["words"])
+    assert shown[1].data == (place.folder / "loss.png").read_bytes()
+    assert shown[1].alt.startswith("A line that falls")
+    assert "| `words` | 7 | 1 |" in shown[-1].data
+    assert "accuracy" not in shown[-1].data
+    with pytest.raises(ValueError, match="there is no measure 'x'"):
+        record.show_reported(CHAPTER, ["x"])
+    (place.folder / "loss.png").write_bytes(b"other")
+    with pytest.raises(ValueError, match="not what the run wrote"):
+        record.show_reported(CHAPTER)
+
+
+# comparison
+
+
+@pytest.mark.parametrize(
+    "a, b, agree, same",
+    [
+        (1.0, 1.0, True, True),
+        (1.0, 1.00005, True, False),
+        (1.0, 1.001, False, False),
+        (0.0, 1e-7, True, False),
+        (1, True, False, False),
+        ("a", "b", False, False),
+        ([1.0, 2.0], [1.0, 2.0001], True, False),
+        ([1.0], [1.0, 2.0], False, False),
+        (ACCURACY, summarise([v + 0.05 for v in ACCURACY["raw"]], seeds=range(8)), True, False),
+        (ACCURACY, summarise([v + 0.5 for v in ACCURACY["raw"]], seeds=range(8)), False, False),
+        (ACCURACY, summarise(ACCURACY["raw"][:7], seeds=range(7)), False, False),
+        (summarise([1.0], timing=True), summarise([9.0], timing=True), True, True),
+    ],
+)
+def test_the_declared_tolerance(place, a, b, agree, same):
+    one = place.publish()
+    one["measures"]["x"], other = a, copy.deepcopy(one)
+    other["measures"]["x"] = b
+    assert (record.compare(one, other) == []) == agree
+    assert (record.compare(one, other, identical=True) == []) == same
+
+
+def test_what_differs_is_named(place):
+    one = place.publish()
+    other = copy.deepcopy(one)
+    other["claims"][0]["verdict"] = "does not hold"
+    other["settings"]["seed"] = 3
+    del other["measures"]["words"]
+    assert record.compare(one, other) == [
+        "settings seed: 0 and 3",
+        "claim a: 'holds' and 'does not hold'",
+        "measure words: 7 and none",
+    ]
+    assert record.compare(one, one | {"chapter": "02_b"}) == [
+        "these are two chapters, 01_toy and 02_b"
+    ]
