@@ -8,6 +8,7 @@ or on the Dask cluster whose scheduler `LABKIT_DASK` names.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -210,14 +211,22 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
     try:
         import distributed
         import joblib
+        from distributed.comm import connect
+        from distributed.utils import LoopRunner
     except ModuleNotFoundError as error:
         raise ClusterError("a Dask cluster is named, but Dask is missing: make setup") from error
+
+    async def reach() -> None:
+        comm = await asyncio.wait_for(connect(scheduler, timeout=PATIENCE), PATIENCE + 1)
+        comm.abort()
+
     try:
+        LoopRunner().run_sync(reach)  # a client that never connects may hang when it is collected
         client = distributed.Client(scheduler, timeout=PATIENCE)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
+    except Exception as error:  # whatever no address, or that of another program, makes of Dask
         raise ClusterError(
-            f"no Dask scheduler at {scheduler} ({error}): start one with `dask scheduler` and give "
-            "the address that it prints"
+            f"no Dask scheduler at {scheduler} ({str(error) or 'no answer'}): start one with "
+            "`dask scheduler` and give the address that it prints"
         ) from error
     with client:
         print(f"Dask: {scheduler}, dashboard {client.dashboard_link}", file=sys.stderr, flush=True)
