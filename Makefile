@@ -1,6 +1,7 @@
 # The course lab. `make` lists what can be done; every target sets up what it needs.
 # It needs GNU make 3.81, a POSIX shell, and Python 3.11.4 or newer with venv and pip.
 
+.PHONY: help setup install lab reproduce run report verify data notebooks test lint bench lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -26,17 +27,15 @@ PY := '$(ENVIRONMENT)/bin/python'
 LABKIT := $(PY) -m labkit
 next := 'Next: make reproduce PROFILE=quick, or make lab'
 
-# The environment is the lab's own: no packages from elsewhere.
-unexport PYTHONPATH PYTHONHOME
+# The environment is the lab's own: no packages from elsewhere, none to elsewhere.
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
 export PYTHONNOUSERSITE := 1
-
-.PHONY: help setup install lab reproduce run report verify data notebooks test lint bench lock clean
+export PIP_USER := 0
 
 help:  ## List the targets and the settings
 	@printf 'Usage: make TARGET [NAME=value ...]\n\nTargets\n'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
-	@printf '\nSettings\n'
-	@sed -n 's/^#   \([A-Z]*=\)/  \1/p' Makefile
+	@printf '\nSettings\n'; sed -n 's/^#   \([A-Z]*=\)/  \1/p' Makefile
 	@printf '\n%s\n' $(next)
 
 # uv makes the environment. It does not read pip's settings. A folder of wheels, where one is named,
@@ -53,23 +52,22 @@ logged = >>.cache/setup.log 2>&1 || { tail -n 15 .cache/setup.log; echo 'setup: 
   .cache/setup.log has all of it. Once it is mended, make setup goes on from here.'; exit 1; } >&2
 
 setup:  ## Install the lab into the active conda environment, else into .venv
-	@[ -x $(PY) ] && [ "$$($(state))" = "$$(cat $(STAMP) 2>/dev/null)" ] || $(MAKE) --no-print-directory install
+	@[ -x $(PY) ] && $(state) | cmp -s - $(STAMP) || $(MAKE) --no-print-directory install
 	$(if $(filter setup,$(MAKECMDGOALS)),@echo $(next))
 
-install: started := $(shell date +%s)
 install:
-	@mkdir -p .cache && rm -f $(STAMP) .cache/setup.log
+	@mkdir -p .cache && rm -f $(STAMP) && date +%s >.cache/started && : >.cache/setup.log
 	@[ -x '$(UV)' ] || { echo 'setup: uv, which installs the rest'; { $(or $(PYTHON),python3) \
-	  -m venv .cache/uv && PIP_USER=0 .cache/uv/bin/python -m pip install 'uv>=0.8'; } $(logged); }
+	  -m venv .cache/uv && .cache/uv/bin/python -m pip install 'uv>=0.8'; } $(logged); }
 	@[ -x $(PY) ] || { echo 'setup: an environment in .venv'; $(UV) venv --clear --seed \
 	  --python $(if $(PYTHON),'$(PYTHON)','>=3.11.4,<3.14') .venv $(logged); }
 	@echo 'setup: torch'; $(UV_INSTALL) torch==2.13.0 $(if $(TORCH),--torch-backend '$(TORCH)') \
 	  $(if $(filter-out auto,$(TORCH)),--reinstall-package torch) $(logged)
 	@echo 'setup: labkit and all other packages'; $(UV_INSTALL) -e '.[dask,test]' $(logged)
-	@echo 'setup: the kernel "LSTM course lab"'; $(PY) -m ipykernel install --sys-prefix \
-	  --name lstm-course-lab --display-name 'LSTM course lab' $(logged)
+	@echo 'setup: the kernel "LSTM course lab"'; $(PY) -c \
+	  'from labkit.lab.notebooks import install_kernel; install_kernel()' $(logged)
 	@$(PY) -c 'import labkit, torch; print("setup: torch", torch.__version__)'
-	@$(state) >$(STAMP); echo "setup: $(ENVIRONMENT) in $$(($$(date +%s) - $(started))) s"
+	@$(state) >$(STAMP); echo "setup: done in $$(($$(date +%s) - $$(cat .cache/started))) s"
 
 lab: setup  ## Open the chapters in JupyterLab
 	@$(LABKIT) lab
@@ -110,4 +108,3 @@ lock: setup  ## Renew requirements.lock after a change of pyproject.toml
 clean:  ## Remove quick results, finished trainings and what tools left; keeps the environment
 	@[ ! -f $(STAMP) ] || $(LABKIT) clean
 	@rm -rf .coverage .coverage.* .hypothesis .pytest_cache .ruff_cache build htmlcov
-	@find labkit tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +

@@ -11,7 +11,6 @@ import zlib
 import numpy as np
 import pytest
 
-from labkit.cells import figures as figures_recurrent
 from labkit.lab import environment
 from labkit.measure import plots as figures
 
@@ -158,52 +157,3 @@ def test_source_and_tables_are_shown_as_markdown(displayed):
     assert source.startswith("`labkit/measure/plots.py`, `data_digest`")
     assert "def data_digest(fig: Figure) -> str:" in source
     assert table == "| a | b |\n| --- | --- |\n| 1 | 2.5 |"
-
-
-def chapter_01_figures():
-    rng = np.random.default_rng(0)
-    differences = {cell: {"float64": [0.0, 1e-15], "float32": [1e-7]} for cell in ("srn", "lstm")}
-    ratios = {"forward": {"naive": [2.0, 3.0], "C++": [0.7, 0.6]}}
-    norms = {"srn": {"Xavier": rng.random((3, 5))}, "lstm": {"b_f = 1": rng.random((3, 5))}}
-    return {
-        "parity": lambda: figures_recurrent.parity_plot(differences),
-        "ladder": lambda: figures_recurrent.ladder_plot(ratios),
-        "gradient_norm": lambda: figures_recurrent.gradient_plot(norms),
-    }
-
-
-@pytest.mark.parametrize("name", ["parity", "ladder", "gradient_norm"])
-def test_chapter_01_figures(name):
-    make = chapter_01_figures()[name]
-    fig = make()
-    assert fig.labkit_name == name
-    assert len(fig.labkit_alt) > 80
-    assert all(ax.get_xlabel() or ax.get_xticklabels() for ax in fig.axes)
-    assert figures.png_bytes(fig) == figures.png_bytes(make())
-
-
-def test_parity_plot_labels_each_limit_and_counts_the_shapes():
-    fig = chapter_01_figures()["parity"]()
-    texts = [text.get_text() for text in fig.axes[0].texts]
-    assert texts == ["limit 1e-10\nfloat64", "limit 1e-05\nfloat32"]
-    assert fig.axes[0].get_legend().get_title().get_text() == "2 shapes, two types"
-
-
-def test_gradient_plot_dashes_every_other_start_and_labels_the_line_at_one():
-    rng = np.random.default_rng(0)
-    norms = {"srn": {start: rng.random((3, 5)) for start in ("torch", "Xavier")}}
-    fig = figures_recurrent.gradient_plot(norms)
-    styles = {line.get_label(): line.get_linestyle() for line in fig.axes[0].lines}
-    assert styles["torch"] == "--"
-    assert styles["Xavier"] == "-"
-    assert styles["norm 1"] == ":"
-
-
-def test_ladder_plot_states_the_medians_and_keeps_its_rows_in_order():
-    ratios = {"forward": {"naive": [6.0, 9.0, 7.0], "C++": [0.5, 0.7, 0.6]}}
-    (ax,) = figures_recurrent.ladder_plot(ratios).axes
-    assert [text.get_text() for text in ax.texts] == ["7.00", "0.60"]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["naive", "C++"]
-    low, high = ax.get_xlim()
-    assert low < 0.5 < 1 < 9 < high
-    assert ax.yaxis_inverted()

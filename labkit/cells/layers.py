@@ -1,4 +1,4 @@
-"""SRN, LSTM and GRU layers written out, equal to torch's own in outputs, states and gradients.
+"""SRN, LSTM and GRU layers written out, equal to torch's in outputs, states and gradients.
 
 A cell is one method, `step`: it turns an input x (B, I) and a state into the next state. A layer
 unrolls its cell over time; `SRN`, `LSTM` and `GRU` stack layers and run them in both directions.
@@ -23,11 +23,13 @@ State = Tensor | tuple[Tensor, Tensor]  # h_n, or (h_n, c_n) for the LSTM, each 
 class _Layer(nn.Module):
     """One layer in one direction. A subclass names its `gates` and writes its `step`.
 
-    `gates` lists the endings of the parameters' names: each gets a W, a U and a b. The state is
-    (h,), for the LSTM (h, c).
+    `gates` lists the endings of the parameters' names: each gets W (I, H), U (H, H) and b (1, H),
+    all Xavier-uniform at the start. `step` turns x (B, I) and the state, (h,) or for the LSTM
+    (h, c), into the next state.
     """
 
     gates: tuple[str, ...] = ()
+    second_biases: tuple[str, ...] = ()  # more of (1, H), by name
     blocks = 1  # how many gates one parameter holds, side by side
 
     def __init__(
@@ -39,27 +41,18 @@ class _Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
-        for name, shape in self.parameter_shapes(input_size, hidden_size).items():
-            parameter = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
-            self.register_parameter(name, parameter)
-            for block in parameter.detach().chunk(self.blocks, dim=1):
+        for name, rows in self.parameter_rows(input_size, hidden_size).items():
+            parameter = torch.empty(rows, self.blocks * hidden_size, dtype=dtype, device=device)
+            for block in parameter.chunk(self.blocks, dim=1):
                 nn.init.xavier_uniform_(block)
+            self.register_parameter(name, nn.Parameter(parameter))
 
     @classmethod
-    def parameter_shapes(cls, input_size: int, hidden_size: int) -> dict[str, tuple[int, int]]:
-        """W (I, H), U (H, H) and b (1, H) of every gate, under their names."""
-        shapes = {}
-        for gate in cls.gates:
-            shapes |= {
-                f"W{gate}": (input_size, hidden_size),
-                f"U{gate}": (hidden_size, hidden_size),
-                f"b{gate}": (1, hidden_size),
-            }
-        return shapes
-
-    def step(self, x: Tensor, state: LayerState) -> LayerState:
-        """One step of time: x (B, I) and a state of (B, H) tensors give the next state."""
-        raise NotImplementedError
+    def parameter_rows(cls, input_size: int, hidden_size: int) -> dict[str, int]:
+        """The parameters' names, in order, and the number of their rows."""
+        rows = {"W": input_size, "U": hidden_size, "b": 1}
+        names = {kind + gate: rows[kind] for gate in cls.gates for kind in rows}
+        return names | dict.fromkeys(cls.second_biases, 1)
 
     def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
         """The states after each of the T steps of X (B, T, I)."""
@@ -115,11 +108,7 @@ class GRULayer(_Layer):
     """
 
     gates = ("_r", "_z", "_n")
-
-    @classmethod
-    def parameter_shapes(cls, input_size: int, hidden_size: int) -> dict[str, tuple[int, int]]:
-        """Those of every gate, and b_hn (1, H), the bias inside the reset product."""
-        return super().parameter_shapes(input_size, hidden_size) | {"b_hn": (1, hidden_size)}
+    second_biases = ("b_hn",)
 
     def step(self, x: Tensor, state: LayerState) -> LayerState:
         (h,) = state
@@ -135,25 +124,20 @@ class FusedLSTMLayer(_Layer):
     gates = ("",)
     blocks = 4
 
-    @classmethod
-    def parameter_shapes(cls, input_size: int, hidden_size: int) -> dict[str, tuple[int, int]]:
-        """W (I, 4H), U (H, 4H) and b (1, 4H)."""
-        shapes = super().parameter_shapes(input_size, hidden_size)
-        return {name: (rows, 4 * columns) for name, (rows, columns) in shapes.items()}
+    def update(self, z: Tensor, c: Tensor) -> LayerState:
+        """The next state from z (B, 4H), the sums inside the gates, and the cell state (B, H)."""
+        H = self.hidden_size
+        i, f, o = torch.sigmoid(z[:, : 3 * H]).chunk(3, dim=1)  # (B, H) each
+        c = f * c + i * torch.tanh(z[:, 3 * H :])
+        return o * torch.tanh(c), c
 
     def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
         h, c = state
-        H = self.hidden_size
-
         # the input's part of every gate needs no earlier state: one product for all steps
         Z = X @ self.W + self.b  # (B, T, 4H)
-
         states = []
         for z in Z.unbind(1):  # (B, 4H)
-            z = torch.addmm(z, h, self.U)
-            i, f, o = torch.sigmoid(z[:, : 3 * H]).chunk(3, dim=1)  # (B, H) each
-            c = f * c + i * torch.tanh(z[:, 3 * H :])
-            h = o * torch.tanh(c)
+            h, c = self.update(torch.addmm(z, h, self.U), c)
             states.append((h, c))
         return states
 
@@ -171,25 +155,29 @@ class _Recurrent(nn.Module):
         num_layers: int = 1,
         bidirectional: bool = False,
         *,
-        weights: Mapping[str | int, Any] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Xavier-uniform start, biases included; `weights` replaces any part of it.
+        """`weights` replaces any part of the start.
 
-        `weights` maps names ("W_i", "U_f", ...) to tensors for the first layer, or the index of a
-        layer in `layers` to such a mapping. ValueError or TypeError names what does not fit.
+        It maps names to tensors: "W_i", "U_f", ... of the first layer, "2.W_i" of that with index 2
+        in `layers`. ValueError or TypeError names what does not fit.
         """
         super().__init__()
-        self._check_arguments(input_size, hidden_size, num_layers, bidirectional, dtype)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                where = type(self).__name__
+                raise ValueError(f"{where}: {name} must be an int of at least 1, got {size!r}")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.num_layers, self.bidirectional = num_layers, bidirectional
         self.num_directions = D = 2 if bidirectional else 1
 
         # a higher layer reads both directions of the one below
-        sizes = [input_size] + [D * hidden_size] * (num_layers - 1)
+        inputs = [input_size] + [D * hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            self.layer_class(size, hidden_size, dtype, device) for size in sizes for _ in range(D)
+            self.layer_class(size, hidden_size, dtype, device) for size in inputs for _ in range(D)
         )
         self.set_weights(weights or {})
 
@@ -215,56 +203,28 @@ class _Recurrent(nn.Module):
         final = tuple(torch.stack(part) for part in zip(*ends, strict=True))  # (L*D, B, H) each
         return X, final if len(final) > 1 else final[0]
 
-    def _check_arguments(
-        self, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, dtype: Any
-    ) -> None:
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        where = type(self).__name__
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise TypeError(f"{where}: {name} must be an int, got {size!r}")
-            if size < 1:
-                raise ValueError(f"{where}: {name} must be at least 1, got {size}")
-        if not isinstance(bidirectional, bool):
-            raise TypeError(f"{where}: bidirectional must be a bool, got {bidirectional!r}")
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise TypeError(f"{where}: dtype must be a floating-point torch.dtype, got {dtype!r}")
-
     @torch.no_grad()
-    def set_weights(self, weights: Mapping[str | int, Any]) -> None:
-        """Copy `weights`, as the constructor takes them, after checking names and shapes."""
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy `weights`, named as for the constructor, once all names and shapes are checked."""
         where = type(self).__name__
+        parameters = dict(self.layers.named_parameters())  # "0.W_i", ...
         checked = []
-        for key, value in weights.items():
-            index, given = (key, value) if isinstance(key, int) else (0, {key: value})
-            if not 0 <= index < len(self.layers):
-                raise ValueError(
-                    f"{where}: weights are given for layer {index}, "
-                    f"layers are numbered 0 to {len(self.layers) - 1}"
-                )
-            if not isinstance(given, Mapping):
-                raise TypeError(
-                    f"{where}: weights[{index}] must map names to tensors, "
-                    f"got {type(given).__name__}"
-                )
-            own = dict(self.layers[index].named_parameters())
-            for name, tensor in given.items():
-                if name not in own:
-                    allowed = ", ".join(own)
-                    raise ValueError(f"{where}: unknown weight {name!r}, allowed are {allowed}")
-                place = f"{where}: weight {name} of layer {index}"
-                _check_tensor(place, tensor, own[name].shape, own[name].dtype)
-                checked.append((own[name], tensor))
+        for given, tensor in dict(weights).items():
+            layer, _, name = str(given).rpartition(".")
+            parameter = parameters.get(f"{layer or 0}.{name}")
+            if parameter is None:
+                allowed = ", ".join(parameters)
+                raise ValueError(f"{where}: unknown weight {given!r}, allowed are {allowed}")
+            place = f"{where}: weight {name} of layer {layer or 0}"
+            _check_tensor(place, tensor, parameter.shape, parameter.dtype)
+            checked.append((parameter, tensor))
         for parameter, tensor in checked:
             parameter.copy_(tensor)
 
     def _start(self, X: Tensor, state: State | None) -> tuple[Tensor, ...]:
         """Check X and `state`; return the start states, each (L*D, B, H)."""
-        where = type(self).__name__
-        dtype = next(self.parameters()).dtype
-        expected = ("B", "T", self.input_size)
-        _check_tensor(f"{where}: input X", X, expected, dtype)
-
+        where, dtype = type(self).__name__, next(self.parameters()).dtype
+        _check_tensor(f"{where}: input X", X, ("B", "T", self.input_size), dtype)
         shape = (len(self.layers), X.shape[0], self.hidden_size)
         if state is None:
             return tuple(X.new_zeros(shape) for _ in self.state_names)
@@ -283,11 +243,9 @@ def _check_tensor(
     """Letters in `shape` stand for any size of at least 1."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{place} must be a tensor, got {type(tensor).__name__}")
-    sizes_fit = tensor.dim() == len(shape) and all(
-        size >= 1 if isinstance(wanted, str) else size == wanted
-        for size, wanted in zip(tensor.shape, shape, strict=True)
-    )
-    if not sizes_fit:
+    pairs = zip(tensor.shape, shape, strict=False)
+    fits = [size >= 1 if isinstance(wanted, str) else size == wanted for size, wanted in pairs]
+    if tensor.dim() != len(shape) or not all(fits):
         wanted = f"({', '.join(map(str, shape))})"
         raise ValueError(f"{place} must have shape {wanted}, got {tuple(tensor.shape)}")
     if tensor.dtype != dtype:
@@ -295,19 +253,19 @@ def _check_tensor(
 
 
 class SRN(_Recurrent):
-    """h_t = tanh(x_t W + h_{t-1} U + b). Parameters W, U, b."""
+    """h_t = tanh(x_t W + h_{t-1} U + b)."""
 
     layer_class = SRNLayer
 
 
 class GRU(_Recurrent):
-    """h_t = (1 - z) n + z h_{t-1}. Parameters W, U, b of r, z, n, and b_hn."""
+    """h_t = (1 - z) n + z h_{t-1}."""
 
     layer_class = GRULayer
 
 
 class LSTM(_Recurrent):
-    """c_t = f c_{t-1} + i c~ and h_t = o tanh(c_t). Parameters W, U, b of i, f, o, c."""
+    """c_t = f c_{t-1} + i c~ and h_t = o tanh(c_t)."""
 
     layer_class = LSTMLayer
     state_names = ("h_0", "c_0")
@@ -318,9 +276,7 @@ class LSTM(_Recurrent):
         ValueError when the layer is stacked or bidirectional: a trace follows one recursion.
         """
         if len(self.layers) > 1:
-            raise ValueError(
-                f"LSTM.trace follows one layer in one direction, this LSTM has {len(self.layers)}"
-            )
+            raise ValueError(f"LSTM.trace follows one recursion, got {len(self.layers)} layers")
         h, c = (start[0] for start in self._start(X, state))  # (B, H)
         steps = []
         for x in X.unbind(1):  # (B, I)
@@ -339,12 +295,12 @@ class FusedLSTM(_Recurrent):
     @classmethod
     def from_lstm(cls, lstm: LSTM) -> FusedLSTM:
         """The same function as `lstm`, with a copy of its weights."""
+        if not isinstance(lstm, LSTM):
+            raise TypeError(f"{cls.__name__}.from_lstm takes an LSTM, got {type(lstm).__name__}")
         weights = {
-            index: {
-                kind: torch.cat([getattr(layer, kind + gate) for gate in cls.order], dim=1)
-                for kind in "WUb"
-            }
+            f"{index}.{kind}": torch.cat([getattr(layer, kind + g) for g in cls.order], dim=1)
             for index, layer in enumerate(lstm.layers)
+            for kind in "WUb"
         }
         return cls(**architecture(lstm), weights=weights)
 
@@ -356,6 +312,7 @@ def architecture(module: nn.Module) -> dict[str, Any]:
     return {n: getattr(module, n) for n in names} | {"dtype": first.dtype, "device": first.device}
 
 
+@torch.enable_grad()
 def gradient_norms(module: SRN | GRU | LSTM, X: Tensor, readout: Tensor) -> dict[str, Tensor]:
     """How much of a gradient at the last step reaches the states before it.
 
@@ -368,7 +325,8 @@ def gradient_norms(module: SRN | GRU | LSTM, X: Tensor, readout: Tensor) -> dict
     starts = module._start(X, None)
     _check_tensor("gradient_norms: readout", readout, (module.hidden_size,), X.dtype)
 
-    states = module.layers[0].unroll(X, tuple(start[0] for start in starts))
+    # a start that asks for gradients lets a frozen module be measured, too
+    states = module.layers[0].unroll(X, tuple(start[0].requires_grad_() for start in starts))
     loss = (states[-1][0] @ readout).sum()  # sequences do not touch, so the sum keeps them apart
     norms = {}
     for name, over_time in zip("hc", zip(*states, strict=True), strict=False):

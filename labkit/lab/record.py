@@ -93,7 +93,7 @@ class Record(_Strict):
     run_id: str
     about: str
     settings: dict[str, JsonValue]
-    measures: dict[Name, Summary | int | FiniteFloat | str | list[JsonValue]]
+    measures: dict[Name, Summary | bool | int | FiniteFloat | str | list[JsonValue]]
     claims: list[ClaimEntry]
     rows: dict[str, list[RowEntry]]
     curves: dict[str, JsonValue]

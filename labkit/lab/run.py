@@ -37,6 +37,7 @@ from labkit.lab.notebooks import (
     chapters,
     check_cells,
     describe_cell,
+    install_kernel,
     one_line,
     read_notebook,
 )
@@ -271,6 +272,7 @@ def run(names: Sequence[str], options: Options) -> int:
     """Run chapters (all when none is named), print a summary; return the exit code."""
     outcomes = [Outcome(name) for name in select(names)]
     status = 0
+    install_kernel()
     with lock(options.profile), Supervisor() as supervisor:
         for leftover in (machine.RESULTS / options.profile).glob(".running-*"):
             record.remove(leftover)

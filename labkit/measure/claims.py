@@ -67,12 +67,13 @@ def judge(claim_id: str, claim: str, what: str, conditions: Sequence[Condition])
     fails. Where no interval leaves its limit, or with too few seeds, there is no verdict.
     """
     seeds = min(c.measure["n"] for c in conditions)
+    unit = "run" if all(c.measure["timing"] for c in conditions) else "seed"
     met = [c.label for c in conditions if c.met]
     failed = [c.label for c in conditions if c.met is False]
     spanning = [c.label for c in conditions if c.met is None]
     holds: bool | None = None
     if not all(c.enough for c in conditions):
-        verdict = f"undecided: {seeds} seed{'s are' if seeds != 1 else ' is'} too few"
+        verdict = f"undecided: {seeds} {unit}{'s are' if seeds != 1 else ' is'} too few"
     elif len(met) == len(conditions):
         holds, verdict = True, "holds"
     elif failed:
@@ -85,7 +86,7 @@ def judge(claim_id: str, claim: str, what: str, conditions: Sequence[Condition])
     limits = sorted({f"{c.side} {c.limit:g}" for c in conditions})
     reason = f"{what}: {', '.join(map(str, conditions))}; needs {' or '.join(limits)}"
     evidence = tuple(c.name for c in conditions)
-    return Claim(claim_id, claim, holds, verdict, f"{reason}; over {seeds} seeds", evidence)
+    return Claim(claim_id, claim, holds, verdict, f"{reason}; over {seeds} {unit}s", evidence)
 
 
 # published numbers

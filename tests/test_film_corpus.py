@@ -1,0 +1,511 @@
+"""Chapter 04's data: made-up and real reviews, their splits, words and batches, word vectors."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import tarfile
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from labkit.film import corpus as reviews
+from labkit.film import generated
+from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus, Review
+from labkit.film.generated import ADJECTIVES, NOUNS, make_corpus, words_of
+from labkit.lab import machine
+from labkit.lab.fetch import DownloadError
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache, downloads and a mirror of a test's own."""
+    monkeypatch.setattr(machine, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(machine, "DOWNLOADS", tmp_path / "downloads")
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.setenv("LABKIT_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("LABKIT_OFFLINE", "1")
+
+
+# made-up reviews
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Review]:
+    return reviews.read("generated")
+
+
+def test_the_made_up_corpus_is_the_same_everywhere(made):
+    """Records, and the results of chapters 04 and 05, hang on these bytes."""
+    digest = "cff5b0c3b660f719f9046c860d0c4b30ab9aecb95cab89e0e2210a0128c68b94"
+    assert reviews.texts_digest(made) == digest
+    small = make_corpus(20, 10, 3)
+    content = b"".join(f"{name}\0{small[name]}\0".encode() for name in sorted(small))
+    assert sha256(content) == "8277ca7d8082705ac847f6c85f27d276c89a1dddcc4de82b3c59e06ed2877632"
+    assert not set(small.values()) & set(make_corpus(20, 10, 4).values())
+
+
+def test_labels_are_balanced_ratings_fit_them_and_no_review_comes_twice(made):
+    assert len({words_of(review.text) for review in made}) == len(made) == 3000
+    for part, count in (("train", 2000), ("test", 1000)):
+        ratings = Counter((r.label, r.rating) for r in made if r.part == part)
+        assert sum(ratings.values()) == count
+        assert {label for label, rating in ratings} == {0, 1}
+        assert {rating for label, rating in ratings if label} == {7, 8, 9, 10}
+        assert {rating for label, rating in ratings if not label} == {1, 2, 3, 4}
+        assert sum(n for (label, _), n in ratings.items() if label) == count // 2
+        assert min(ratings.values()) > count / 8 * 0.7
+
+
+def test_a_review_that_comes_again_is_drawn_anew(monkeypatch):
+    """Words count, not capitals or punctuation; the copies here differ in those only."""
+    drawn = []
+
+    def repeating(rng, label):
+        drawn.append(label)
+        form = ("A film, number {}.", "A FILM<br />number {}!", "a film number {}")[len(drawn) % 3]
+        return form.format(len(drawn) // 3), 8 if label else 2
+
+    monkeypatch.setattr(generated, "make_review", repeating)
+    texts = make_corpus(20, 20, 0).values()
+    assert len({words_of(text) for text in texts}) == len(texts) == 40
+    assert len(drawn) > 100
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_what_makes_reviews_hard_occurs_with_either_label(made, label):
+    ours, theirs = (
+        rf"\b(?:{'|'.join(word for row in (*ADJECTIVES[side], *NOUNS[side]) for word in row)})\b"
+        for side in (label, 1 - label)
+    )
+    clause = r"[^.!]*"
+    patterns = {
+        "negation": (rf"\b(?:not|isn't|never|hardly ever|nothing) (?:a )?{theirs}", 0.12, 0.4),
+        "contrast": (rf"{theirs}{clause}\bbut\b{clause}{ours}|although{clause}{theirs}", 0.1, 0.4),
+        "reported": (rf"(?:expected|called|told|call){clause}{theirs}", 0.08, 0.3),
+        "opposite word": (theirs, 0.3, 0.8),
+        "line break": ("<br /><br />", 0.3, 0.8),
+        "far from the end": (rf"(?s){ours}(?!.*(?:{ours}|{theirs})).{{100,}}", 0.2, 0.6),
+    }
+    texts = [review.text.lower() for review in made if review.label == label]
+    for name, (pattern, low, high) in patterns.items():
+        share = sum(bool(re.search(pattern, text)) for text in texts) / len(texts)
+        assert low < share < high, name
+
+
+def test_templates_leave_clean_english_with_a_long_tail_of_words(made):
+    counts: Counter[str] = Counter()
+    for review in made:
+        assert not re.search(r"[{}]|  |\ba [aeiou]|\bA [AEIOU]|\.\.\.\.", review.text), review.text
+        assert review.text[0] == '"' or review.text[0].isupper()
+        assert 10 <= len(words_of(review.text)) <= 160
+        counts.update(words_of(review.text))
+    assert len(counts) > 2000
+    assert sum(count == 1 for count in counts.values()) > 0.4 * len(counts)
+    assert sum(count >= 20 for count in counts.values()) > 300
+
+
+def linear_accuracy(made, target, longest: int) -> float:
+    """Test accuracy of a logistic regression on the counts of up to `longest` words in a row."""
+    vectorizer = CountVectorizer(tokenizer=words_of, token_pattern=None, ngram_range=(1, longest))
+    train, test = ([r for r in made if r.part == part] for part in ("train", "test"))
+    X = vectorizer.fit_transform([review.text for review in train])
+    model = LogisticRegression(C=0.1, max_iter=1000).fit(X, [target(review) for review in train])
+    X = vectorizer.transform([review.text for review in test])
+    return model.score(X, [target(review) for review in test])
+
+
+def test_words_tell_something_their_order_more_and_the_rating_shows(made):
+    bag = linear_accuracy(made, lambda review: review.label, longest=1)
+    assert 0.78 < bag < 0.85
+    assert linear_accuracy(made, lambda review: review.label, longest=3) > bag + 0.03
+    assert linear_accuracy(made, lambda review: abs(2 * review.rating - 11), longest=1) > 0.5
+
+
+# real reviews, as a tiny stand-in
+
+
+TEXTS = {
+    f"{part}/{kind}/{number}_{rating}.txt": f"{part} {kind} {number}: na\u00efve <br />".encode()
+    for part in ("test", "train")
+    for kind, rating in (("neg", 3), ("pos", 10))
+    for number in (0, 10, 2)
+}
+WHOLE = b"".join(b"aclImdb/%s\0%s\0" % (name.encode(), TEXTS[name]) for name in sorted(TEXTS))
+
+
+def packed(files: dict[str, bytes | tarfile.TarInfo], top: str = "aclImdb/") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(top + name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch) -> Path:
+    """An empty mirror; the real reviews are the tiny ones."""
+    stand_in = replace(reviews.IMDB, sha256=sha256(WHOLE), size=len(WHOLE))
+    monkeypatch.setattr(reviews, "IMDB", stand_in)
+    return tmp_path / "mirror"
+
+
+@pytest.mark.parametrize("top", ["aclImdb/", "./aclImdb/", "/aclImdb/", "other/", "", "aclImdb\\"])
+def test_reviews_come_out_of_an_archive_whatever_else_it_holds(mirror, capsys, top):
+    odd = {"train/pos/._0_10.txt": b"\0\5\26\7", "train/pos/.DS_Store": b"\0\1", "README": b"read"}
+    archive = packed(TEXTS | odd | {"train/unsup/0_0.txt": b"unlabelled"}, top)
+    (mirror / "aclImdb_v1.tar.gz").write_bytes(archive)
+    texts = {
+        f"{r.part}/{('neg', 'pos')[r.label]}/{r.number}_{r.rating}.txt": r.text.encode()
+        for r in reviews.read("imdb")
+    }
+    assert texts == TEXTS
+    assert [r.number for r in reviews.read("imdb")] == [0, 2, 10] * 4  # as numbers
+    assert "2 files passed over that are no reviews, such as" in capsys.readouterr().err
+    assert (machine.DOWNLOADS / "aclImdb_reviews.bin").read_bytes() == WHOLE
+    assert reviews.read("imdb")[0] == Review("test", 0, 0, 3, "test neg 0: naïve <br />")
+
+
+def link(kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo("aclImdb/test/neg/0_3.txt")
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+LINKED = {name: text for name, text in TEXTS.items() if name != "test/neg/0_3.txt"}
+
+
+@pytest.mark.parametrize(
+    "archive, reason",
+    [
+        (packed(TEXTS | {"train/pos/2_10.txt": b"altered"}), "does not hold"),
+        (packed(LINKED), "does not hold"),
+        (packed(LINKED | {"link": link(tarfile.SYMTYPE)}), "does not hold"),
+        (packed(LINKED | {"link": link(tarfile.LNKTYPE)}), "does not hold"),
+        (packed(TEXTS | {"train/pos/3_9.txt": b"one more"}), "holds more than the"),
+        (packed(TEXTS)[:-200], "does not hold"),
+        (packed({"../../evil.txt": b"evil"}), "does not hold"),
+        (b"no archive", "not a gzip file|could not be opened"),
+    ],
+)
+def test_other_archives_are_refused_and_leave_nothing(mirror, tmp_path, archive, reason):
+    (mirror / "aclImdb_v1.tar.gz").write_bytes(archive)
+    with pytest.raises(DownloadError, match=rf"mirror/aclImdb_v1\.tar\.gz: .*({reason})"):
+        reviews.read("imdb")
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert files == [mirror / "aclImdb_v1.tar.gz"]
+
+
+def test_an_archive_that_unpacks_to_far_too_much_is_given_up_early(mirror):
+    """Two members that claim 400 MB each: nothing is read of the second."""
+    info = tarfile.TarInfo("aclImdb/train/unsup/0_0.txt")
+    info.size = 2**30
+    (mirror / "aclImdb_v1.tar.gz").write_bytes(gzip.compress(info.tobuf() + bytes(10_000)))
+    with pytest.raises(DownloadError, match="unpacks to far more than the published archive"):
+        reviews.read("imdb")
+
+
+def test_a_folder_of_reviews_can_be_read(tmp_path, capsys):
+    for name, content in (TEXTS | {"train/pos/.DS_Store": b"\0"}).items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_bytes(content)
+    assert len(reviews.read(tmp_path / "own")) == 12
+    assert "1 files passed over that are no reviews" in capsys.readouterr().err
+    bad = tmp_path / "own/test/pos/2_10.txt"
+    bad.write_bytes("caf\u00e9".encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{bad} is not UTF-8: .*0xe9 in position 3"):
+        reviews.read(tmp_path / "own")
+    for file in bad.parent.iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="no reviews in one of"):
+        reviews.read(tmp_path / "own")
+
+
+def test_an_unknown_corpus_is_refused():
+    with pytest.raises(ValueError, match=r"corpus must be one of imdb, generated, .*got 'books'"):
+        reviews.read("books")
+
+
+# words
+
+
+@pytest.mark.parametrize(
+    "text, tokens",
+    [
+        ("It's <br />GOOD, isn't it?", "it 's good is n't it"),
+        ("I don't, can't, won't, shouldn't!", "i do n't ca n't wo n't should n't"),
+        ("ISN\u2019T it? It\u2019s", "is n't it it 's"),
+        ("we'll they've we're I'd I'm John's", "we 'll they 've we 're i 'd i 'm john 's"),
+        ("the actors' 'quoted' words", "the actors quoted words"),
+        ("rock'n'roll o'clock", "rock n roll o clock"),
+        ("one<br /><br />two<i>three</i>", "one two three"),
+        ("a < b and <b>bold</b>", "a b and bold"),
+        ("well-made, 10/10 (3.5 stars) in 1999...", "well made 10 10 3 5 stars in 1999"),
+        ("Amélie, naïve CAFÉ, Ünder 日本", "amélie naïve café ünder 日本"),
+        ("snake_case __init__", "snake case init"),
+        ("?! ... -- <br />", ""),
+        ("want ant's n't", "want ant 's n't"),
+    ],
+)
+def test_tokens(text, tokens):
+    assert reviews.tokenize(text) == tokens.split()
+
+
+def test_the_commonest_words_come_first_and_ties_in_alphabetical_order():
+    texts = [["b", "a", "c", "c", PAD], ["d", "c", "a", "b", UNKNOWN]]
+    assert reviews.build(texts, 10) == [UNKNOWN, PAD, "c", "a", "b", "d"]
+    assert reviews.build(texts[::-1], 5) == [UNKNOWN, PAD, "c", "a", "b"]
+    assert (UNKNOWN_ID, PAD_ID) == (0, 1)
+    assert reviews.numericalize(["b", "z", "A"], {"a": 2, "b": 3}) == [3, 0, 0]
+    with pytest.raises(ValueError, match="at least one other, got 2"):
+        reviews.build(texts, 2)
+
+
+def test_only_one_module_imports_torchtext():
+    package = Path(reviews.__file__).parents[1]
+    users = [
+        p.stem
+        for p in package.rglob("*.py")
+        if re.search(r"(from|import) torchtext", p.read_text())
+    ]
+    assert users == ["corpus"]
+
+
+# numbers
+
+
+@pytest.fixture
+def corpus(monkeypatch) -> Corpus:
+    """40 reviews, each with a word of its own; the last has no word at all."""
+    texts = [
+        Review(part, label, number, 2 + 7 * label, f"Film {part}{label}{number}x{' so' * number}")
+        for part in ("test", "train")
+        for label in (0, 1)
+        for number in range(10)
+    ]
+    texts[-1] = replace(texts[-1], text="<br /> ... !")
+    monkeypatch.setattr(reviews, "read", lambda name: texts)
+    return reviews.load("generated", 1000)
+
+
+def test_a_fifth_of_the_training_part_is_dev_balanced_and_always_the_same(corpus):
+    split = corpus.split()
+    assert {name: len(index) for name, index in split.items()} == {
+        "train": 16,
+        "dev": 4,
+        "test": 20,
+    }
+    assert torch.cat(list(split.values())).sort().values.tolist() == list(range(40))
+    assert torch.equal(split["test"], corpus.is_test.nonzero().flatten())
+    for name, index in split.items():
+        assert corpus.label[index].double().mean() == 0.5
+        assert torch.equal(index, corpus.split()[name])
+    label = torch.tensor([0, 1]).repeat_interleave(12_500)
+    train, dev = reviews.split_train(label, torch.zeros(25_000, dtype=torch.bool))
+    assert (len(train), len(dev), int(label[dev].sum())) == (20_000, 5_000, 2_500)
+    assert dev[:2_500].double().mean() == pytest.approx(6_250, abs=300)  # drawn, not cut off
+    assert sha256(dev.numpy().tobytes())[:16] == "db67ee2abc159854"
+
+
+def test_the_vocabulary_holds_words_of_training_reviews_only(corpus):
+    split = corpus.split()
+    assert len(corpus.words) == 2 + 2 + len(split["train"]) - (39 in split["train"])
+    for name, index in split.items():
+        for i in index.tolist():
+            if i != 39:
+                assert (corpus.review(i)[1] == UNKNOWN) is (name != "train")
+
+
+def test_a_corpus_holds_what_the_texts_say(corpus):
+    texts = reviews.read("generated")
+    for name in ("label", "rating", "number"):
+        assert getattr(corpus, name).tolist() == [getattr(review, name) for review in texts]
+    assert corpus.length.tolist() == [len(reviews.tokenize(r.text)) or 1 for r in texts]
+    assert corpus.review(3)[2:] == ["so"] * 3
+    assert corpus.review(39) == [UNKNOWN]  # a review without a word
+    assert corpus.tokens.dtype == torch.int32
+    assert corpus.digest == reviews.texts_digest(texts)
+    for change in ({"text": "other"}, {"rating": 3}, {"number": 99}, {"label": 1}):
+        assert reviews.texts_digest([replace(texts[0], **change), *texts[1:]]) != corpus.digest
+
+
+def test_the_second_load_reads_no_text_and_a_damaged_file_is_made_again(
+    corpus, monkeypatch, capsys
+):
+    texts, calls = reviews.read("generated"), []
+    monkeypatch.setattr(reviews, "read", lambda name: calls.append(name) or texts)
+    again = reviews.load("generated", 1000)
+    assert (again.words, again.digest, calls) == (corpus.words, corpus.digest, [])
+    assert torch.equal(again.tokens, corpus.tokens)
+    assert len(reviews.load("generated", 5).words) == 5
+    kept = max((machine.CACHE / "kept").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    assert reviews.load("generated", 1000).digest == corpus.digest
+    assert len(calls) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+# batches
+
+
+ROWS = [[11, 12, 13], [21], [31, 32, 33, 34, 35], [41, 42]]
+
+
+@pytest.mark.parametrize(
+    "options, expected, lengths",
+    [
+        ({"max_len": 9}, [[31, 32, 33, 34, 35], [11, 12, 13, 1, 1], [21, 1, 1, 1, 1]], [5, 3, 1]),
+        ({"max_len": 3}, [[31, 32, 33], [11, 12, 13], [21, 1, 1]], [3, 3, 1]),
+        ({"max_len": 3, "front": True}, [[31, 32, 33], [11, 12, 13], [1, 1, 21]], [3, 3, 1]),
+        ({"max_len": 2, "to": 4}, [[31, 32, 1, 1], [11, 12, 1, 1], [21, 1, 1, 1]], [2, 2, 1]),
+        ({"max_len": 2, "to": 3, "front": True}, [[1, 31, 32], [1, 11, 12], [1, 1, 21]], [2, 2, 1]),
+    ],
+)  # fmt: skip
+def test_padding_by_hand(options, expected, lengths):
+    tokens = torch.tensor([i for row in ROWS for i in row], dtype=torch.int32)
+    offsets, zeros = torch.tensor([0, 3, 4, 9, 11]), torch.zeros(4).long()
+    corpus = Corpus(tokens, offsets, zeros, zeros, zeros, zeros.bool(), (), "")
+    X, length = reviews.pad(corpus, torch.tensor([2, 0, 1]), **options)
+    assert (X.dtype, X.tolist(), length.tolist()) == (torch.long, expected, lengths)
+    with pytest.raises(ValueError, match="max_len must be at least 1 and at most `to`"):
+        reviews.pad(corpus, torch.tensor([0]), max_len=5, to=4)
+
+
+def batches(length: torch.Tensor, seed: int = 0, **options) -> list[torch.Tensor]:
+    return reviews.by_length(length, 32, torch.Generator().manual_seed(seed), **options)
+
+
+def test_batches_of_like_lengths_hold_hardly_any_padding_and_come_in_random_order():
+    generator = torch.Generator().manual_seed(3)
+    length = (torch.randn(3000, generator=generator).mul(0.7).add(5).exp()).long() + 1
+    groups = batches(length)
+    cells = sum(len(group) * int(length[group].max()) for group in groups)
+    assert 1 - int(length.sum()) / cells < 0.12  # above 0.6 for batches at random
+    assert torch.cat(groups).sort().values.tolist() == list(range(3000))
+    means = torch.stack([length[group].double().mean() for group in groups])
+    position = torch.arange(len(means)).double()
+    assert abs(torch.corrcoef(torch.stack([position, means]))[0, 1]) < 0.3
+    assert all(map(torch.equal, groups, batches(length)))
+    # other company in the next epoch, not only another order
+    epochs = [{frozenset(group.tolist()) for group in batches(length, seed)} for seed in (0, 1)]
+    assert len(epochs[0] & epochs[1]) < len(epochs[0]) / 4
+    assert [b.tolist() for b in reviews.in_order(torch.tensor([5, 2, 9, 2, 7]), 2)] == [
+        [1, 3],
+        [0, 4],
+        [2],
+    ]
+
+
+# word vectors
+
+
+LINES = b"the 0.5 -1.0 2.0\nfilm 1.0 1.5 0.25\nn't -3.0 0.0 1e-2\ngood 4.0 5.0 6.0\n"
+
+
+@pytest.mark.parametrize("name", ["glove.txt", "glove.txt.gz"])
+def test_words_get_their_vectors_and_others_zero(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(LINES) if path.suffix == ".gz" else LINES)
+    table, known = reviews.load_vectors(path, [UNKNOWN, PAD, "good", "the", "cinema", "n't"], 100)
+    expected = [[0, 0, 0], [0, 0, 0], [4, 5, 6], [0.5, -1, 2], [0, 0, 0], [-3, 0, 0.01]]
+    np.testing.assert_array_equal(table, np.float32(expected))
+    assert table.dtype == np.float32
+    assert known.tolist() == [False, False, True, True, False, True]
+    table, known = reviews.load_vectors(path, ["the", "film", "n't", "good"], 2)
+    assert known.tolist() == [True, True, False, False]
+    assert list(tmp_path.glob("glove*")) == [path]  # nothing is left beside it
+
+
+def test_the_first_of_two_equal_words_counts(tmp_path, capsys):
+    (tmp_path / "twice.txt").write_bytes(LINES + b"good 7 8 9\n")
+    table, _ = reviews.load_vectors(tmp_path / "twice.txt", ["good"], 9)
+    assert table.tolist() == [[4, 5, 6]]
+    assert "twice.txt repeats 1 words of the vocabulary" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, content, line, reason",
+    [
+        ("nan.txt", LINES + b"bad nan 1 2\n", 5, "not finite"),
+        ("inf.txt", b"bad 1 -inf 2\n" + LINES, 1, "not finite"),
+        ("bom.txt", b"\xef\xbb\xbf" + LINES, 1, "byte order mark"),
+        ("ragged.txt", LINES + b"film 1 2\n", 5, "2 numbers behind spaces, expected 3"),
+        ("blank.txt", LINES + b"\n" + LINES, 5, "0 numbers"),
+        ("page.txt", b"<!doctype html><html><head></head>\n", 1, "could not convert"),
+        ("tabs.txt", LINES.replace(b" ", b"\t"), 1, "0 numbers behind spaces"),
+        ("empty.txt", b"", 1, "the file is empty"),
+        ("latin.txt", LINES + b"caf\xe9 1 2 3\n", 5, "codec can't decode"),
+        ("endless.txt", b"the " + b"1 " * 10**6, 2, "32767 numbers"),
+        ("broken.txt.gz", b"no gzip at all", 1, "Not a gzipped file"),
+        ("cut.txt.gz", gzip.compress(LINES * 9)[:-9], 37, "ended before"),
+    ],
+)
+def test_what_is_no_vector_is_refused_with_file_and_line(tmp_path, name, content, line, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}, line {line}, is no word vector: .*{reason}"):
+        reviews.load_vectors(tmp_path / name, ["the"], 1000)
+    with pytest.raises(ValueError, match=r"there is no .*x\.txt; python -m labkit data glove"):
+        reviews.load_vectors(tmp_path / "x.txt", ["the"], 10)
+
+
+@pytest.fixture
+def glove(tmp_path, monkeypatch) -> Path:
+    """A mirror with GloVe's archive and excerpt, of four and of two words."""
+    few = b"".join(LINES.splitlines(keepends=True)[:2])
+    whole = replace(reviews.GLOVE, sha256=sha256(LINES), size=len(LINES))
+    monkeypatch.setattr(reviews, "GLOVE", whole)
+    excerpt = replace(reviews.EXCERPT, sha256=sha256(few), size=len(few))
+    monkeypatch.setattr(reviews, "EXCERPT", excerpt)
+    monkeypatch.setattr(reviews, "EXCERPT_WORDS", 2)
+    with zipfile.ZipFile(tmp_path / "mirror/glove.6B.zip", "w") as archive:
+        archive.writestr("__MACOSX/._glove.6B.100d.txt", b"\0")
+        archive.writestr("glove.6B/glove.6B.100d.txt", LINES)
+    (tmp_path / "mirror" / excerpt.packed_in.name).write_bytes(gzip.compress(few))
+    return tmp_path / "mirror"
+
+
+def test_few_words_come_from_the_excerpt_and_more_from_the_archive(glove, monkeypatch):
+    assert reviews.glove(2).read_bytes() == LINES[: LINES.index(b"n't")]
+    assert reviews.glove(3).read_bytes() == LINES
+    corpus = Corpus(*[torch.zeros(1)] * 6, words=(UNKNOWN, PAD, "good", "the"), digest="")
+    assert reviews.glove_table(corpus, 2).tolist() == [[0, 0, 0]] * 3 + [[0.5, -1, 2]]
+    assert reviews.glove_table(corpus, 4)[2].tolist() == [4, 5, 6]
+    with pytest.raises(ValueError, match=r"words must be in 0\.\.400,000"):
+        reviews.glove_table(corpus, 400_001)
+    monkeypatch.setattr(reviews, "glove", None)  # not read again
+    assert reviews.glove_table(corpus, 4)[2].tolist() == [4, 5, 6]
+
+
+def test_a_damaged_excerpt_is_named_whatever_else_is_missing(glove, capsys):
+    for name in ("glove.6B.zip", "glove.6B.100d.head2603.txt.gz"):
+        (glove / name).write_bytes((glove / name).read_bytes()[:-12])
+    for words in (2, 0):
+        with pytest.raises(DownloadError) as error:
+            reviews.glove(words)
+        assert "head2603.txt.gz: Compressed file ended before" in str(error.value)
+        assert "glove.6B.zip: File is not a zip file" in str(error.value)
+
+
+def test_all_words_make_do_with_the_excerpt(glove):
+    (glove / "glove.6B.zip").unlink()
+    assert reviews.glove().name == "glove.6B.100d.head2603.txt"
+    with pytest.raises(DownloadError, match=r"glove\.6B\.zip: No such file"):
+        reviews.glove(3)
