@@ -272,7 +272,7 @@ def held_out(corpus: Corpus) -> Tensor:
     for label, first, last in ((0, 0.40, 0.48), (1, 0.20, 0.28)):
         index = (corpus.is_test & (corpus.label == label)).nonzero().flatten()
         parts.append(index[round(first * len(index)) : round(last * len(index))])
-    return torch.cat(parts)
+    return torch.cat(parts).sort().values
 
 
 def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
