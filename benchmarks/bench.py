@@ -1,307 +1,293 @@
-"""`make bench`: how fast the lab is, in one run: a JSON record, a table and figures.
+"""How fast the lab is beside the usual ways: `python benchmarks/bench.py [SECTION ...]`.
 
-Each section measures in turns and reports medians. The aims stand in `AIMS`; a missed aim is
-reported like any other figure and fails nothing. `results/bench/README.md` shows it all.
+Each section measures its ways in turns, round by round, in processes with the lab's settings, and
+notes medians. Record, figures and page are written beside this file, with SHA256SUMS. `--small`
+tries everything at the smallest size and writes nothing. An aim that is missed fails nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
+import page
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import bench_cases, figures_bench
-from labkit.cells import cpp as recurrent_cpp
-from labkit.cells import ladder
-from labkit.lab import digests, environment
+from labkit.cells import fast, layers, parity
+from labkit.lab import code, machine, record
 from labkit.measure.plots import png_bytes
 from labkit.measure.statistics import summarise
 
-FOLDER = environment.RESULTS / "bench"
+FOLDER = Path(__file__).parent
+RESULTS = "results.json"
 LENGTHS = (10, 20, 35)
 REPLICAS = 20
-QUICK_CHAPTER = "01_lstm_operator"
-# the ladder's other settings: nn.LSTM kept to vectors of 256 bits, as older processors have them,
-# and the allocator as it comes, without what the lab tells it
-LADDERS: dict[str, dict[str, str | None]] = {
-    "ladder_avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "ladder_malloc": dict.fromkeys(environment.MALLOC),
-}
+BATCH = 8  # of the digit-sum trainings
+CHAPTER = "01_lstm_operator"
+REVIEWS, REVIEW_BATCH, MAX_LEN = 25_000, 64, 500  # an epoch of chapter 04
+SLOW = 10  # the handwritten layer is timed on a tenth of an epoch's batches
+Measures = dict[str, Any]
+Seconds = dict[str, list[float]]
 
 
-@dataclass(frozen=True)
-class Aim:
-    """What a measure should reach: at most, or with `least` at least, `limit`."""
-
-    measure: str
-    limit: float
-    what: str
-    least: bool = False
-
-    def met(self, value: float) -> bool:
-        """Whether `value` reaches it."""
-        return value >= self.limit if self.least else value <= self.limit
+def note(measures: Measures, place: str, seconds: Seconds, compared: str) -> None:
+    """Note the seconds of every way, and their ratios to those of the way `compared`."""
+    for way, values in seconds.items():
+        measures[f"{place}/{way}_seconds"] = _median(values, "s")
+        if way != compared:
+            ratios = [a / b for a, b in zip(values, seconds[compared], strict=True)]
+            measures[f"{place}/{way}_to_{compared}"] = _median(ratios, "")
 
 
-def _ladder_aims() -> list[Aim]:
-    aims = []
-    limits = {(8, 20, 32, 32): 1.3, (8, 35, 32, 32): 1.6, (64, 256, 64, 64): 1.0}
-    for shape, limit in limits.items():
-        key, size = _key(shape), ladder.size_text(shape)
-        for kind, note in {"ladder": "", "ladder_malloc": ", plain malloc"}.items():
-            what = f"workspace / nn.LSTM, {size}{note}"
-            aims.append(Aim(f"{kind}/{key}/workspace_to_torch", limit, what))
-        if shape[0] == 8:
-            own = f"ladder/{key}/naive_to_workspace"
-            aims.append(Aim(own, 7, f"eight products / workspace, {size}", least=True))
-            aims.append(Aim(f"ladder/{key}/compiled_to_torch", 0.65, f"C++ / nn.LSTM, {size}"))
-    return aims
+def _median(values: Sequence[float], unit: str) -> dict[str, Any]:
+    return summarise(values, statistic="median", unit=unit, timing=True)
 
 
-def _key(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
+# the sections
 
 
-AIMS = _ladder_aims()
-for _T in LENGTHS:
-    AIMS += [
-        Aim(f"replicas/{_T}/naive_to_ensemble", 30, f"naive / ensemble, T={_T}", least=True),
-        Aim(f"replicas/{_T}/torch_to_ensemble", 4, f"nn.LSTM / ensemble, T={_T}", least=True),
-    ]
-AIMS += [
-    Aim("epoch/2/handwritten_to_grouped", 10, "IMDB epoch, eight products / lab", least=True),
-    Aim("epoch/2/naive_to_grouped", 2.5, "IMDB epoch, nn.LSTM / lab", least=True),
-    Aim("sweep/published_minutes", 16, "digit-sum sweep of one setting, minutes"),
-    Aim("start/import_seconds", 0.3, "import labkit, s"),
-    Aim("start/help_seconds", 0.5, "python -m labkit --help, s"),
-    Aim("start/overhead", 0.1, "a quick chapter's time over papermill's, share"),
-]
+def ladder(measures: Measures, small: bool) -> None:
+    """Chapter 01's rungs beside `nn.LSTM`, forward and backward."""
+    for shape in ((2, 3, 4, 4),) if small else page.SHAPES:
+        rounds = 3 if small else 100 if shape[0] == 8 else 15
+        seconds = in_child("time_ladder", shape, rounds)
+        note(measures, f"ladder/{'x'.join(map(str, shape))}", seconds, "torch")
 
 
-def _note(measures: dict[str, Any], name: str, values: Iterable[float], unit: str) -> None:
-    measures[name] = summarise(list(values), statistic="median", unit=unit, timing=True)
+def replicas(measures: Measures, small: bool) -> None:
+    """A training step of one digit-sum model: alone, on `nn.LSTM`, and among 20 replicas."""
+    for T in LENGTHS[:1] if small else LENGTHS:
+        seconds = in_child("time_replicas", T, 2 if small else 15)
+        note(measures, f"replicas/{T}", seconds, "ensemble")
 
 
-def _note_ratio(
-    measures: dict[str, Any], name: str, above: Sequence[float], below: Sequence[float]
-) -> None:
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    _note(measures, name, ratios, "")
-
-
-def measure_ladder(measures: dict[str, Any], small: bool) -> None:
-    """Every rung beside `nn.LSTM`, and again under each setting of `LADDERS`."""
-    compiled = not recurrent_cpp.problem()
-    for shape in bench_cases.SHAPES:
-        rounds = (3 if small else 100) if shape[0] == 8 else (1 if small else 15)
-        timed = {"ladder": bench_cases.rungs_of_the_ladder(shape, rounds, compiled)}
-        for kind, variables in LADDERS.items():
-            timed[kind] = bench_cases.ladder_in_child(shape, rounds, variables)
-        for kind, seconds in timed.items():
-            prefix = f"{kind}/{_key(shape)}"
-            for name, values in seconds.items():
-                _note(measures, f"{prefix}/{name}_seconds", values, "s")
-            for name, ratios in ladder.ratios_to_torch(seconds).items():
-                _note(measures, f"{prefix}/{name}_to_torch", ratios, "")
-            own = seconds["naive"], seconds["workspace"]
-            _note_ratio(measures, f"{prefix}/naive_to_workspace", *own)
-
-
-def measure_replicas(measures: dict[str, Any], small: bool) -> None:
-    """Replicas at once beside the naive loop and `nn.LSTM`, seconds of a model's step."""
-    for T in LENGTHS:
-        seconds = bench_cases.replicas_at_once(T, REPLICAS, 1 if small else 15)
-        for name, values in seconds.items():
-            _note(measures, f"replicas/{T}/{name}_seconds", values, "s")
-        for name in ("naive", "torch"):
-            pair = seconds[name], seconds["ensemble"]
-            _note_ratio(measures, f"replicas/{T}/{name}_to_ensemble", *pair)
-
-
-def measure_epoch(measures: dict[str, Any], small: bool) -> None:
-    """An epoch of 25,000 film reviews, on one thread and on two; made-up reviews if `small`."""
-    from labkit.film import speed as review_speed
-
-    name, words = ("generated", 2001) if small else ("imdb", 20_001)
-    sizes = {"rounds": 1, "batches": 10} if small else {"rounds": 5, "batches": 60}
-    for threads in (1, 2):
-        seconds = review_speed.epoch_seconds(name, words, threads=threads, **sizes)
+def epoch(measures: Measures, small: bool) -> None:
+    """An epoch of 25,000 film reviews on two threads; of made-up reviews if `small`."""
+    corpus = ["generated", 2001] if small else ["imdb", 20_001]
+    seconds: Seconds = {"handwritten": [], "torch": [], "lab": []}
+    for number in range(1 if small else 5):
         for way, values in seconds.items():
-            _note(measures, f"epoch/{threads}/{way}_seconds", values, "s")
-        for way in ("handwritten", "naive"):
-            pair = seconds[way], seconds["grouped"]
-            _note_ratio(measures, f"epoch/{threads}/{way}_to_grouped", *pair)
-
-    work = {"seeds": 2, "reviews_read": 100, "epochs": 1, "max_len": 50}
-    if not small:
-        work = {"seeds": 8, "reviews_read": 4000, "epochs": 4, "max_len": 200}
-    accuracy = bench_cases.accuracy_both_ways(name, words, **work)
-    shifts = [a - b for a, b in zip(accuracy["grouped"], accuracy["naive"], strict=True)]
-    for what, values in (accuracy | {"grouped_minus_naive": shifts}).items():
-        measures[f"epoch/accuracy/{what}"] = summarise(values, student=True)
+            plain = {} if way == "lab" else dict.fromkeys(machine.MALLOC)
+            work = (way, *corpus, 2 if small else 60, number)
+            values.append(in_child("time_epoch", *work, threads=2, variables=plain))
+    note(measures, "epoch", seconds, "lab")
 
 
-def measure_growth(measures: dict[str, Any], small: bool) -> None:
-    """Time and memory over replicas, length and reviews, time over workers; fitted exponents."""
-    rounds = 1 if small else 5
-    ways = {
-        "replicas": ([5, 10, 20, 40, 80], "growth_of_ensemble", lambda R: (R, 20)),
-        "length": ([10, 20, 40, 80], "growth_of_ensemble", lambda T: (REPLICAS, T)),
-        "reviews": ([2000, 4000, 8000, 16_000], "growth_of_reviews", lambda N: (N,)),
+def start(measures: Measures, small: bool) -> None:
+    """The command line, and what the lab adds to papermill on a quick chapter."""
+    commands = {
+        "python": ["-c", "pass"],
+        "import": ["-c", "import labkit"],
+        "help": ["-m", "labkit", "--help"],
     }
-    for what, (sizes, function, arguments) in ways.items():
-        sizes = sizes[:2] if small else sizes
-        found = {n: bench_cases.in_fresh_process(function, *arguments(n), rounds) for n in sizes}
-        for quantity, unit in {"seconds": "s", "bytes": "byte"}.items():
-            for n, values in found.items():
-                _note(measures, f"growth/{what}/{n}/{quantity}", values[quantity], unit)
-            medians = [float(np.median(values[quantity])) for values in found.values()]
-            measures[f"growth/{what}/exponent_of_{quantity}"] = exponent(sizes, medians)
-    work = {"lengths": [10], "cells": ["lstm"], "stacks": 4, "steps": 20 if small else 4000}
-    for workers in (1, 2):
-        seconds = [bench_cases.sweep_seconds(workers, **work) for _ in range(1 if small else 3)]
-        _note(measures, f"growth/workers/{workers}/seconds", seconds, "s")
-    medians = [measures[f"growth/workers/{n}/seconds"]["median"] for n in (1, 2)]
-    measures["growth/workers/exponent_of_seconds"] = exponent([1, 2], medians)
-
-
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The slope of log value over log size: 1 where twice the work costs twice as much.
-
-    A value of 0 bytes, too little to be seen, counts as 1.
-    """
-    return float(np.polyfit(np.log(sizes), np.log([value or 1 for value in values]), 1)[0])
-
-
-def measure_sweep(measures: dict[str, Any], small: bool) -> None:
-    """The whole published sweep of chapter 02: 6 lengths, SRN and LSTM, 20 seeds, 19,000 steps."""
-    lengths = [10] if small else [10, 15, 20, 25, 30, 35]
-    work = {"lengths": lengths, "cells": ["srn", "lstm"], "stacks": 1}
-    seconds = bench_cases.sweep_seconds(2, **work, steps=20 if small else 19_000)
-    _note(measures, "sweep/published_minutes", [seconds / 60], "min")
-
-
-def measure_start(measures: dict[str, Any], small: bool) -> None:
-    """`import labkit`, the help, and what the lab adds to papermill on a quick chapter."""
-    seconds = bench_cases.starts(1 if small else 15)
-    for name, values in seconds.items():
-        _note(measures, f"start/{name}_seconds", values, "s")
+    note(measures, "start", _commands(commands, 2 if small else 15), "python")
     if small:
         return  # whole chapters take too long for a trial
-    runs = bench_cases.chapter_runs(QUICK_CHAPTER, 5)
-    for name, values in runs.items():
-        _note(measures, f"start/{name}_seconds", values, "s")
-    shares = [a / b - 1 for a, b in zip(runs["labkit"], runs["papermill"], strict=True)]
-    _note(measures, "start/overhead", shares, "")
+    with TemporaryDirectory() as folder:
+        notebook = [str(machine.NOTEBOOKS / f"{CHAPTER}.ipynb"), f"{folder}/out.ipynb"]
+        commands = {
+            "papermill": ["-m", "papermill", *notebook, "-k", "python3", "--no-progress-bar"],
+            "labkit": ["-m", "labkit", "run", CHAPTER, "--profile", "quick", "--force"],
+        }
+        note(measures, "chapter", _commands(commands, 5), "papermill")
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any], bool], None]] = {
-    "ladder": measure_ladder,
-    "replicas": measure_replicas,
-    "epoch": measure_epoch,
-    "growth": measure_growth,
-    "start": measure_start,
-    "sweep": measure_sweep,
+SECTIONS: dict[str, Callable[[Measures, bool], None]] = {
+    section.__name__: section for section in (ladder, replicas, epoch, start)
 }
 
 
-def run(sections: Sequence[str] = (), *, small: bool = False) -> str:
-    """Measure `sections`, all by default; write record and figures; return the table of aims.
+def _commands(commands: Mapping[str, Sequence[str]], rounds: int) -> Seconds:
+    calls = {
+        name: lambda rest=rest: _run([sys.executable, *rest], {}) for name, rest in commands.items()
+    }
+    return fast.interleaved_seconds(calls, rounds, warmup=1)
 
-    `small` tries everything at the smallest size and writes nothing. ValueError for an unknown
-    section.
+
+def in_child(
+    name: str, *arguments: Any, threads: int = 1, variables: Mapping[str, str | None] | None = None
+) -> Any:
+    """What a function below returns in a process of its own; a variable of None is unset."""
+    settings = machine.kernel_environment(threads) | dict(variables or {})
+    command = [sys.executable, __file__, "--child", json.dumps([name, *arguments])]
+    return json.loads(_run(command, settings).splitlines()[-1])
+
+
+def _run(command: Sequence[str], variables: Mapping[str, str | None]) -> str:
+    """The output of a command; RuntimeError, with its last words, when it fails."""
+    env = {k: v for k, v in (os.environ | dict(variables)).items() if v is not None}
+    done = subprocess.run(command, env=env, cwd=machine.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-400:]}")
+    return done.stdout
+
+
+# in a process of its own
+
+
+def time_ladder(shape: Sequence[int], rounds: int) -> Seconds:
+    """Seconds of a forward and backward pass of every rung and of `nn.LSTM`."""
+    return fast.time_layers(tuple(shape), rounds=rounds, warmup=3)["forward_backward"]
+
+
+def time_replicas(T: int, rounds: int) -> Seconds:
+    """Seconds of a training step of one model: "handwritten", "torch", and in an "ensemble"."""
+    from labkit.memory.model import Ensemble, ModelSpec, SequenceClassifier
+
+    spec = ModelSpec(cell="lstm")
+    on_torch = SequenceClassifier(spec)
+    on_torch.recurrent = parity.to_torch(on_torch.recurrent)
+    ensemble = Ensemble(spec, range(REPLICAS))
+    optimiser = torch.optim.Adam([ensemble.trainable], lr=1e-3, fused=True)
+    X, y = _digits(BATCH, T)
+
+    def ensemble_step() -> None:
+        ensemble.loss_and_gradients(X, y)
+        optimiser.step()
+
+    ways = {  # a step, how many of them are timed together, and how many models it trains
+        "handwritten": (_textbook_step(SequenceClassifier(spec), T), 3, 1),
+        "torch": (_textbook_step(on_torch, T), 10, 1),
+        "ensemble": (ensemble_step, 20, REPLICAS),
+    }
+    calls = {
+        way: lambda step=step, times=times: [step() for _ in range(times)]
+        for way, (step, times, _) in ways.items()
+    }
+    seconds = fast.interleaved_seconds(calls, rounds, warmup=2)
+    return {
+        way: [value / times / models for value in seconds[way]]
+        for way, (_, times, models) in ways.items()
+    }
+
+
+def _digits(N: int, T: int) -> tuple[Tensor, Tensor]:
+    X = torch.randint(0, 10, (N, T), generator=torch.Generator().manual_seed(0))
+    return X, X[:, :2].sum(1)
+
+
+def _textbook_step(model: nn.Module, T: int) -> Callable[[], None]:
+    """A training step as a textbook writes it: DataLoader, cross-entropy, Adam as it comes."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    data = DataLoader(TensorDataset(*_digits(64 * BATCH, T)), batch_size=BATCH, shuffle=True)
+    batches = (batch for _ in range(10_000) for batch in data)
+
+    def step() -> None:
+        X, y = next(batches)
+        loss = nn.functional.cross_entropy(model(X), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def time_epoch(way: str, corpus_name: str, words: int, batches: int, number: int) -> float:
+    """Seconds of an epoch at the speed of some batches, which `number` draws.
+
+    "handwritten", chapter 01's first layer, and "torch", `nn.LSTM`, read reviews that are all
+    padded to one length; the "lab" groups them by length.
     """
-    unknown = sorted(set(sections) - set(SECTIONS))
-    if unknown:
-        raise ValueError(f"unknown: {', '.join(unknown)}; sections are {', '.join(SECTIONS)}")
-    found: dict[str, dict[str, Any]] = {}
-    for name in sections or SECTIONS:
-        print(f"bench: {name}", flush=True)
-        measures: dict[str, Any] = {}
-        SECTIONS[name](measures, small)
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
-        found[name] = {"finished": finished, "measures": measures}
-        everything = found if small else _write(found)  # what is measured outlives a later failure
-    return table(_joined(everything))
+    from labkit.film import corpus as reviews
+    from labkit.film.model import ReviewClassifier, ReviewSpec
+    from labkit.film.training import Trainer, TrainSpec
+
+    if way == "handwritten":
+        batches = max(1, batches // SLOW)
+    corpus = reviews.load(corpus_name, words)
+    generator = torch.Generator().manual_seed(number)
+    train = corpus.split()["train"]
+    chosen = train[torch.randperm(len(train), generator=generator)[: batches * REVIEW_BATCH]]
+    torch.manual_seed(0)
+    model = ReviewClassifier(ReviewSpec(head_size=128), len(corpus.words))
+    if way == "handwritten":
+        model.layers[0][0] = layers.LSTM(64, 64)
+    if way == "lab":
+        spec = TrainSpec(batch_size=REVIEW_BATCH, max_len=MAX_LEN)
+        trainer = Trainer(model, corpus, spec, torch.device("cpu"))
+        seconds = trainer.train_epoch(chosen, generator)["seconds"]
+    else:
+        X, length = reviews.pad(corpus, chosen, MAX_LEN, to=MAX_LEN)
+        data = TensorDataset(X, length, corpus.label[chosen])
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+        def naive_epoch() -> None:
+            for X, length, y in DataLoader(data, batch_size=REVIEW_BATCH, shuffle=True):
+                loss = nn.functional.cross_entropy(model(X, length), y)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+
+        (seconds,) = fast.interleaved_seconds({way: naive_epoch}, 1, warmup=0)[way]
+    return seconds * REVIEWS / (batches * REVIEW_BATCH)
 
 
-def _joined(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: m for part in sections.values() for name, m in part["measures"].items()}
+# the record
 
 
-def _write(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the record and the figures; return all sections of the record.
+def write(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Write record, figures and page; return the record.
 
-    Sections that were not measured now are kept, if they come from the same machine and versions.
+    Sections that were not measured now are kept if they come from the same machine and versions.
     """
-    path, provenance = FOLDER / "bench.json", environment.provenance()
+    path, provenance = FOLDER / RESULTS, machine.provenance()
     old = json.loads(path.read_text("utf-8")) if path.exists() else {}
     kept = old["sections"] if old.get("provenance") == provenance else {}
-    sections = {name: (kept | dict(found))[name] for name in SECTIONS if name in kept | dict(found)}
-    record = {
-        "sections": sections,
-        "allocator": {name: os.environ.get(name) for name in environment.MALLOC},
+    sections = {name: (kept | dict(measured)).get(name) for name in SECTIONS}
+    content = {
+        "sections": {name: section for name, section in sections.items() if section},
         "provenance": provenance,
     }
-    made = figures_bench.all_figures(_joined(sections))
-    for name, figure in made.items():
-        digests.write_atomically(FOLDER / f"{name}.png", png_bytes(figure))
-    texts = {name: figure.labkit_alt for name, figure in made.items()}
-    digests.write_atomically(FOLDER / "README.md", _page(record, texts).encode())
-    content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    digests.write_atomically(path, content.encode())
-    return sections
+    figures = page.figures(joined(content["sections"]))
+    for name, figure in figures.items():
+        code.write_atomically(FOLDER / f"{name}.png", png_bytes(figure))
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    code.write_atomically(path, f"{text}\n".encode())
+    readme = page.readme(provenance, joined(content["sections"]), figures)
+    code.write_atomically(FOLDER / "README.md", readme.encode())
+    record.write_sums(FOLDER, [RESULTS, "README.md", *(f"{name}.png" for name in figures)])
+    return content
 
 
-def _page(record: Mapping[str, Any], figures: Mapping[str, str]) -> str:
-    """The record for a reader, in Markdown: machine, aims, and the figures with their texts."""
-    measures, found = _joined(record["sections"]), record["provenance"]
-    judged = [aim.met(measures[aim.measure]["median"]) for aim in AIMS if aim.measure in measures]
-    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch"))
-    intro = (
-        f"`make bench` writes this page. Measured on {found['device_name']} "
-        f"({found['cpu_capability']}), {found['platform']}; {versions}. A median is that of the "
-        "rounds, in each of which all ways ran in turn; a ratio, of the ratios within a round. "
-        f"{sum(judged)} of {len(judged)} aims are met here; they were set on another machine."
-    )
-    words = (
-        "a / b is the time of a over that of b: below 1, a is the faster one. *Eight products*, "
-        "*workspace* and *C++* are rungs of chapter 01's ladder. *Naive* is the textbook's loop on "
-        "the first of them, *ensemble* 20 replicas trained at once. *Lab* is chapter 04's way: "
-        "reviews of about one length in a batch, and the allocator's settings; beside it every "
-        "review is padded to 500 words, and malloc is plain; an epoch has 25,000 reviews and two "
-        "threads, and is scaled up from 60 batches (6 for *eight products*). The sweep is 6 "
-        "lengths, SRN and LSTM, 20 seeds and 19,000 steps each."
-    )
-    images = [f"![{text}]({name}.png)" for name, text in figures.items()]
-    parts = ["# How fast the lab is", intro, words, f"```text\n{table(measures)}\n```", *images]
-    return "\n\n".join(parts) + "\n"
+def joined(sections: Mapping[str, Any]) -> Measures:
+    """The measures of all sections."""
+    return {name: m for section in sections.values() for name, m in section["measures"].items()}
 
 
-def table(measures: Mapping[str, Any]) -> str:
-    """The aims that were measured, as lines of text."""
-    width = max(len(aim.what) for aim in AIMS)
-    lines = [f"{'':{width}s} {'median':>8s}  {'95 % interval':18s} {'aim':>8s}"]
-    for aim in AIMS:
-        if aim.measure in measures:
-            found = measures[aim.measure]
-            low, high = found["low"], found["high"]
-            interval = "" if low is None else f"{low:.3g} to {high:.3g}"
-            sign = "≥" if aim.least else "≤"
-            verdict = "met" if aim.met(found["median"]) else "missed"
-            lines.append(
-                f"{aim.what:{width}s} {found['median']:8.3g}  {interval:18s} "
-                f"{sign} {aim.limit:<6g} {verdict}"
-            )
-    if shift := measures.get("epoch/accuracy/grouped_minus_naive"):
-        verdict = "contains 0" if shift["low"] <= 0 <= shift["high"] else "does not contain 0"
-        lines.append(
-            f"{'test accuracy, lab minus naive (mean)':{width}s} {shift['mean']:+8.3f}  "
-            f"{shift['low']:+.3f} to {shift['high']:+.3f}   {verdict}"
-        )
-    return "\n".join(lines)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--small", action="store_true", help="the smallest sizes; write nothing")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child:
+        torch.set_num_threads(machine.threads())
+        name, *given = json.loads(options.child)
+        print(json.dumps(globals()[name](*given)))
+        return
+    if unknown := sorted({*options.sections} - {*SECTIONS}):
+        parser.error(f"unknown section {unknown[0]}; there are {', '.join(SECTIONS)}")
+    measured: dict[str, Any] = {}
+    for name in options.sections or SECTIONS:
+        print(f"bench: {name}", flush=True)
+        measures: Measures = {}
+        SECTIONS[name](measures, options.small)
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        measured[name] = {"finished": finished, "measures": measures}
+        sections = measured if options.small else write(measured)["sections"]
+    print(page.table(joined(sections)))
+
+
+if __name__ == "__main__":
+    main()

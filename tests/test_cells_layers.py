@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from labkit.cells import layers, parity
-from labkit.cells.layers import GRU, LSTM, SRN, FusedLSTM
+from labkit.cells.layers import GRU, LSTM, SRN
 
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
 shapes = st.fixed_dictionaries(
@@ -74,25 +74,6 @@ def test_torch_weights_read_give_equal_results_and_gradients(kind, bias, shape):
     assert_equal_to_torch(module, reference, X, state)
 
 
-@property_test
-@given(shape=shapes)
-def test_fused_lstm_equals_the_lstm(shape):
-    torch.manual_seed(shape["seed"])
-    sizes = (shape["I"], shape["H"], shape["L"], shape["bidirectional"])
-    module = LSTM(*sizes, dtype=torch.float64)
-    fused = FusedLSTM.from_lstm(module)
-    X, state = draw_input(module, shape, torch.float64)
-    X.requires_grad_()
-
-    results = []
-    for layer in (module, fused):
-        output, (h_n, c_n) = layer(X, state)
-        (gradient,) = torch.autograd.grad((output.cos().sum() + c_n.sum()), X)
-        results.append((output, h_n, c_n, gradient))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
-
-
 def test_comparison_sees_a_wrong_chunk_and_a_missing_bias():
     torch.manual_seed(0)
     reference = nn.LSTM(4, 3, batch_first=True).double()
@@ -126,25 +107,19 @@ def test_a_wrong_gradient_is_seen_where_the_output_is_right():
     assert differences["gradient/X"] > 1e-3
 
 
-def toy_lstm(kind=LSTM):
+def test_published_toy_value():
     tables = {"W": [[0.1, 0.2], [0.1, 0.2]], "U": [[0.0, 0.1], [0.1, 0.0]], "b": [[0.1, 0.1]]}
     weights = {
         f"{name}_{gate}": torch.tensor(table) for name, table in tables.items() for gate in "ifoc"
     }
-    module = LSTM(2, 2, weights=weights)
-    return module if kind is LSTM else FusedLSTM.from_lstm(module)
-
-
-@pytest.mark.parametrize("kind", [LSTM, FusedLSTM])
-def test_published_toy_value(kind):
-    output, (h_n, _) = toy_lstm(kind)(torch.tensor([[[1.0, 0.0]]]))
+    output, (h_n, _) = LSTM(2, 2, weights=weights)(torch.tensor([[[1.0, 0.0]]]))
     torch.testing.assert_close(h_n[0], torch.tensor([[0.0594, 0.0952]]), rtol=0, atol=5e-5)
     assert torch.equal(output[:, -1], h_n[0])
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("kind", [SRN, LSTM, GRU, FusedLSTM])
+@pytest.mark.parametrize("kind", [SRN, LSTM, GRU])
 def test_shapes(kind, num_layers, bidirectional):
     module = kind(5, 4, num_layers, bidirectional)
     D = 1 + bidirectional
@@ -200,9 +175,6 @@ def test_xavier_start_within_its_bounds():
     for name, parameter in layer.named_parameters():
         bound = (6 / sum(parameter.shape)) ** 0.5
         assert 0.8 * bound < parameter.abs().max() <= bound, name
-    fused = FusedLSTM(32, 32).layers[0]
-    assert fused.U.abs().max() <= (6 / 64) ** 0.5  # each gate's block has its own bound
-    assert fused.U.abs().max() > (6 / 160) ** 0.5
 
 
 def test_weights_for_a_higher_layer():
@@ -312,7 +284,6 @@ WRONG = {
         ValueError,
         r"readout must have shape \(3\), got \(4,\)",
     ),
-    "no LSTM": (lambda: FusedLSTM.from_lstm(nn.LSTM(4, 3)), TypeError, "takes an LSTM, got LSTM"),
     "projection": (lambda: parity.from_torch(nn.LSTM(4, 3, proj_size=2)), ValueError, "proj_size"),
     "dropout": (lambda: parity.from_torch(nn.GRU(4, 3, 2, dropout=0.5)), ValueError, "dropout"),
     "relu": (lambda: parity.from_torch(nn.RNN(4, 3, nonlinearity="relu")), ValueError, "'tanh'"),

@@ -19,7 +19,6 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from labkit.film import corpus as reviews
-from labkit.film import generated
 from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus, Review
 from labkit.film.generated import ADJECTIVES, NOUNS, make_corpus, words_of
 from labkit.lab import machine
@@ -70,21 +69,6 @@ def test_labels_are_balanced_ratings_fit_them_and_no_review_comes_twice(made):
         assert min(ratings.values()) > count / 8 * 0.7
 
 
-def test_a_review_that_comes_again_is_drawn_anew(monkeypatch):
-    """Words count, not capitals or punctuation; the copies here differ in those only."""
-    drawn = []
-
-    def repeating(rng, label):
-        drawn.append(label)
-        form = ("A film, number {}.", "A FILM<br />number {}!", "a film number {}")[len(drawn) % 3]
-        return form.format(len(drawn) // 3), 8 if label else 2
-
-    monkeypatch.setattr(generated, "make_review", repeating)
-    texts = make_corpus(20, 20, 0).values()
-    assert len({words_of(text) for text in texts}) == len(texts) == 40
-    assert len(drawn) > 100
-
-
 @pytest.mark.parametrize("label", [0, 1])
 def test_what_makes_reviews_hard_occurs_with_either_label(made, label):
     ours, theirs = (
@@ -104,18 +88,6 @@ def test_what_makes_reviews_hard_occurs_with_either_label(made, label):
     for name, (pattern, low, high) in patterns.items():
         share = sum(bool(re.search(pattern, text)) for text in texts) / len(texts)
         assert low < share < high, name
-
-
-def test_templates_leave_clean_english_with_a_long_tail_of_words(made):
-    counts: Counter[str] = Counter()
-    for review in made:
-        assert not re.search(r"[{}]|  |\ba [aeiou]|\bA [AEIOU]|\.\.\.\.", review.text), review.text
-        assert review.text[0] == '"' or review.text[0].isupper()
-        assert 10 <= len(words_of(review.text)) <= 160
-        counts.update(words_of(review.text))
-    assert len(counts) > 2000
-    assert sum(count == 1 for count in counts.values()) > 0.4 * len(counts)
-    assert sum(count >= 20 for count in counts.values()) > 300
 
 
 def linear_accuracy(made, target, longest: int) -> float:
@@ -152,9 +124,8 @@ def packed(files: dict[str, bytes | tarfile.TarInfo], top: str = "aclImdb/") -> 
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in files.items():
             info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(top + name)
-            if isinstance(content, bytes):
-                info.size = len(content)
-            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+            info.size = len(content) if isinstance(content, bytes) else 0
+            tar.addfile(info, io.BytesIO(content if isinstance(content, bytes) else b""))
     return buffer.getvalue()
 
 
@@ -235,9 +206,6 @@ def test_a_folder_of_reviews_can_be_read(tmp_path, capsys):
         file.unlink()
     with pytest.raises(ValueError, match="no reviews in one of"):
         reviews.read(tmp_path / "own")
-
-
-def test_an_unknown_corpus_is_refused():
     with pytest.raises(ValueError, match=r"corpus must be one of imdb, generated, .*got 'books'"):
         reviews.read("books")
 
@@ -250,11 +218,11 @@ def test_an_unknown_corpus_is_refused():
     [
         ("It's <br />GOOD, isn't it?", "it 's good is n't it"),
         ("I don't, can't, won't, shouldn't!", "i do n't ca n't wo n't should n't"),
-        ("ISN\u2019T it? It\u2019s", "is n't it it 's"),
-        ("we'll they've we're I'd I'm John's", "we 'll they 've we 're i 'd i 'm john 's"),
-        ("the actors' 'quoted' words", "the actors quoted words"),
-        ("rock'n'roll o'clock", "rock n roll o clock"),
-        ("one<br /><br />two<i>three</i>", "one two three"),
+        (
+            "ISN\u2019T it? It\u2019s we'll they've I'd I'm",
+            "is n't it it 's we 'll they 've i 'd i 'm",
+        ),
+        ("the actors' 'quoted' words o'clock", "the actors quoted words o clock"),
         ("a < b and <b>bold</b>", "a b and bold"),
         ("well-made, 10/10 (3.5 stars) in 1999...", "well made 10 10 3 5 stars in 1999"),
         ("Amélie, naïve CAFÉ, Ünder 日本", "amélie naïve café ünder 日本"),
@@ -373,7 +341,6 @@ ROWS = [[11, 12, 13], [21], [31, 32, 33, 34, 35], [41, 42]]
     "options, expected, lengths",
     [
         ({"max_len": 9}, [[31, 32, 33, 34, 35], [11, 12, 13, 1, 1], [21, 1, 1, 1, 1]], [5, 3, 1]),
-        ({"max_len": 3}, [[31, 32, 33], [11, 12, 13], [21, 1, 1]], [3, 3, 1]),
         ({"max_len": 3, "front": True}, [[31, 32, 33], [11, 12, 13], [1, 1, 21]], [3, 3, 1]),
         ({"max_len": 2, "to": 4}, [[31, 32, 1, 1], [11, 12, 1, 1], [21, 1, 1, 1]], [2, 2, 1]),
         ({"max_len": 2, "to": 3, "front": True}, [[1, 31, 32], [1, 11, 12], [1, 1, 21]], [2, 2, 1]),

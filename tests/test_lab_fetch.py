@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ from labkit.lab import fetch, machine
 from labkit.lab.fetch import DownloadError, Source
 
 CONTENT = bytes(range(256)) * 1200  # some 300 kB: several pieces
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Answer = bytes | int | tuple[dict | None, Iterable[bytes], float]
 
 
 def sha256(content: bytes) -> str:
@@ -47,21 +48,18 @@ INNER = Source(
 
 
 class Server(ThreadingHTTPServer):
-    """Gives each path its answer: bytes, a status, or a function of the request's handler."""
+    """Gives each path its answer: bytes, a status, or headers and pieces with a pause between."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, bytes | int | Answer] = {}
+        self.answers: dict[str, Answer] = {}
         self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing where a client has hung up."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    def handle_error(self, *_: object) -> None:
+        """Say nothing among the dots where a client has hung up."""
 
     def at(self, source: Source) -> Source:
         """The source with this server in its publisher's place."""
@@ -81,15 +79,19 @@ class Handler(BaseHTTPRequestHandler):
         answer = self.server.answers.get(self.path, 404)
         if isinstance(answer, int):
             self.send_error(answer)
-        elif isinstance(answer, bytes):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            if self.path.endswith(".gz"):
-                self.send_header("Content-Encoding", "x-gzip")  # as Apache may
+            return
+        if isinstance(answer, bytes):  # some servers call a .gz file an encoding
+            answer = ({"Content-Length": len(answer), "Content-Encoding": "x-gzip"}, [answer], 0)
+        headers, pieces, pause = answer
+        if headers is not None:
+            self.send_response(302 if "Location" in headers else 200)
+            for name, value in headers.items():
+                self.send_header(name, str(value))
             self.end_headers()
-            self.wfile.write(answer)
-        else:
-            answer(self)
+        for piece in pieces:
+            self.wfile.write(piece)
+            self.wfile.flush()
+            time.sleep(pause)
 
 
 @pytest.fixture
@@ -143,62 +145,26 @@ def test_what_is_damaged_in_the_downloads_is_replaced(server, downloads, content
     assert fetch.fetch(server.at(PLAIN)).read_bytes() == CONTENT
 
 
-def slowly(handler: BaseHTTPRequestHandler, head: bytes = b"HTTP/1.0 200 OK\r\n\r\n") -> None:
-    """One byte at a time, for longer than the client's patience."""
-    handler.wfile.write(head)
-    for _ in range(100):
-        handler.wfile.write(b"x")
-        handler.wfile.flush()
-        time.sleep(0.02)
-
-
-def endlessly(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(10_000):
-        handler.wfile.write(CONTENT)
-
-
-def cut(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(CONTENT)))
-    handler.end_headers()
-    handler.wfile.write(CONTENT[:100_000])
-
-
-def page(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/html; charset=utf-8")
-    handler.end_headers()
-    handler.wfile.write(b"<title>Log in</title>")
-
-
-def to(place: str) -> Answer:
-    def redirect(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", place)
-        handler.end_headers()
-
-    return redirect
+SLOWLY = ({}, [b"x"] * 100, 0.02)  # for longer than the client's patience
 
 
 @pytest.mark.parametrize(
     "answer, reason",
     [
-        (slowly, "less than 1,000 bytes a second came"),
-        (lambda handler: slowly(handler, b""), "less than 1,000 bytes a second came"),
-        (lambda handler: time.sleep(1), "less than 1,000 bytes a second came|cannot be reached"),
-        (endlessly, "more bytes come than the file can have"),
+        (SLOWLY, "less than 1,000 bytes a second came"),
+        ((None, [b"H"] * 100, 0.02), "less than 1,000 bytes a second came"),
+        (({}, [b""], 1), "less than 1,000 bytes a second came"),
+        (({}, itertools.repeat(CONTENT), 0), "more bytes come than the file can have"),
         (CONTENT + b"more", "more bytes come than the file can have"),
-        (cut, "the transfer broke off"),
-        (page, "sends a web page, as networks do that ask for a login"),
+        (({"Content-Length": len(CONTENT)}, [CONTENT[:100_000]], 0), "the transfer broke off"),
+        (({"Content-Type": "text/html; charset=utf-8"}, [], 0), "sends a web page"),
         (CONTENT[:-1] + b"!", "does not match the known hash"),
         (404, "the server answers 404"),
         (503, "the server answers 503"),
-        (to("http://example.org/file.bin"), "leads to a place that is not https"),
-        (to("http://localhost:1/file.bin"), "leads to a place that is not https"),
-        (to("file:///etc/passwd"), "leads to a place that is not https"),
-        (to("/file.bin"), "redirects"),
+        (({"Location": "http://example.org/x"}, [], 0), "leads to a place that is not https"),
+        (({"Location": "http://localhost:1/x"}, [], 0), "leads to a place that is not https"),
+        (({"Location": "file:///etc/passwd"}, [], 0), "leads to a place that is not https"),
+        (({"Location": "/file.bin"}, [], 0), "redirects"),
     ],
 )
 def test_a_faulty_answer_is_named_and_leaves_nothing(server, downloads, answer, reason):
@@ -213,24 +179,17 @@ def test_a_faulty_answer_is_named_and_leaves_nothing(server, downloads, answer, 
     assert left(downloads) == []
 
 
-def test_a_server_that_is_not_there(downloads):
+def test_the_next_url_is_asked_and_every_reason_is_kept(server, capsys):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        source = replace(PLAIN, urls=(f"http://127.0.0.1:{unused.getsockname()[1]}/file.bin",))
-        with pytest.raises(DownloadError, match="cannot be reached; is there a network"):
-            fetch.fetch(source)
-
-
-def test_the_next_url_is_asked_and_every_reason_is_kept(server, capsys):
-    urls = tuple(f"{server.url}/{name}" for name in ("gone", "broken", "file.bin"))
+        closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    urls = (f"{closed}/gone", f"{server.url}/broken", f"{server.url}/file.bin")
     server.answers |= {"/broken": b"x", "/file.bin": CONTENT}
     assert fetch.fetch(replace(PLAIN, urls=urls)).read_bytes() == CONTENT
     said = capsys.readouterr().err
-    assert f"no use of {urls[0]}: the server answers 404" in said
+    assert f"passed over {urls[0]}: the server cannot be reached; is there a network?" in said
     (machine.DOWNLOADS / "file.bin").write_bytes(b"damaged")
-    with pytest.raises(
-        DownloadError, match=r"file\.bin is damaged; .*/gone: .*404.*/broken: .*hash"
-    ):
+    with pytest.raises(DownloadError, match=r"file\.bin is damaged; .*/gone: .*/broken: .*hash"):
         fetch.fetch(replace(PLAIN, urls=urls[:2]))
 
 
@@ -248,18 +207,9 @@ def test_a_shared_folder_that_is_read_only_serves_and_a_full_one_is_named(
 
 
 def test_two_processes_fetch_one_file_once(server, downloads):
-    def late(handler: BaseHTTPRequestHandler) -> None:
-        time.sleep(0.5)
-        handler.send_response(200)
-        handler.end_headers()
-        handler.wfile.write(CONTENT)
-
-    server.answers["/file.bin"] = late
+    server.answers["/file.bin"] = ({}, [CONTENT[:1000], CONTENT[1000:]], 0.5)
     source = server.at(PLAIN)
-    code = f"""
-from labkit.lab.fetch import Source, fetch
-print(fetch({source!r}))
-"""
+    code = f"from labkit.lab.fetch import Source, fetch; print(fetch({source!r}))"
     variables = os.environ | {"LABKIT_DOWNLOADS": str(downloads)}
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE)
@@ -271,7 +221,7 @@ print(fetch({source!r}))
 
 
 def test_a_killed_download_leaves_nothing_that_is_believed(server, downloads):
-    server.answers["/file.bin"] = slowly
+    server.answers["/file.bin"] = SLOWLY
     code = f"from labkit.lab.fetch import Source, fetch; fetch({server.at(PLAIN)!r})"
     variables = os.environ | {"LABKIT_DOWNLOADS": str(downloads)}
     process = subprocess.Popen([sys.executable, "-c", code], env=variables)
@@ -360,16 +310,12 @@ def test_a_bad_mirror_is_named_and_passed_over(
     assert fetch.fetch(server.at(INNER)).read_bytes() == CONTENT
 
 
-def test_a_mirror_that_is_no_folder_is_told(monkeypatch):
-    monkeypatch.setenv("LABKIT_MIRROR", "nowhere")
-    with pytest.raises(DownloadError, match="nowhere is no folder; give its whole path"):
-        fetch.fetch(PLAIN)
-
-
 @pytest.mark.parametrize("value", ["1", "true", "Yes"])
 def test_offline_asks_no_server(server, monkeypatch, value):
     monkeypatch.setenv("LABKIT_OFFLINE", value)
-    with pytest.raises(DownloadError, match="LABKIT_OFFLINE forbids the network"):
+    monkeypatch.setenv("LABKIT_MIRROR", "nowhere")
+    message = "nowhere is no folder; give its whole path; LABKIT_OFFLINE forbids the network"
+    with pytest.raises(DownloadError, match=message):
         fetch.fetch(server.at(PLAIN))
     assert server.asked == []
 

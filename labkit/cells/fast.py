@@ -4,9 +4,9 @@ Autograd keeps a small graph node, and often a tensor, for every operation of ev
 out, the backward pass through time needs five calls a step, and one product for each weight after
 many steps.
 
-Shapes as in `labkit.cells.layers`, but time comes first inside, (T, B, ...), so that a step is one
-piece of memory. For the pass by hand the gates stand side by side in the order o, i, f, c: the
-first three are sigmoids, and the last three are what the cell state's gradient reaches.
+Shapes as in `labkit.cells.layers`. The gates stand side by side in the order o, i, f, c: the first
+three are sigmoids, and the last three are what the cell state's gradient reaches. For the pass by
+hand time comes first, (T, B, ...), so that a step is one piece of memory.
 """
 
 from __future__ import annotations
@@ -20,27 +20,46 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from labkit.cells.layers import LSTM, FusedLSTM, FusedLSTMLayer, LayerState
+from labkit.cells.layers import LSTM, LayerState, _Layer, _Recurrent, architecture
 from labkit.cells.parity import to_torch
 
 
-class OneProductLSTMLayer(FusedLSTMLayer):
-    """The gates' products taken together: at each step one with the input, one with the state."""
+class OneProductLayer(_Layer):
+    """The gates' products taken together: at each step one with the input, one with the state.
+
+    W (I, 4H), U (H, 4H) and b (1, 4H) hold all gates.
+    """
+
+    gates = ("",)
+    blocks = 4
+
+    def update(self, z: Tensor, c: Tensor) -> LayerState:
+        """The next state from z (B, 4H), the sums inside the gates, and the cell state (B, H)."""
+        H = self.hidden_size
+        o, i, f = torch.sigmoid(z[:, : 3 * H]).chunk(3, dim=1)  # (B, H) each
+        c = f * c + i * torch.tanh(z[:, 3 * H :])
+        return o * torch.tanh(c), c
+
+    def step(self, x: Tensor, state: LayerState) -> LayerState:
+        h, c = state
+        return self.update(x @ self.W + h @ self.U + self.b, c)
+
+
+class HoistedLayer(OneProductLayer):
+    """The input's product taken out of the loop: one product a step."""
 
     def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
-        """The states after each of the T steps of X (B, T, I)."""
         h, c = state
+        # the input's part of every gate needs no earlier state: one product for all steps
+        Z = X @ self.W + self.b  # (B, T, 4H)
         states = []
-        for x in X.unbind(1):  # (B, I)
-            h, c = self.update(x @ self.W + h @ self.U + self.b, c)
+        for z in Z.unbind(1):  # (B, 4H)
+            h, c = self.update(torch.addmm(z, h, self.U), c)
             states.append((h, c))
         return states
 
 
-class OneProductLSTM(FusedLSTM):
-    """`FusedLSTM` with the input's product still inside the loop."""
-
-    layer_class = OneProductLSTMLayer
+# the backward pass by hand
 
 
 @torch.inference_mode()  # a call that autograd need not look at is a little cheaper
@@ -135,8 +154,8 @@ class ThroughTime(torch.autograd.Function):
         return d_X, d_hidden[0], d_c, d_W, d_U, d_b
 
 
-class HandwrittenBackwardLSTMLayer(FusedLSTMLayer):
-    """The LSTM layer with its gradient written by hand."""
+class HandwrittenLayer(OneProductLayer):
+    """The layer with its gradient written by hand."""
 
     def forward(self, X: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Outputs (B, T, H), the hidden state after each step, and the last state."""
@@ -144,26 +163,30 @@ class HandwrittenBackwardLSTMLayer(FusedLSTMLayer):
         return output, (h, c)
 
 
-class HandwrittenBackwardLSTM(FusedLSTM):
-    """`FusedLSTM` with its gates side by side in the order o i f c, and that layer."""
-
-    layer_class = HandwrittenBackwardLSTMLayer
-    order = ("_o", "_i", "_f", "_c")
-
-
 # the ladder: one function from the same weights, computed in several ways
 
-RUNGS = {
-    "naive": LSTM,
-    "one_product": OneProductLSTM,
-    "fused": FusedLSTM,
-    "backward": HandwrittenBackwardLSTM,
-}
+
+class FastLSTM(_Recurrent):
+    """The same function as `lstm`, from a copy of its weights, computed by a fast layer."""
+
+    state_names = ("h_0", "c_0")
+
+    def __init__(self, layer_class: type[OneProductLayer], lstm: LSTM) -> None:
+        self.layer_class = layer_class
+        weights = {
+            f"{index}.{kind}": torch.cat([getattr(layer, f"{kind}_{g}") for g in "oifc"], dim=1)
+            for index, layer in enumerate(lstm.layers)
+            for kind in "WUb"
+        }
+        super().__init__(**architecture(lstm), weights=weights)
+
+
+RUNGS = {"one_product": OneProductLayer, "fused": HoistedLayer, "backward": HandwrittenLayer}
 LABELS = {
     "naive": "eight products",
     "one_product": "one product",
     "fused": "hoisted input",
-    "backward": "own backward",
+    "backward": "backward by hand",
     "torch": "nn.LSTM",
 }
 Shape = tuple[int, int, int, int]  # B, T, I, H
@@ -177,7 +200,7 @@ def size_text(shape: Shape) -> str:
 
 def versions(naive: LSTM) -> dict[str, nn.Module]:
     """`naive` computed by each rung and by `nn.LSTM` ("torch"), with copies of its weights."""
-    copies = {n: rung.from_lstm(naive) for n, rung in RUNGS.items() if n != "naive"}
+    copies = {name: FastLSTM(layer_class, naive) for name, layer_class in RUNGS.items()}
     return {"naive": naive, **copies, "torch": to_torch(naive)}
 
 

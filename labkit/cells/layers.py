@@ -41,18 +41,12 @@ class _Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
-        for name, rows in self.parameter_rows(input_size, hidden_size).items():
-            parameter = torch.empty(rows, self.blocks * hidden_size, dtype=dtype, device=device)
-            for block in parameter.chunk(self.blocks, dim=1):
-                nn.init.xavier_uniform_(block)
-            self.register_parameter(name, nn.Parameter(parameter))
-
-    @classmethod
-    def parameter_rows(cls, input_size: int, hidden_size: int) -> dict[str, int]:
-        """The parameters' names, in order, and the number of their rows."""
         rows = {"W": input_size, "U": hidden_size, "b": 1}
-        names = {kind + gate: rows[kind] for gate in cls.gates for kind in rows}
-        return names | dict.fromkeys(cls.second_biases, 1)
+        names = [kind + gate for gate in self.gates for kind in rows]
+        for name in (*names, *self.second_biases):
+            shape = rows[name[0]], self.blocks * hidden_size
+            start = nn.init.xavier_uniform_(torch.empty(shape, dtype=dtype, device=device))
+            self.register_parameter(name, nn.Parameter(start))
 
     def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
         """The states after each of the T steps of X (B, T, I)."""
@@ -116,30 +110,6 @@ class GRULayer(_Layer):
         z = torch.sigmoid(x @ self.W_z + h @ self.U_z + self.b_z)
         n = torch.tanh(x @ self.W_n + self.b_n + r * (h @ self.U_n + self.b_hn))
         return ((1 - z) * n + z * h,)
-
-
-class FusedLSTMLayer(_Layer):
-    """The LSTM layer with its gates side by side, i f o c, in W (I, 4H), U (H, 4H), b (1, 4H)."""
-
-    gates = ("",)
-    blocks = 4
-
-    def update(self, z: Tensor, c: Tensor) -> LayerState:
-        """The next state from z (B, 4H), the sums inside the gates, and the cell state (B, H)."""
-        H = self.hidden_size
-        i, f, o = torch.sigmoid(z[:, : 3 * H]).chunk(3, dim=1)  # (B, H) each
-        c = f * c + i * torch.tanh(z[:, 3 * H :])
-        return o * torch.tanh(c), c
-
-    def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
-        h, c = state
-        # the input's part of every gate needs no earlier state: one product for all steps
-        Z = X @ self.W + self.b  # (B, T, 4H)
-        states = []
-        for z in Z.unbind(1):  # (B, 4H)
-            h, c = self.update(torch.addmm(z, h, self.U), c)
-            states.append((h, c))
-        return states
 
 
 class _Recurrent(nn.Module):
@@ -283,26 +253,6 @@ class LSTM(_Recurrent):
             steps.append(self.layers[0].gated_step(x, h, c))
             h, c = steps[-1]["h"], steps[-1]["c"]
         return {name: torch.stack([s[name] for s in steps], dim=1) for name in steps[0]}
-
-
-class FusedLSTM(_Recurrent):
-    """The LSTM with one matrix product a step: gates side by side, input projection hoisted."""
-
-    layer_class = FusedLSTMLayer
-    state_names = ("h_0", "c_0")
-    order = LSTMLayer.gates  # of the columns
-
-    @classmethod
-    def from_lstm(cls, lstm: LSTM) -> FusedLSTM:
-        """The same function as `lstm`, with a copy of its weights."""
-        if not isinstance(lstm, LSTM):
-            raise TypeError(f"{cls.__name__}.from_lstm takes an LSTM, got {type(lstm).__name__}")
-        weights = {
-            f"{index}.{kind}": torch.cat([getattr(layer, kind + g) for g in cls.order], dim=1)
-            for index, layer in enumerate(lstm.layers)
-            for kind in "WUb"
-        }
-        return cls(**architecture(lstm), weights=weights)
 
 
 def architecture(module: nn.Module) -> dict[str, Any]:

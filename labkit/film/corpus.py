@@ -130,9 +130,13 @@ def glove(words: int = 0) -> Path:
     problems = []
     for source in sources:
         try:
-            return fetch(source)
+            path = fetch(source)
         except DownloadError as error:
             problems.append(str(error))
+            continue
+        if not words and source == EXCERPT:
+            say(f"glove: an excerpt of {EXCERPT_WORDS:,} words; settings that read more will fail")
+        return path
     raise DownloadError(". ".join(problems))
 
 
@@ -421,8 +425,3 @@ def pad(
     place = (start.unsqueeze(1) + step).where(inside, torch.zeros(()).long())
     X = corpus.tokens[place].long().where(inside, torch.tensor(PAD_ID))
     return X, length
-
-
-def folder(name: str) -> str:
-    """The corpus itself: until nobody asks for its folder."""
-    return name

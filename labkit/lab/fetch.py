@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,9 +41,9 @@ class _Unusable(Exception):
 class Source:
     """A file of the downloads, its SHA-256 in hexadecimal digits and its size in bytes.
 
-    It is published at the https `urls`, or `packed_in` another file, out of which `unpack` yields
-    its pieces. That one a mirror may have packed in another way: what comes out of it is hashed.
-    Never is more read than the sizes say.
+    It is published at the https `urls`, or `packed_in` another file, from which `unpack` yields its
+    pieces. A mirror may pack it differently, because what is unpacked is hashed, too. No more bytes
+    are read than the sizes allow.
     """
 
     name: str
@@ -54,10 +55,10 @@ class Source:
 
 
 def fetch(source: Source) -> Path:
-    """The path of a source, fetched unless it is there with the right hash.
+    """The path of a source, which is fetched unless it is there with the right hash.
 
-    Asked are the folder of downloads, where an archive may have been put by hand, the mirror and
-    the URLs, in this order. DownloadError names what was wrong with each of them.
+    Asks the folder of downloads (an archive may have been put there by hand), the mirror and the
+    URLs, in this order. DownloadError names what was wrong with each of them.
     """
     path = machine.DOWNLOADS / source.name
     if _is_right(path, source):
@@ -72,7 +73,7 @@ def fetch(source: Source) -> Path:
                 return _fetch_from(place, source, path)
             except _Unusable as error:
                 tried.append(f"{place}: {error}")
-                say(f"{published.name}: no use of {tried[-1]}")
+                say(f"{published.name}: passed over {tried[-1]}")
     if offline():
         tried.append("LABKIT_OFFLINE forbids the network")
     raise DownloadError(
@@ -99,11 +100,12 @@ def lock(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another process that fetches {path.name}")
-            held.acquire()
+        with warnings.catch_warnings(action="ignore"):  # a file does where there are no locks
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                say(f"waiting for another process that fetches {path.name}")
+                held.acquire()
     except OSError as error:
         raise _local(error, path) from error
     try:

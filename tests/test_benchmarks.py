@@ -1,0 +1,105 @@
+"""`make bench`: sections run, and the page says what was measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+
+from labkit.lab import machine
+from labkit.measure.plots import png_bytes
+from labkit.measure.statistics import summarise
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(machine.ROOT / "benchmarks")
+    module = importlib.import_module("bench")
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    return module
+
+
+def times(values):
+    return summarise(values, statistic="median", timing=True)
+
+
+def measures_of(bench):
+    """Numbers for every section, by its own way of noting them."""
+    measures = {}
+    for shape in bench.page.SHAPES:
+        seconds = {name: [2.0, 3.0, 2.0] for name in bench.fast.LABELS}
+        bench.note(measures, f"ladder/{'x'.join(map(str, shape))}", seconds, "torch")
+    for T in bench.LENGTHS:
+        seconds = {"handwritten": [60e-6] * 3, "torch": [8e-6] * 3, "ensemble": [1e-6] * 3}
+        bench.note(measures, f"replicas/{T}", seconds, "ensemble")
+    seconds = {"handwritten": [90.0, 80.0], "torch": [30.0, 31.0], "lab": [10.0, 10.0]}
+    bench.note(measures, "epoch", seconds, "lab")
+    bench.note(measures, "start", {"python": [0.1], "import": [0.2], "help": [0.6]}, "python")
+    bench.note(measures, "chapter", {"papermill": [10.0], "labkit": [10.5]}, "papermill")
+    return measures
+
+
+def test_every_aim_has_its_measure_and_a_verdict(bench):
+    measures = measures_of(bench)
+    assert {aim.measure for aim in bench.page.AIMS} <= measures.keys()
+    table = bench.page.table(measures)
+    assert len(table.splitlines()) == 1 + len(bench.page.AIMS)
+    (line,) = [line for line in table.splitlines() if "--help" in line]
+    assert line.split()[-4:] == ["0.6", "≤", "0.5", "missed"]
+    (line,) = [line for line in table.splitlines() if line.startswith("review epoch: eight")]
+    assert line.endswith("met")
+    assert "8.5" in line
+
+
+def test_record_page_and_figures_are_written_with_their_sums(bench, tmp_path):
+    section = {"finished": "now", "measures": measures_of(bench)}
+    bench.write({"ladder": section})
+    sums = bench.record.read_sums(tmp_path)
+    names = {"results.json", "README.md", "ladder.png", "replicas.png", "epoch.png"}
+    assert sums.keys() == names
+    assert {path.name for path in tmp_path.iterdir()} == names | {"SHA256SUMS"}
+    text = (tmp_path / "README.md").read_text("utf-8")
+    assert bench.page.table(section["measures"]) in text
+    assert "](epoch.png)" in text
+
+    again = bench.write({"start": {"finished": "later", "measures": {"x": times([1.0])}}})
+    assert list(again["sections"]) == ["ladder", "start"], "what was measured before is kept"
+    record = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    record["provenance"]["cpu"] = "another"
+    (tmp_path / "results.json").write_text(json.dumps(record), "utf-8")
+    assert list(bench.write({"start": section})["sections"]) == ["start"]
+
+
+def test_the_figures_show_what_was_measured(bench):
+    figures = bench.page.figures(measures_of(bench))
+    assert [*figures] == ["ladder", "replicas", "epoch"]
+    assert len(figures["ladder"].axes) == len(bench.page.SHAPES)
+    assert [text.get_text() for text in figures["epoch"].axes[0].texts] == ["85 s", "30 s", "10 s"]
+    for name, figure in figures.items():
+        assert figure.labkit_name == name
+        assert png_bytes(figure)
+
+
+def test_a_trial_measures_and_writes_nothing(bench, tmp_path, capsys):
+    bench.main(["ladder", "start", "--small"])
+    assert capsys.readouterr().out.startswith("bench: ladder\nbench: start\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replicas_at_once_are_faster_than_one_model(bench):
+    seconds = bench.in_child("time_replicas", 3, 2)
+    assert 0 < min(seconds["ensemble"]) < min(seconds["handwritten"])
+
+
+def test_both_ways_read_the_same_number_of_reviews(bench):
+    for way in ("torch", "lab"):
+        assert bench.in_child("time_epoch", way, "generated", 2001, 1, 0) > 0
+
+
+def test_what_fails_is_named(bench, capsys):
+    with pytest.raises(RuntimeError, match=r"(?s)time_ladder.*not enough values to unpack"):
+        bench.in_child("time_ladder", [1, 2], 1)
+    with pytest.raises(SystemExit):
+        bench.main(["tempo"])
+    assert "unknown section tempo; there are ladder, replicas" in capsys.readouterr().err
