@@ -217,22 +217,6 @@ def test_skip_puts_each_word_beside_the_output(pooling):
     assert model(X, LENGTH).shape == (5, 2)
 
 
-@pytest.mark.parametrize("activation, kind", [("relu", nn.ReLU), ("tanh", nn.Tanh)])
-def test_the_head_has_the_hidden_layer_that_was_asked_for(activation, kind):
-    model = make(head_size=6, activation=activation, num_classes=10)
-    first, middle, last = model.head
-    assert isinstance(middle, kind)
-    assert (first.in_features, first.out_features, last.out_features) == (H, 6, 10)
-
-
-def test_dropout_acts_while_training_only():
-    model = make(dropout=0.5, embedding_dropout=0.5)
-    X = batch()
-    assert torch.equal(model(X, LENGTH), model(X, LENGTH))
-    model.train()
-    assert not torch.equal(model(X, LENGTH), model(X, LENGTH))
-
-
 @pytest.mark.parametrize("cell", [*TORCH_LAYERS, "handwritten"])
 def test_states_are_taken_up_and_replaced(cell):
     """Two halves of a text, one after the other, end where the whole text ends."""

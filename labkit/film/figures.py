@@ -9,11 +9,11 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from labkit.measure.plots import COLOURS, PALETTE, new_figure
 
-CELLS = {"rnn": COLOURS["srn"], "lstm": COLOURS["lstm"], "gru": COLOURS["gru"]}
+CELLS = COLOURS | {"rnn": COLOURS["srn"]}
 
 
 def corpus_plot(length: np.ndarray, rating: np.ndarray, max_len: int) -> Figure:
@@ -42,11 +42,13 @@ def curves(
     what: str,
     panels: Mapping[str, Mapping[str, np.ndarray]],
     *,
+    x: Sequence[float] | None = None,
+    xlabel: str = "epoch",
     published: Mapping[str, Mapping[int, float]] | None = None,
     log: Sequence[str] = (),
     figsize: tuple[float, float] = (2.9, 2.6),
 ) -> Figure:
-    """Quantities over the epochs: `panels[title][label]` is (seeds, K), drawn as mean and range.
+    """Quantities over `x` (K,), by default the epochs from 1: `panels[title][label]` is (seeds, K).
 
     `published[title]` holds published values by epoch; panels in `log` have a logarithmic axis.
     `figsize` is that of one panel.
@@ -56,10 +58,9 @@ def curves(
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     fig, axes = new_figure(
         name,
-        f"{what} over the epochs; panels: {'; '.join(panels)}. One colour for each of: "
-        f"{'; '.join(labels)}; lines are means over the seeds, bands reach from the lowest seed to "
-        "the highest, and equal lines lie on each other"
-        + ("; open circles are published." if published else "."),
+        f"{what}; panels: {'; '.join(panels)}. One colour for each of: {'; '.join(labels)}; lines "
+        "are means over the seeds, bands reach from the lowest seed to the highest, and equal "
+        "lines lie on each other" + ("; open circles are published." if published else "."),
         rows,
         columns,
         figsize=(figsize[0] * columns + 0.4, figsize[1] * rows + 0.7),
@@ -70,13 +71,14 @@ def curves(
         for label, values in lines.items():
             seeds, K = np.shape(values)
             sns.lineplot(
-                x=np.tile(np.arange(1, K + 1), seeds), y=np.ravel(values), errorbar=("pi", 100),
-                color=PALETTE[labels.index(label)], label=label, legend=False, ax=ax,
+                x=np.tile(range(1, K + 1) if x is None else x, seeds), y=np.ravel(values),
+                errorbar=("pi", 100), color=CELLS.get(label, PALETTE[labels.index(label)]),
+                label=label, legend=False, ax=ax,
             )  # fmt: skip
         if points := published.get(title):
             style = {"color": "black", "mfc": "none", "markersize": 4, "linewidth": 1}
             ax.plot(list(points), list(points.values()), "o--", label="published", **style)
-        ax.set(xlabel="epoch", yscale="log" if title in log else "linear")
+        ax.set(xlabel=xlabel, yscale="log" if title in log else "linear")
         ax.set_title(title, fontsize=10)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes.flat[len(panels) :]:
@@ -134,40 +136,6 @@ def dots(
     ax.set(xlabel=xlabel, ylabel="", ylim=(len(rows) - 0.5, -0.5))
     ax.tick_params(axis="y", labelsize=9)
     _legend(fig, [ax])
-    return fig
-
-
-def length_plot(by_model: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Accuracy over the review's length: rows of `studies.by_length` for "cell/pooling"."""
-    poolings = sorted({name.split("/")[1] for name in by_model})
-    fig, axes = new_figure(
-        "accuracy_over_length",
-        "Test accuracy over the length of a review, mean of the seeds with 95 % Wilson intervals "
-        "of the number of reviews in a range. One panel for each vector of a review: "
-        f"{' and '.join(poolings)}; RNN, LSTM and GRU in three colours, a little apart. The axis "
-        "of the lengths is logarithmic.",
-        ncols=len(poolings),
-        figsize=(4.6 * len(poolings) + 0.4, 3.6),
-        sharey=True,
-        squeeze=False,
-    )
-    for name, rows in by_model.items():
-        cell, pooling = name.split("/")
-        ax, shift = axes[0][poolings.index(pooling)], 0.97 + 0.03 * list(CELLS).index(cell)
-        x, y, low, high = (
-            np.array([row[key] for row in rows]) for key in ("length", "accuracy", "low", "high")
-        )
-        ax.errorbar(
-            x * shift, y, yerr=np.clip([y - low, high - y], 0, None), fmt="o-", markersize=4,
-            capsize=2, linewidth=1.3, color=CELLS[cell], label=cell.upper(),
-        )  # fmt: skip
-        ax.set(xscale="log", xlabel="words in a review (log scale)")
-        ax.set_title(f"review vector: {pooling}")
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
-        ax.minorticks_off()
-    axes[0][0].set_ylabel("test accuracy")
-    _legend(fig, axes[0])
     return fig
 
 
