@@ -188,13 +188,14 @@ def test_only_pairs_see_not_good():
     """The same words in two orders: "not good, bad" against "not bad, good"."""
     fillers = ("the film", "an actor", "the story", "an ending", "the music")
     texts = [
-        (f"{a} {words} {b}", y, False)
-        for _ in range(3)
+        (f"{a} {words} {b} {part}", y, False)
+        for part in ("one", "two", "three")
         for a, b in itertools.product(fillers, fillers)
         for y, words in enumerate(("not good bad", "not bad good"))
     ]
     fits = {kind: linear(corpus_of(texts), kind) for kind in studies.VECTORIZERS}
     assert fits["binary"]["test_accuracy"] == pytest.approx(0.5)
+    assert fits["binary"]["num_features"] == 11  # and not "two" or "three", of dev and test
     assert fits["tfidf_pairs"]["test_accuracy"] == fits["tfidf_pairs"]["dev_accuracy"] == 1.0
 
 

@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from labkit.film.corpus import PAD_ID, Corpus, numericalize, tokenize
+from labkit.film.corpus import Corpus, numericalize, tokenize
 from labkit.film.model import ReviewClassifier
 from labkit.film.training import FilmTraining, accuracy, held_out, positive
 from labkit.lab import store
@@ -294,8 +294,7 @@ def read_aloud(model: ReviewClassifier, ids: Tensor, size: int = 64) -> Tensor:
     p = []
     for length in torch.arange(1, len(ids) + 1).split(size):
         X = ids[: int(length.max())].long().expand(len(length), -1)
-        X = X.masked_fill(torch.arange(X.shape[1]) >= length.unsqueeze(1), PAD_ID)
-        p.append(positive(model(X, length).softmax(1)))
+        p.append(positive(model(X, length).softmax(1)))  # what stands behind a length is not read
     return torch.cat(p)
 
 
