@@ -6,22 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from labkit.measure.plots import PALETTE, new_figure
 
-Summary = Mapping[str, Any]
-
-# one colour and one sign for each rival, the same in every plot
+# one colour and one sign for each rival and each pooling, the same in every plot
 LOOKS = {
     "fine-tuned": (PALETTE[0], "o"),
     "frozen": (PALETTE[2], "s"),
     "random start": (PALETTE[4], "X"),
     "recurrent": (PALETTE[1], "^"),
     "linear": (PALETTE[7], "D"),
-}
-POOLINGS = {
     "cls": (PALETTE[0], "o"),
     "mean": (PALETTE[2], "s"),
     "last_position": (PALETTE[1], "^"),
@@ -38,32 +35,35 @@ def pieces_plot(words: np.ndarray, pieces: np.ndarray, max_len: int) -> Figure:
         "reviews go on.",
         figsize=(7.0, 3.0),
     )
-    edges = np.linspace(0, np.percentile(pieces, 99), 50)
-    ax.hist(words, bins=edges, color=PALETTE[0], alpha=0.55, label="words")
-    ax.hist(pieces, bins=edges, histtype="step", linewidth=1.8, color=PALETTE[1], label="pieces")
-    ax.axvline(max_len, color="black", linestyle="--", linewidth=1, label=f"{max_len} pieces: read")
-    ax.set(xlabel="length of a review in words or pieces", ylabel="reviews", xlim=(0, edges[-1]))
-    ax.legend()
+    longest = np.percentile(pieces, 99)
+    lengths = {"words": words[words <= longest], "pieces": pieces[pieces <= longest]}
+    sns.histplot(lengths, bins=50, element="step", palette=PALETTE[:2], ax=ax)
+    ax.axvline(max_len, color="black", linestyle="--", linewidth=1)
+    ax.set(xlabel="length of a review in words or pieces", ylabel="reviews", xlim=(0, longest))
     return fig
 
 
-def head_plot(tokens: Sequence[str], attention: np.ndarray, name: str = "one_head") -> Figure:
+def head_plot(tokens: Sequence[str], attention: np.ndarray) -> Figure:
     """The attention of one head, (T, T): each row is a piece that asks, each column one asked."""
     fig, ax = new_figure(
-        name,
+        "one_head",
         f"A heat map of the attention of one head over the {len(tokens)} pieces "
         f"{' '.join(tokens)}. A row is the piece that asks, a column the piece that is asked, and "
         "every row sums to 1; darker is more.",
         figsize=(0.32 * len(tokens) + 2.2, 0.3 * len(tokens) + 1.4),
     )
-    image = ax.imshow(attention, cmap="Blues", vmin=0, vmax=max(0.25, float(attention.max())))
-    place = np.arange(len(tokens))
+    _heat_map(ax, attention, max(0.25, float(attention.max())), "attention", square=True)
+    place = np.arange(len(tokens)) + 0.5
     ax.set_xticks(place, tokens, rotation=90, fontsize=8)
-    ax.set_yticks(place, tokens, fontsize=8)
+    ax.set_yticks(place, tokens, rotation=0, fontsize=8)
     ax.set(xlabel="asked", ylabel="asks")
-    ax.grid(False)
-    fig.colorbar(image, ax=ax, label="attention", shrink=0.8)
     return fig
+
+
+def _heat_map(ax: Any, values: np.ndarray, highest: float, label: str, **options: Any) -> None:
+    ax.grid(False)
+    bar = {"label": label, "extend": "max" if values.max() > highest else "neither"}
+    sns.heatmap(values, vmin=0, vmax=highest, cmap="Blues", cbar_kws=bar, ax=ax, **options)
 
 
 def rate_plot(rates: Mapping[str, Sequence[float]]) -> Figure:
@@ -74,143 +74,71 @@ def rate_plot(rates: Mapping[str, Sequence[float]]) -> Figure:
         f"{', '.join(rates)}.",
         figsize=(6.4, 2.6),
     )
-    styles = ("-", "--", ":")
-    for colour, style, (label, values) in zip(PALETTE, styles, rates.items(), strict=False):
-        ax.plot(np.arange(1, len(values) + 1), values, style, color=colour, lw=2, label=label)
+    sns.lineplot({name: np.array(values) for name, values in rates.items()}, lw=2, ax=ax)
     ax.set(xlabel="step", ylabel="share of the learning rate", ylim=(0, None))
-    ax.legend(fontsize=8)
     return fig
 
 
-def _sizes_axis(ax: Any, sizes: Sequence[float]) -> None:
-    """A logarithmic axis whose ticks are the numbers of reviews themselves."""
-    ax.set(xscale="log", xlabel="training reviews (log scale)")
-    ax.set_xticks(list(sizes), [f"{size:,.0f}" for size in sizes])
+def size_plot(
+    name: str, about: str, curves: Mapping[str, Mapping[int, Mapping[str, Any]]]
+) -> Figure:
+    """Held-out accuracy over the number of training reviews: `curves[label][size]`.
+
+    A value has mean, low and high, which may be None, and raw, the values of the seeds; `about`
+    says what the bars from low to high are.
+    """
+    sizes = sorted({size for by_size in curves.values() for size in by_size})
+    fig, ax = new_figure(
+        name,
+        "Accuracy on the held-out reviews over the number of training reviews, which are the same "
+        f"for all; one line and sign for each of: {', '.join(curves)}. {about} The dotted line is "
+        "chance. The axis of the reviews is logarithmic, and the lines are shifted a little "
+        "sideways.",
+        figsize=(7.6, 4.2),
+    )
+    for shift, (label, by_size) in zip(
+        np.linspace(0.94, 1.06, len(curves)), curves.items(), strict=True
+    ):
+        colour, marker = LOOKS[label]
+        x, means = np.array(list(by_size)) * shift, [v["mean"] for v in by_size.values()]
+        ax.plot(x, means, f"{marker}-", color=colour, markersize=6, linewidth=1.2, label=label)
+        for place, value in zip(x, by_size.values(), strict=True):
+            ax.plot([place] * len(value["raw"]), value["raw"], ".", color=colour, alpha=0.6)
+            if value["low"] is not None:
+                ax.vlines(place, value["low"], value["high"], color=colour, linewidth=1.4)
+    ax.axhline(0.5, color="black", linestyle=":", linewidth=1)
+    ax.set(xscale="log", xlabel="training reviews (log scale)", ylabel="held-out accuracy")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="x", which="minor", length=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
-def pooling_plot(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
-    """Accuracy of a linear head on frozen vectors: `found[pooling][size]` has accuracy, low, high.
-
-    low and high bound the interval of counting so many reviews.
-    """
-    sizes = sorted({size for rows in found.values() for size in rows})
-    fig, ax = new_figure(
-        "pooling",
-        "Accuracy on the held-out reviews of a linear head on the frozen encoder's vectors, over "
-        f"the number of training reviews; one line for each of: {', '.join(found)}. Bars are 95 % "
-        "Wilson intervals of counting the reviews; the dotted line is chance. The axis of the "
-        "reviews is logarithmic, and the lines are shifted a little sideways.",
-        figsize=(6.8, 3.4),
-    )
-    for shift, (pooling, rows) in zip((0.96, 1.0, 1.04), found.items(), strict=False):
-        colour, marker = POOLINGS[pooling]
-        x = np.array(list(rows))
-        y = np.array([row["accuracy"] for row in rows.values()])
-        low, high = (np.array([row[end] for row in rows.values()]) for end in ("low", "high"))
-        error = np.clip([y - low, high - y], 0, None)
-        ax.errorbar(
-            x * shift, y, yerr=error, fmt=f"{marker}-", color=colour, markersize=5, capsize=2,
-            label=pooling,
-        )  # fmt: skip
-    ax.axhline(0.5, color="black", linestyle=":", linewidth=1)
-    _sizes_axis(ax, sizes)
-    ax.set_ylabel("held-out accuracy")
-    ax.legend()
+    ax.set_ylim(max(0.0, min(0.48, ax.get_ylim()[0])), min(1.02, ax.get_ylim()[1]))
+    fig.legend(loc="outside lower center", ncols=5, fontsize=9)
     return fig
 
 
-def learning_curve(curves: Mapping[str, Mapping[int, Summary]]) -> Figure:
-    """Held-out accuracy over the number of training reviews: `curves[rival][size]` is a summary."""
-    sizes = sorted({size for rows in curves.values() for size in rows})
-    fig, ax = new_figure(
-        "learning_curve",
-        "Accuracy on the held-out reviews over the number of training reviews, which are the same "
-        f"for all; one line and sign for each of: {', '.join(curves)}. Small dots are seeds; bars "
-        "are 95 % Student intervals of the mean where there are at least three seeds. The axis of "
-        "the reviews is logarithmic, and the rivals are shifted a little sideways.",
-        figsize=(7.6, 4.4),
-    )
-    shifts = np.linspace(0.93, 1.07, len(curves)) if len(curves) > 1 else [1.0]
-    for shift, (rival, rows) in zip(shifts, curves.items(), strict=True):
-        colour, marker = LOOKS[rival]
-        x = np.array(list(rows)) * shift
-        for place, row in zip(x, rows.values(), strict=True):
-            ax.plot([place] * row["n"], row["raw"], ".", color=colour, alpha=0.6, markersize=4)
-            if row["n"] >= 3 and row["low"] is not None:
-                ax.plot([place, place], [row["low"], row["high"]], color=colour, linewidth=1.4)
-        means = [row["mean"] for row in rows.values()]
-        ax.plot(x, means, f"{marker}-", color=colour, markersize=6, linewidth=1.2, label=rival)
-    ax.axhline(0.5, color="black", linestyle=":", linewidth=1, label="chance")
-    _sizes_axis(ax, sizes)
-    raw = [v for rows in curves.values() for row in rows.values() for v in row["raw"]]
-    ax.set(ylabel="held-out accuracy", ylim=(min(0.48, min(raw) - 0.02), min(1.0, max(raw) + 0.06)))
-    fig.legend(loc="outside lower center", ncols=6, fontsize=9)
-    return fig
-
-
-def epochs_plot(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Loss and accuracy over the epochs: `runs[name]` has train_loss, dev_loss, train_accuracy and
-    dev_accuracy, each (seeds, K)."""
-    fig, axes = new_figure(
-        "epochs",
-        "Two panels over the epochs, loss and accuracy. Dashed lines are training, solid ones "
-        f"dev, thin ones seeds; one colour for each of: {', '.join(runs)}.",
-        ncols=2,
-        figsize=(9.0, 3.4),
-    )
-    for ax, what in zip(axes, ("loss", "accuracy"), strict=True):
-        for colour, (name, found) in zip(PALETTE, runs.items(), strict=False):
-            for kind, style in (("train", "--"), ("dev", "-")):
-                values = np.asarray(found[f"{kind}_{what}"], dtype=float)
-                epochs = np.arange(1, values.shape[1] + 1)
-                ax.plot(epochs, values.T, style, color=colour, linewidth=0.6, alpha=0.5)
-                ax.plot(
-                    epochs, values.mean(0), f"o{style}", color=colour, linewidth=1.8, markersize=4,
-                    label=f"{name}, {'training' if kind == 'train' else 'dev'}",
-                )  # fmt: skip
-        ax.set(xlabel="epoch", title=what)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    fig.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8,
-        handlelength=3.5,
-    )
-    return fig
-
-
-def cost_plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def cost_plot(costs: Mapping[str, Sequence[Any]]) -> Figure:
     """Held-out accuracy over the parameters, and over the seconds of a training.
 
-    A row has name, rival (a key of `LOOKS`), parameters, seconds and accuracy.
+    Under "rival" (keys of `LOOKS`), "parameters", "seconds" and "accuracy" one value for each.
     """
     fig, axes = new_figure(
         "cost",
         "Held-out accuracy against the number of parameters (left) and the seconds of a training "
-        f"(right), both on logarithmic axes, one point for each of: "
-        f"{', '.join(row['name'] for row in rows)}.",
+        f"(right), both on logarithmic axes, one point for each of: {', '.join(costs['rival'])}.",
         ncols=2,
         figsize=(9.4, 3.6),
         sharey=True,
     )
+    palette, markers = ({name: look[k] for name, look in LOOKS.items()} for k in (0, 1))
+    looks = {"palette": palette, "markers": markers, "s": 80, "edgecolor": "black"}
     for ax, what in zip(axes, ("parameters", "seconds"), strict=True):
-        for row in rows:
-            colour, marker = LOOKS[row["rival"]]
-            ax.plot(
-                row[what], row["accuracy"], marker, color=colour, markersize=8, mec="black",
-                label=row["name"],
-            )  # fmt: skip
-        ax.set(xscale="log", xlabel=what if what == "parameters" else "seconds of training")
+        sns.scatterplot(costs, x=what, y="accuracy", hue="rival", style="rival", ax=ax, **looks)
+        ax.set(xscale="log", ylabel="held-out accuracy")
         ax.margins(x=0.12, y=0.12)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0].set_ylabel("held-out accuracy")
-    fig.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
-    )
+    axes[1].set_xlabel("seconds of training")
+    axes[1].get_legend().remove()
     return fig
 
 
@@ -232,14 +160,11 @@ def reading_plot(tokens: Sequence[str], received: np.ndarray, effect: np.ndarray
     )
     # [CLS] and [SEP] may receive most; the scale ends where the others can be told apart
     limit = max(float(np.quantile(received, 0.97)), 3 / len(tokens))
-    image = top.imshow(received, cmap="Blues", vmin=0, vmax=limit, aspect="auto")
-    top.set_yticks(np.arange(len(received)), [f"{k}" for k in range(1, len(received) + 1)])
+    _heat_map(top, received, limit, "share", yticklabels=range(1, len(received) + 1))
     top.set_ylabel("layer")
-    top.grid(False)
-    fig.colorbar(image, ax=top, label="share", extend="max")
-    place = np.arange(len(tokens))
+    place = np.arange(len(tokens)) + 0.5
     bottom.bar(place, effect, color=[PALETTE[0] if v > 0 else PALETTE[1] for v in effect])
     bottom.axhline(0, color="black", linewidth=0.8)
     bottom.set_xticks(place, tokens, rotation=90, fontsize=7)
-    bottom.set(ylabel="effect on P(positive)", xlim=(-0.5, len(tokens) - 0.5))
+    bottom.set(ylabel="effect on P(positive)", xlim=(0, len(tokens)))
     return fig

@@ -1,27 +1,35 @@
-"""The BERT classifier: pretrained encoder, one vector for the review, head.
+"""The BERT classifier: encoder, one vector for a review, head; and a BERT small enough to make.
 
-Shapes: B reviews, T word pieces, H hidden units, C classes. Padding never reaches a result. (The
-one exception is the pooling "last_position", which repeats the mistake of a source on purpose.)
+Shapes: B reviews, T word pieces, H hidden units, C = 2 classes. Padding never reaches a result.
+(The pooling "last_position" is the one exception: it repeats the mistake of a source.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+
+from labkit.film import corpus as reviews
+from labkit.lab import code, machine
+from labkit.lab.specification import specification
 
 if TYPE_CHECKING:
     from transformers import BertModel
 
-POOLINGS = ("cls", "mean", "last_position")
-PRECISIONS = ("float32", "bfloat16")
+Pooling = Literal["cls", "mean", "last_position"]
+Precision = Literal["float32", "bfloat16"]
+POOLINGS = get_args(Pooling)
 
 
-@dataclass(frozen=True)
-class BertSpec:
+@specification
+class ClassifierSpec:
     """What a BERT classifier is, apart from its encoder and its seed.
 
     `pooling`: what stands for a review. "cls": the vector of [CLS], its first piece; "mean": the
@@ -30,62 +38,39 @@ class BertSpec:
     padding. It is only defined for reviews padded to a fixed length.
     `head_sizes`: the widths of the head's hidden layers, each with a ReLU; none for a linear head.
     `dropout` acts on the pooled vector; the encoder drops as its own configuration says.
-    `frozen`: the encoder stays as it is, and drops nothing. `pretrained`: it starts from its
-    weights, and otherwise from random ones. `num_classes`: 2, or 10 for the ratings 1 to 10.
+    `pretrained`: the encoder starts from its weights, and otherwise from random ones.
     """
 
-    pooling: str = "mean"
-    head_sizes: tuple[int, ...] = ()
-    dropout: float = 0.1
-    frozen: bool = False
+    pooling: Pooling
+    head_sizes: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     pretrained: bool = True
-    num_classes: int = 2
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "head_sizes", tuple(self.head_sizes))  # settings hold lists
-        if self.pooling not in POOLINGS:
-            raise ValueError(
-                f"BertSpec.pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"BertSpec.dropout must be at least 0 and below 1, got {self.dropout}")
-        if any(size < 1 for size in self.head_sizes):
-            raise ValueError(f"BertSpec.head_sizes must be at least 1, got {self.head_sizes}")
-        if self.num_classes not in (2, 10):
-            raise ValueError(f"BertSpec.num_classes must be 2 or 10, got {self.num_classes}")
 
 
 class BertClassifier(nn.Module):
     """Word pieces X (B, T) and where they are no padding (B, T) in, logits (B, C) out."""
 
-    def __init__(self, encoder: BertModel, spec: BertSpec) -> None:
+    def __init__(self, encoder: BertModel, spec: ClassifierSpec) -> None:
         super().__init__()
         self.spec = spec
         if not spec.pretrained:
             encoder = type(encoder)(encoder.config, add_pooling_layer=False)
-        self.encoder = encoder.requires_grad_(not spec.frozen)
+        self.encoder = encoder
         self.dropout = nn.Dropout(spec.dropout)
 
         layers: list[nn.Module] = []
         sizes = [encoder.config.hidden_size, *spec.head_sizes]
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
-        self.head = nn.Sequential(*layers, nn.Linear(sizes[-1], spec.num_classes))
+        self.head = nn.Sequential(*layers, nn.Linear(sizes[-1], 2))
 
     def forward(self, X: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)
         pooled = pool(hidden, mask, self.spec.pooling)  # (B, H)
         return self.head(self.dropout(pooled))  # (B, C)
 
-    def train(self, mode: bool = True) -> BertClassifier:
-        """Switch dropout on or off; in a frozen encoder it stays off."""
-        super().train(mode)
-        if self.spec.frozen:
-            self.encoder.eval()
-        return self
 
-
-def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """One vector (B, H) for each review, from those of its positions (B, T, H)."""
     if pooling == "cls":
         return hidden[:, 0]
@@ -95,8 +80,8 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return hidden.masked_fill(~pieces.bool(), 0).sum(1) / pieces.sum(1)
 
 
-def fastest_precision(device: torch.device) -> str:
-    """The one of `PRECISIONS` in which the device multiplies fastest.
+def fastest_precision(device: torch.device) -> Precision:
+    """The precision in which the device multiplies fastest.
 
     bfloat16 has float32's range with 8 significant bits. GPUs from Ampere on and the AVX512-BF16
     and AMX units of processors multiply it faster; others imitate it, slowly.
@@ -109,17 +94,62 @@ def fastest_precision(device: torch.device) -> str:
     return "bfloat16" if able else "float32"
 
 
-def mixed(device: torch.device, precision: str) -> torch.autocast:
-    """A context that computes matrix products in `precision`, and sums and softmax in float32.
-
-    ValueError for a precision that is none of `PRECISIONS`.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+def mixed(device: torch.device, precision: Precision) -> torch.autocast:
+    """A context that computes matrix products in `precision`, and sums and softmax in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """How many parameters a model has, and how many of them are trained."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+# the tiny model
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # a piece's number is its place
+
+
+@cache
+def tiny() -> Path:
+    """The folder of a BERT with random weights and the word pieces of the generated reviews.
+
+    Every process makes it anew, in a second, and writes what is missing or differs, so it cannot
+    be damaged or out of date. The global generators of random numbers stay as they are.
+    """
+    from safetensors.torch import save
+    from transformers import BertConfig, BertModel
+
+    words = word_pieces(_training_texts(), 1_500)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(words), intermediate_size=128, **sizes)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed CUDA, too
+        weights = BertModel(config, add_pooling_layer=False).state_dict()
+    files = {
+        "vocab.txt": "".join(f"{word}\n" for word in words).encode(),
+        "tokenizer_config.json": b'{"tokenizer_class": "BertTokenizer", "do_lower_case": true}',
+        "config.json": config.to_json_string().encode(),
+        "model.safetensors": save(weights, metadata={"format": "pt"}),
+    }
+    folder = machine.CACHE / "tiny_bert" / code.sha256(b"".join(files.values()))[:32]
+    for name, content in files.items():
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+            code.write_atomically(folder / name, content)
+    return folder
+
+
+def word_pieces(texts: Sequence[str], size: int) -> list[str]:
+    """The `SPECIAL` pieces and those learned from texts, lower-cased, at most `size` in all.
+
+    The trainer numbers continuations ("##a") as it meets them, in an order that changes from run
+    to run and breaks ties between candidates. They are given to it in their order instead.
+    """
+    from tokenizers import BertWordPieceTokenizer
+
+    letters = sorted({letter for text in texts for letter in text.lower() if letter.isalnum()})
+    special = [*SPECIAL, *(f"##{letter}" for letter in letters)]
+    learner = BertWordPieceTokenizer(lowercase=True)
+    learner.train_from_iterator(texts, size, special_tokens=special, show_progress=False)
+    numbers = learner.get_vocab()
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def _training_texts() -> list[str]:
+    """The generated reviews that the chapters train on: neither dev nor test."""
+    texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
+    return [texts[n] for n in reviews.load("generated").split()["train"].tolist()]

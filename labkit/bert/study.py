@@ -1,4 +1,4 @@
-"""Fine-tuned BERT against its rivals: the settings by name, and what is measured.
+"""Fine-tuned BERT and its rivals: the settings, what is measured, the published figures beside.
 
 The sources tried five settings of one recipe; beside them stand a sound recipe and the rivals that
 get the same reviews: the encoder kept frozen, the same architecture from a random start, chapter
@@ -7,277 +7,150 @@ get the same reviews: the encoder kept frozen, the same architecture from a rand
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.bert.model import POOLINGS, BertClassifier
-from labkit.bert import tasks as bert_tasks
-from labkit.film import analysis as review_analysis
-from labkit.film import baselines
-from labkit.film import tasks as review_tasks
+from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec
+from labkit.bert.training import FineTuning, FrozenVectors, Reading
 from labkit.film.corpus import Corpus
-from labkit.film.training import accuracy
-from labkit.lab import sweep
-from labkit.measure.statistics import summarise
+from labkit.film.studies import logistic_regression
+from labkit.lab import store
+from labkit.measure.claims import MISSING, Row, number_row
+from labkit.measure.statistics import Measure, paired_difference, summarise
 
-Setting = tuple[dict[str, Any], dict[str, Any]]  # what changes of the model, of the training
+Probes = dict[int, dict[int, dict[str, Any]]]  # by the number of reviews, then by seed
 
-# one linear layer on the pooled vector, warm-up and linear decay
-_SCHEDULE = {"schedule": "linear", "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
-SOUND: dict[str, Setting] = {
-    pooling: ({"pooling": pooling, "dropout": 0.1}, _SCHEDULE) for pooling in POOLINGS
+# The sources' settings: learning rate, dropout, training reviews. They do not say the rate that
+# setting 5 begins with; that of 4 is inferred, and so are the head's size, the batch and no decay.
+SOURCE = {
+    "1/1e-05": (1e-5, 0.0, 200),
+    "1/0.001": (1e-3, 0.0, 200),
+    "1/5e-05": (5e-5, 0.0, 200),
+    "2": (1e-6, 0.0, 200),
+    "3": (1e-6, 0.3, 200),
+    "4": (1e-6, 0.3, 2_000),
+    "5": (1e-6, 0.5, 2_000),
 }
-
-# The sources: the last of a fixed number of positions, mostly padding; a head with one hidden
-# layer; a constant learning rate. They do not say the head's size, the batch, the optimiser's
-# decay, nor the rate that run 5 begins with: 64, 16, none and that of run 4 are inferred.
-_HEAD = {"pooling": "last_position", "head_sizes": (64,)}
-_PLAIN = {"schedule": "constant", "warmup": 0.0, "weight_decay": 0.0, "clip": 0.0, "fixed": True}
-
-
-def _source(lr: float, dropout: float = 0.0, **training: Any) -> Setting:
-    return {**_HEAD, "dropout": dropout}, {**_PLAIN, "lr": lr, "head_lr": lr, **training}
-
-
-SOURCE: dict[str, Setting] = {
-    "1/1e-05": _source(1e-5),
-    "1/0.001": _source(1e-3),
-    "1/5e-05": _source(5e-5),
-    "2": _source(1e-6),
-    "3": _source(1e-6, 0.3),
-    "4": _source(1e-6, 0.3),
-    "5": _source(1e-6, 0.5, schedule="halve", halve_every=5),
-}
-SOURCE_TRAIN = dict.fromkeys(SOURCE, 200) | {"4": 2_000, "5": 2_000}
-
 MAX_WORDS = 500  # that the recurrent and the linear rivals read
 SHARES = 2  # processes that compute vectors
-Arrays = Mapping[str, np.ndarray]
-Runs = dict[str, dict[int, Arrays]]  # by the name of the setting, then by seed
-Probes = dict[int, dict[str, Any]]  # by seed
+STRENGTHS = (0.0003, 0.003, 0.03, 0.3, 3.0)  # C, the inverse of the L2 penalty's weight
 
 
-# trainings
+def source_setting(name: str, **training: Any) -> tuple[ClassifierSpec, FineTuning]:
+    """The model and the training of one of `SOURCE`: the last of a fixed number of positions,
+    mostly padding; a head with one hidden layer; a constant rate, or one that is halved."""
+    lr, dropout, _ = SOURCE[name]
+    schedule = "halve" if name == "5" else "constant"
+    plain = {"warmup": 0.0, "weight_decay": 0.0, "clip": 0.0, "fixed": True}
+    return (
+        ClassifierSpec(pooling="last_position", head_sizes=(64,), dropout=dropout),
+        FineTuning(lr=lr, head_lr=lr, schedule=schedule, **plain, **training),
+    )
 
 
-def random_start(setting: Setting) -> Setting:
-    """The setting with random weights at the start."""
-    return {**setting[0], "pretrained": False}, setting[1]
-
-
-def tuned_tasks(
-    name: str,
-    setting: Setting,
-    *,
-    seeds: Iterable[int],
-    training: Mapping[str, Any] | None = None,
-    **common: Any,
-) -> list[dict[str, Any]]:
-    """A task of `bert_tasks` for each seed, under the name `name`.
-
-    `training` holds unless the setting says otherwise; where all of the model starts at random, all
-    has the head's learning rate. `common` goes to `bert_tasks.training_task`.
-    """
-    model, own = setting
-    chosen = {**(training or {}), **own}
-    if not model.get("pretrained", True):
-        chosen["lr"] = chosen["head_lr"]
-    common |= {"model": model, "training": chosen}
-    return [bert_tasks.training_task(name, seed=seed, **common) for seed in seeds]
-
-
-def recurrent_tasks(
-    name: str,
-    setting: Setting,
-    corpus: Corpus,
-    *,
-    seeds: Iterable[int],
-    epochs: int,
-    num_train: int,
-    num_dev: int,
-    **common: Any,
-) -> list[dict[str, Any]]:
-    """A task of `review_tasks` for each seed: a recurrent model of chapter 04, 500 words read.
-
-    With all reviews (`num_train` 0) it is chapter 04's own task, which is trained once for both.
-    """
-    model, training = setting
-    common |= {"model": model, "training": {**training, "epochs": epochs, "max_len": MAX_WORDS}}
-    common |= {"num_train": num_train, "num_dev": num_dev if num_train else 0}
-    return [
-        review_tasks.training_task(name, corpus, seed=seed, keep=not num_train, **common)
-        for seed in seeds
-    ]
-
-
-def train(tasks: Sequence[Mapping[str, Any]], name: str) -> Runs:
-    """Train what is not stored yet, all BERT or all recurrent; results by setting and seed."""
-    rooms = bert_tasks if tasks and "pretrained" in tasks[0] else review_tasks
-    # the dearest first, so that no process is left with a long training at the end
-    queue = sorted(tasks, key=_cost, reverse=True)
-    found = sweep.run_tasks(queue, rooms.train_task, name=name, modules=rooms.MODULES)
-    by_label = dict(zip([task["label"] for task in queue], found, strict=True))
-    runs: Runs = {}
-    for task in tasks:
-        setting = task["label"].rpartition(" seed ")[0]
-        runs.setdefault(setting, {})[task["seed"]] = by_label[task["label"]]
-    return runs
-
-
-def _cost(task: Mapping[str, Any]) -> int:
-    """About how many pieces are read; a step of training costs as much as reading three times."""
-    trained = 3 * task["training.epochs"] * (task["num_train"] or 20_000)
-    return task["training.max_len"] * (trained + (25_000 if task.get("test") == "all" else 0))
-
-
-# rivals without steps: by number of reviews and seed
+# rivals without steps
 
 
 def linear_runs(
-    corpus: Corpus,
-    *,
-    sizes: Iterable[int],
-    seeds: Sequence[int],
-    num_dev: int,
-    test: Tensor | None = None,
-) -> dict[int, Probes]:
-    """Logistic regression on words and pairs, on the reviews that the others get.
+    corpus: Corpus, reading: Reading, sizes: Sequence[int], seeds: Sequence[int]
+) -> Probes:
+    """Chapter 04's logistic regression on words and pairs, on the reviews that the others get.
 
-    `baselines.logistic_regression`, tested on the held-out reviews or those in `test`, also with
-    "seconds". Of all reviews there is only one draw.
+    By number of reviews and seed, what `logistic_regression` returns, and "seconds".
     """
-    found: dict[int, Probes] = {}
-    for size, seed, reads in _drawn(corpus, sizes, seeds, num_dev):
-        if test is not None:
-            reads["test"] = test
+    probes: Probes = {}
+    for size, seed, index in _draws(corpus, reading, sizes, seeds):
         began = time.perf_counter()
-        fitted = baselines.logistic_regression(corpus, "tfidf_pairs", **reads, max_len=MAX_WORDS)
-        found.setdefault(size, {})[seed] = fitted | {"seconds": time.perf_counter() - began}
-    return found
+        fitted = logistic_regression(corpus, "tfidf_pairs", **index, max_len=MAX_WORDS)
+        probes.setdefault(size, {})[seed] = fitted | {"seconds": time.perf_counter() - began}
+    return probes
 
 
 def frozen_runs(
-    corpus: Corpus,
-    *,
-    corpus_name: str,
-    sizes: Sequence[int],
-    seeds: Sequence[int],
-    num_dev: int,
-    test: str = "held_out",
-    **common: Any,
-) -> tuple[dict[str, dict[int, Probes]], float]:
+    corpus: Corpus, reading: Reading, sizes: Sequence[int], seeds: Sequence[int], **common: Any
+) -> tuple[dict[str, Probes], float]:
     """A linear head on the frozen encoder's vectors: by pooling, number of reviews and seed.
 
-    The vectors are computed once, by two processes. Also the seconds that one review's took. With
-    `test` "none" only dev is scored. `common` goes to `bert_tasks.features_task`.
+    The vectors are computed once, by two processes; also returns the seconds that one review's
+    took. `common` goes to `FrozenVectors`.
     """
-    whole = max(sizes) == len(corpus.split()["train"])
-    common |= {"corpus": corpus_name, "seeds": seeds, "num_dev": num_dev, "test": test}
-    common["num_train"] = 0 if whole else max(sizes)
+    largest = reading.with_train(max(sizes), corpus)
     tasks = [
-        bert_tasks.features_task(share=share, shares=SHARES, **common) for share in range(SHARES)
+        FrozenVectors(reading=largest, seeds=seeds, share=share, shares=SHARES, **common)
+        for share in range(SHARES)
     ]
-    vectors = sweep.run_tasks(
-        tasks, bert_tasks.feature_task, name="frozen vectors", modules=bert_tasks.MODULES
-    )
-    found: dict[str, dict[int, Probes]] = {pooling: {} for pooling in POOLINGS}
-    for size, seed, reads in _drawn(corpus, sizes, seeds, num_dev):
-        if test == "none":
-            reads["test"] = reads["dev"]
-        labels = {name: corpus.label[index] for name, index in reads.items()}
+    parts = store.train(tasks, name="frozen vectors")
+    known = np.concatenate([arrays["index"] for arrays in parts])
+    vectors = {name: np.concatenate([arrays[name] for arrays in parts]) for name in POOLINGS}
+    order = known.argsort()
+    probes: dict[str, Probes] = {pooling: {} for pooling in POOLINGS}
+    for size, seed, index in _draws(corpus, reading, sizes, seeds):
+        rows = {name: order[np.searchsorted(known[order], i.numpy())] for name, i in index.items()}
+        y = {name: corpus.label[i].numpy() for name, i in index.items()}
         for pooling in POOLINGS:
-            features = {
-                name: bert_tasks.features_of(vectors, pooling, index)
-                for name, index in reads.items()
-            }
-            probe = bert_tasks.linear_probe(features, labels)
-            found[pooling].setdefault(size, {})[seed] = probe
-    seconds = sum(part["seconds"].item() for part in vectors)
-    return found, seconds / sum(len(part["index"]) for part in vectors)
+            X = {name: vectors[pooling][of_part] for name, of_part in rows.items()}
+            probes[pooling].setdefault(size, {})[seed] = linear_probe(X, y)
+    return probes, sum(arrays["seconds"].item() for arrays in parts) / len(known)
 
 
-def _drawn(
-    corpus: Corpus, sizes: Iterable[int], seeds: Sequence[int], num_dev: int
+def linear_probe(X: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Logistic regression on standardised vectors, its strength chosen by dev accuracy.
+
+    X (n, H) and y (n,) hold "train", "dev" and "test", which may be empty; returns "dev_accuracy"
+    and "test_accuracy".
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    models = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1_000)) for C in STRENGTHS
+    ]
+    fitted = [model.fit(X["train"], y["train"]) for model in models]
+    best = max(fitted, key=lambda model: model.score(X["dev"], y["dev"]))
+    scored = [name for name in ("dev", "test") if len(y[name])]
+    return {f"{name}_accuracy": float(best.score(X[name], y[name])) for name in scored}
+
+
+def _draws(
+    corpus: Corpus, reading: Reading, sizes: Sequence[int], seeds: Sequence[int]
 ) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-    """A number of reviews, a seed, and the reviews that they stand for."""
-    split = corpus.split()
-    dev, test = review_tasks.draw(corpus, split["dev"], num_dev, 0), review_tasks.held_out(corpus)
+    """A number of reviews, a seed, and the indices drawn; of all reviews there is one draw."""
     for size in sizes:
-        whole = size == len(split["train"])
-        for seed in seeds[:1] if whole else seeds:
-            train = review_tasks.draw(corpus, split["train"], 0 if whole else size, seed)
-            yield size, seed, {"train": train, "dev": dev, "test": test}
+        sized = reading.with_train(size, corpus)
+        for seed in seeds if sized.num_train else seeds[:1]:
+            yield size, seed, sized.draw(corpus, seed)
 
 
 # measures
 
 
-def held_out_probability(arrays: Arrays, corpus: Corpus) -> Tensor:
-    """P(positive) of the held-out reviews, from a training, BERT's or a recurrent model's."""
-    index, p = corpus.split()["test"], torch.as_tensor(arrays["test_probability"])
-    tested_all = len(p) == len(index)
-    return p[torch.isin(index, review_tasks.held_out(corpus))] if tested_all else p
-
-
-def measures_of(runs: Runs, corpus: Corpus, epochs: Sequence[int] = ()) -> dict[str, Any]:
-    """A summary over the seeds for what the trainings of each setting have found.
-
-    "<setting>/held_out_accuracy", "test_accuracy" where all were tested, "dev_accuracy" and
-    "best_epoch" belong to the checkpoint that dev chose; "seconds" is the training's alone;
-    "curve_accuracy/k" is of the held-out reviews after each of the `epochs`, where recorded.
-    """
-    found, test, slice_ = {}, corpus.split()["test"], review_tasks.held_out(corpus)
-    for name, by_seed in runs.items():
-        arrays = list(by_seed.values())
-        held_out = [held_out_probability(a, corpus) for a in arrays]
-        values = {
-            "held_out_accuracy": [accuracy(p, corpus.label[slice_]) for p in held_out],
-            "dev_accuracy": [a["dev_accuracy"].max() for a in arrays],
-            "best_epoch": [a["best_epoch"].item() for a in arrays],
-            "seconds": [a["seconds"].sum() for a in arrays],
-        }
-        if all(len(a["test_probability"]) == len(test) for a in arrays):
-            everything = [torch.as_tensor(a["test_probability"]) for a in arrays]
-            values["test_accuracy"] = [accuracy(p, corpus.label[test]) for p in everything]
-        for k in epochs:
-            if k <= len(arrays[0].get("curve_accuracy", ())):
-                values[f"curve_accuracy/{k}"] = [a["curve_accuracy"][k - 1] for a in arrays]
-        for quantity, raw in values.items():
-            found[f"{name}/{quantity}"] = _summary(raw, list(by_seed), quantity)
-    return found
-
-
-def probe_measures(name: str, by_size: Mapping[int, Probes]) -> dict[str, Any]:
+def probe_measures(name: str, probes: Probes) -> dict[str, Measure]:
     """Summaries "<name>/<size>/held_out_accuracy" and ".../dev_accuracy" over the seeds."""
-    found = {}
-    for size, by_seed in by_size.items():
+    measures = {}
+    for size, by_seed in probes.items():
         for quantity, key in (("held_out_accuracy", "test_accuracy"), ("dev_accuracy",) * 2):
             raw = [fitted[key] for fitted in by_seed.values()]
-            found[f"{name}/{size}/{quantity}"] = _summary(raw, list(by_seed), quantity)
-    return found
+            summary = summarise(raw, seeds=list(by_seed), student=True)
+            measures[f"{name}/{size}/{quantity}"] = summary
+    return measures
 
 
-def _summary(raw: Sequence[Any], seeds: Sequence[int], quantity: str) -> dict[str, Any]:
-    timing = {"unit": "s", "timing": True} if quantity == "seconds" else {}
-    return summarise([float(value) for value in raw], seeds=seeds, student=True, **timing)
-
-
-def paired_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+def difference(a: Measure, b: Measure) -> Measure:
     """The paired difference of two summaries over the seeds that both have; ValueError for none."""
-    first, second = (dict(zip(s["seeds"], s["raw"], strict=True)) for s in (a, b))
+    first, second = (dict(zip(m["seeds"], m["raw"], strict=True)) for m in (a, b))
     seeds = [seed for seed in first if seed in second]
     if not seeds:
         raise ValueError(f"no seed in common: {list(first)} and {list(second)}")
-    raw = [[values[seed] for seed in seeds] for values in (first, second)]
-    return review_analysis.paired(*raw, seeds)
-
-
-# looking into a model
+    pair = [[values[seed] for seed in seeds] for values in (first, second)]
+    return paired_difference(*pair, seeds, student=True)
 
 
 @torch.no_grad()
@@ -290,3 +163,92 @@ def mask_effects(model: BertClassifier, ids: Tensor, mask_id: int) -> tuple[floa
     effects = torch.zeros(len(ids))
     effects[inner] = p[0] - p[1:]
     return p[0].item(), effects
+
+
+# the published figures
+
+BASE = "bert-base-uncased"  # the model of every one of them
+FILLS = "`make reproduce CHAPTERS=05 PROFILE=full` fills it"
+ANOTHER = "another model"
+PEERS = ("bentrevett_bert_base_test_accuracy", "llms_from_scratch_bert_base_test_accuracy")
+
+
+def short_name(model: str) -> str:
+    """A model for a reader: the last part of its name at the hub, or of its folder."""
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def claims(published: Mapping[str, Any]) -> dict[str, str]:
+    """The sources' claim in its three parts, each of which the chapter judges."""
+    bert = published["bert"]["held_out"]["bert_accuracy"]
+    bilstm = published["imdb_glove"]["held_out"]["bilstm_accuracy"]
+    return {
+        "beats": f"BERT is better than the BiLSTM: {bert} against {bilstm}.",
+        "size": "BERT is better because it is larger.",
+        "text": "BERT is better because it saw more text.",
+    }
+
+
+def about(published: Mapping[str, Any]) -> str:
+    """What the published figures were measured on."""
+    return (
+        f"Published: {BASE}, at most {published['bert']['max_len']} words, the vector of the last "
+        "position, 15 epochs, one training each; where no epoch is named, after the last. Ours are "
+        "over the sources' slice of 2,000 test reviews, beside the peers over all test reviews; "
+        "where no epoch is named at the one that dev chose; the heading says with which model, and "
+        "how far ours was cut down. A row of another model has no verdict."
+    )
+
+
+def rows(
+    measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
+) -> dict[str, list[Row]]:
+    """The published figures beside ours: the sources' five settings, the held-out reviews, peers.
+
+    A row of another model than the published one has no verdict; what the settings leave out has
+    no result yet.
+    """
+    model = short_name(settings["model_name"])
+
+    def row(what: str, value: float, name: str, is_run: bool = True, note: str = "") -> Row:
+        if not is_run:
+            return Row(what, repr(value), "–", MISSING, f"not part of this profile; {FILLS}")
+        found = number_row(what, value, measures, name, higher_is_better=True)
+        if model == BASE:
+            return replace(found, reason=found.reason + note)
+        reason = f"ours is {model}, not {BASE}: {FILLS}{note}"
+        return replace(found, ours=f"{model} {found.ours}", verdict=ANOTHER, reason=reason)
+
+    source = []
+    for run, name in itertools.product(published["bert"]["runs"], SOURCE):
+        number, _, rate = name.partition("/")
+        if number == str(run["id"]):
+            what = f"run {number}" + (f", rate {rate}" if rate else "")
+            is_run = name in settings["source_settings"]
+            curve = settings["source_epochs"] if is_run and settings["test"] == "all" else 0
+            for epoch in (5, 10):
+                if value := run.get(f"test_accuracy_epoch_{epoch}"):
+                    measure = f"source/{name}/curve_accuracy/{epoch}"
+                    source.append(row(f"{what}, epoch {epoch}", value, measure, epoch <= curve))
+            source.append(
+                row(what, run["test_accuracy"], f"source/{name}/held_out_accuracy", is_run)
+            )
+
+    size, largest = settings["main_size"], settings["sizes"][-1]
+    value, note = published["bert"]["held_out"]["bert_accuracy"], f"; ours after {size:,} reviews"
+    name = f"tuned/{size}/held_out_accuracy"
+    best = [row("held-out slice, fine-tuned", value, name, note=note)]
+    name = "all_reviews/fine-tuned/all_accuracy"  # of one training on `main_size` reviews
+    if settings["tuned_seeds"][-1] and settings["test"] == "all":
+        name, note = f"tuned/{largest}/test_accuracy", f"; ours after {largest:,} reviews"
+    elif settings["tuned_seeds"][-1]:
+        on_slice = measures[f"tuned/{largest}/held_out_accuracy"]["mean"]
+        note += f"; after {largest:,} it was right on {on_slice:.3f} of the slice"
+    for peer in PEERS:
+        what = peer.removesuffix("_test_accuracy").replace("_", " ")
+        best.append(row(what, published["peers"][peer], name, note=note))
+    cut = f"{model}, {settings['source_epochs']} epochs, {settings['source_max_len']} word pieces"
+    return {
+        f"BERT, the sources' five settings (ours: {cut})": source,
+        "BERT, held-out reviews and peers": best,
+    }

@@ -1,380 +1,356 @@
-"""Fine-tuning of BERT: the loop, its schedule, the best dev checkpoint, states to resume from.
+"""Reviews as word pieces, fine-tuning on them, and the vectors of the encoder as it came.
 
-Every step draws its dropout, and every epoch its order, from a number made of the seed and its own
-number. Where a run was broken off therefore decides nothing: one that resumes repeats the other.
+The loop and the choice of the epoch by dev are chapter 04's; what is new stands here. Every step
+draws its dropout, and every epoch its order, from a number made of the seed and its own number.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.bert.encoding import Encoded
-from labkit.bert.model import PRECISIONS, BertClassifier, mixed
-from labkit.bert import encoding as bert_reviews
+from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec, Precision, mixed, pool
+from labkit.bert.pretrained import Pretrained, find, load_encoder, load_tokenizer, words_of
 from labkit.film import corpus as reviews
-from labkit.film.training import accuracy
-from labkit.lab import digests
+from labkit.film import training
+from labkit.film.corpus import Corpus
+from labkit.film.training import KEPT, draw, held_out
+from labkit.lab import code, store
+from labkit.lab.specification import Arrays, Progress, Seeds, Specification, specification
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-SCHEDULES = ("linear", "constant", "halve")
+Part = Literal["head", "tail", "head_tail"]
+PARTS = get_args(Part)
+HEAD_SHARE = 0.25  # of "head_tail", as the 128 first of 510 pieces in Sun et al. (2019)
 EVALUATION_BATCH = 64
-KEEP_SECONDS = 600.0  # between two states that are kept within an epoch
-NOBODYS = -100  # the label that F.cross_entropy passes over
-
-Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class BertTrainSpec:
-    """How a BERT classifier is trained, by AdamW.
+# reviews as word pieces
 
-    `lr`: the encoder's learning rate; `head_lr`: the head's, the same for 0. Over the first
-    `warmup` of all steps both rise from zero; then they fall along a line to zero ("linear"), stay
-    ("constant"), or are halved every `halve_every` epochs ("halve"). `weight_decay` acts on
-    matrices, not on biases and LayerNorm. `clip`: the L2 norm that all gradients together are
-    scaled down to, 0 for no clipping. `max_len`: the limit to a review's pieces; `fixed` pads
-    every batch to it, as a source did, and not to the longest of its reviews. `precision`: of the
-    matrix products, in training and testing; weights and optimiser are always float32.
+
+@specification
+class Reading:
+    """Which reviews a network reads, and how much of them.
+
+    `digest` names the reviews, the weights and the words of the model, and its tokenizer's rules.
+    A review is cut to `max_len` pieces, [CLS] and [SEP] included: of a longer one its "head" is
+    kept, its "tail", or "head_tail", a quarter from its head and the rest from its tail.
+    `num_train` training reviews are drawn by a seed, half of either label, all for 0; `num_dev` dev
+    reviews likewise, the same for every seed. `test` names those that are answered at the end.
     """
 
-    epochs: int = 3
-    batch_size: int = 16
-    lr: float = 2e-5
-    head_lr: float = 0.0
-    schedule: str = "linear"
-    warmup: float = 0.1
-    halve_every: int = 5
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    max_len: int = 128
-    fixed: bool = False
-    precision: str = "float32"
+    corpus: Literal["imdb", "generated"]
+    model: str
+    digest: str
+    max_len: Annotated[int, Field(ge=3)]
+    part: Part = "head"
+    num_train: NonNegativeInt = 0
+    num_dev: NonNegativeInt = 0
+    test: Literal["held_out", "all", "none"] = "held_out"
 
-    def __post_init__(self) -> None:
-        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(
-                    f"BertTrainSpec.{name} must be one of {', '.join(choices)}; got {value!r}"
-                )
-        for name in ("epochs", "batch_size", "halve_every", "max_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"BertTrainSpec.{name} must be at least 1")
-        for name in ("lr", "head_lr", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"BertTrainSpec.{name} must not be negative")
-        if not 0 <= self.warmup < 1:
+    @classmethod
+    def of(cls, corpus: str, pretrained: Pretrained, **fields: Any) -> Reading:
+        """The reviews of a corpus as word pieces of a model; they are tokenised once, and kept."""
+        digest = _encoded(corpus, pretrained)[1]
+        return cls(corpus=corpus, model=pretrained.name, digest=digest, **fields)
+
+    def encode(self) -> tuple[Corpus, Tensor]:
+        """The reviews, their words being word pieces, and how long each is without a limit (N,).
+
+        ValueError when reviews, model or length are not what was meant.
+        """
+        pretrained = find(self.model)
+        limit = load_tokenizer(pretrained).model_max_length
+        if self.max_len > limit:
+            raise ValueError(f"max_len is {self.max_len}, {self.model} reads {limit} pieces")
+        whole, digest = _encoded(self.corpus, pretrained)
+        if digest != self.digest:
             raise ValueError(
-                f"BertTrainSpec.warmup must be at least 0 and below 1, got {self.warmup}"
+                f"the reviews of {self.corpus!r} or the model {self.model!r} have changed: run the "
+                "chapter from its beginning"
             )
+        rows = [
+            _cut(row, self.max_len, self.part) for row in whole.tokens.split(whole.length.tolist())
+        ]
+        length = torch.tensor([0, *map(len, rows)])
+        return replace(whole, tokens=torch.cat(rows), offsets=length.cumsum(0)), whole.length
+
+    def with_train(self, size: int, corpus: Corpus) -> Reading:
+        """The same with so many training reviews of a corpus."""
+        return replace(self, num_train=size if size < len(corpus.split()["train"]) else 0)
+
+    def draw(self, corpus: Corpus, seed: int) -> dict[str, Tensor]:
+        """Indices of the train, dev and test reviews, the same that chapter 04's networks get."""
+        split = corpus.split()
+        tests = {"held_out": held_out(corpus), "all": split["test"], "none": split["test"][:0]}
+        return {
+            "train": draw(corpus, split["train"], self.num_train, seed),
+            "dev": draw(corpus, split["dev"], self.num_dev, 0),
+            "test": tests[self.test],
+        }
 
 
-def make_optimiser(model: BertClassifier, spec: BertTrainSpec) -> torch.optim.AdamW:
-    """AdamW over what the model trains, with each part's learning rate and decay."""
+def _cut(pieces: Tensor, max_len: int, part: Part) -> Tensor:
+    """[CLS], as much of a review between it and [SEP] as there is room for, [SEP]."""
+    if len(pieces) <= max_len:
+        return pieces
+    room = max_len - 2
+    head = {"head": room, "tail": 0, "head_tail": round(HEAD_SHARE * room)}[part]
+    return torch.cat([pieces[: 1 + head], pieces[len(pieces) - 1 - room + head : -1], pieces[-1:]])
+
+
+def _encoded(name: str, pretrained: Pretrained) -> tuple[Corpus, str]:
+    """A corpus in the word pieces of a model, uncut, with [CLS] and [SEP]; its digest."""
+    corpus, tokenizer = reviews.load(name), load_tokenizer(pretrained)
+    rules = tokenizer.backend_tokenizer
+    rules.no_truncation()  # cutting and padding are ours
+    rules.no_padding()
+    facts = {"texts": corpus.digest, "tokenizer": code.sha256(rules.to_str().encode())}
+
+    def make() -> Arrays:
+        texts, rows = reviews.read(name), []
+        for start in range(0, len(texts), 1_000):
+            batch = [review.text.replace("<br />", " ") for review in texts[start : start + 1_000]]
+            rows += tokenizer(batch, verbose=False)["input_ids"]  # long reviews are cut later
+        pieces = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
+        return {"tokens": pieces, "offsets": np.cumsum([0, *map(len, rows)])}
+
+    arrays = {n: torch.from_numpy(a) for n, a in store.kept(__name__, facts, make).items()}
+    digest = code.canonical({**facts, "weights": pretrained.weights_sha256})
+    return replace(corpus, **arrays, words=tuple(words_of(tokenizer))), code.sha256(digest)
+
+
+def pad(corpus: Corpus, index: Tensor, to: int = 0) -> tuple[Tensor, Tensor]:
+    """Some reviews as X (B, T), long, and where they are no padding, (B, T) bool.
+
+    T is the longest of them, or `to`, which must not be less.
+    """
+    longest = to or int(corpus.length[index].max())
+    X, length = reviews.pad(corpus, index, longest, to=longest)
+    mask = torch.arange(longest) < length.unsqueeze(1)  # (B, T)
+    return X.where(mask, torch.tensor(corpus.words.index("[PAD]"))), mask
+
+
+# fine-tuning
+
+
+@specification
+class FineTuning:
+    """How a BERT classifier is trained, by AdamW.
+
+    `lr`: the encoder's learning rate; `head_lr`: the head's. Over the first `warmup` of all steps
+    both rise from zero; then they fall along a line to zero ("linear"), stay ("constant"), or are
+    halved every five epochs ("halve"). `weight_decay` acts on matrices, not on biases and
+    LayerNorm. `clip`: the L2 norm that all gradients together are scaled down to, 0 for no
+    clipping. `fixed` pads every batch to the limit of a review's pieces, as a source did, and not
+    to the longest of its reviews. `precision`: of the matrix products, in training and testing;
+    weights and optimiser are always float32.
+    """
+
+    epochs: PositiveInt
+    lr: PositiveFloat
+    head_lr: PositiveFloat
+    batch_size: PositiveInt = 16
+    schedule: Literal["linear", "constant", "halve"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    weight_decay: NonNegativeFloat = 0.01
+    clip: NonNegativeFloat = 1.0
+    fixed: bool = False
+    precision: Precision = "float32"
+
+    def rate(self, step: int, steps_an_epoch: int) -> float:
+        """The share of the learning rates that a step takes; steps count from 0."""
+        steps = self.epochs * steps_an_epoch
+        warmup = round(self.warmup * steps)
+        if step < warmup:
+            return step / warmup
+        if self.schedule == "linear":
+            return (steps - step) / (steps - warmup)
+        return 0.5 ** (step // steps_an_epoch // 5) if self.schedule == "halve" else 1.0
+
+
+def make_optimiser(model: BertClassifier, spec: FineTuning) -> torch.optim.AdamW:
+    """AdamW over all of the model, with each part's learning rate and decay."""
     groups = []
-    for part, lr in ((model.encoder, spec.lr), (model.head, spec.head_lr or spec.lr)):
-        trained = [p for p in part.parameters() if p.requires_grad]
-        matrices = [p for p in trained if p.ndim > 1]
-        vectors = [p for p in trained if p.ndim == 1]  # biases and LayerNorm
+    for part, lr in ((model.encoder, spec.lr), (model.head, spec.head_lr)):
+        matrices = [p for p in part.parameters() if p.ndim > 1]
+        vectors = [p for p in part.parameters() if p.ndim == 1]  # biases and LayerNorm
         groups.append({"params": matrices, "initial_lr": lr, "weight_decay": spec.weight_decay})
         groups.append({"params": vectors, "initial_lr": lr, "weight_decay": 0.0})
-    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+    return torch.optim.AdamW(groups, fused=True)
 
 
-def rate(spec: BertTrainSpec, step: int, steps_an_epoch: int) -> float:
-    """The share of the learning rates that a step takes; steps count from 0."""
-    steps = spec.epochs * steps_an_epoch
-    warmup = round(spec.warmup * steps)
-    if step < warmup:
-        return step / warmup
-    if spec.schedule == "linear":
-        return (steps - step) / (steps - warmup)
-    if spec.schedule == "halve":
-        return 0.5 ** (step // steps_an_epoch // spec.halve_every)
-    return 1.0
-
-
-@dataclass
-class Run:
-    """How far a training has come, apart from its tensors."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)  # one for each finished epoch
-    best_epoch: int = 0  # from 1
-    step: int = 0  # of the epoch that is under way
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # losses and hits, in it
-    seconds: float = 0.0
-
-
-class Trainer:
-    """Trains `model` on some reviews, alone or together with the processes of `accelerator`."""
+class Trainer(training.Trainer):
+    """Trains a BERT classifier: chapter 04's `fit` and `score` with steps of their own."""
 
     def __init__(
-        self,
-        model: BertClassifier,
-        encoded: Encoded,
-        spec: BertTrainSpec,
-        device: torch.device,
-        accelerator: Accelerator | None = None,
+        self, model: BertClassifier, corpus: Corpus, spec: FineTuning, max_len: int, device: str
     ) -> None:
-        positions = model.encoder.config.max_position_embeddings
-        if spec.fixed and spec.max_len > positions:
-            raise ValueError(f"max_len is {spec.max_len}, the model has {positions} positions")
-        limit = min(spec.max_len, positions)
-        if int(encoded.length.max()) > limit:
-            raise ValueError(
-                f"a review has {int(encoded.length.max())} pieces, the training reads {limit}: "
-                "encode the reviews with this max_len"
-            )
-        self.model, self.encoded, self.spec, self.device = model.to(device), encoded, spec, device
+        self.model, self.corpus, self.spec = model.to(device), corpus, spec
+        self.device = torch.device(device)
+        self.pad_to = max_len if spec.fixed or model.spec.pooling == "last_position" else 0
         self.optimiser = make_optimiser(model, spec)
-        self.accelerator = accelerator
-        self.rank = accelerator.process_index if accelerator else 0
-        self.processes = accelerator.num_processes if accelerator else 1
-        self._net = accelerator.prepare(model) if accelerator else model
-
-    def fit(
-        self,
-        train: Tensor,
-        dev: Tensor,
-        seed: int,
-        *,
-        curve: Tensor | None = None,
-        progress: Progress | None = None,
-        keep: Path | None = None,
-    ) -> dict[str, Tensor]:
-        """Train for `spec.epochs` and leave the model at its best dev accuracy.
-
-        Returns one value an epoch: train_loss and train_accuracy (means over the epoch's reviews,
-        while the model changes), seconds (of training), dev_loss, dev_accuracy, with `curve` also
-        curve_loss and curve_accuracy; and best_epoch, from 1. The test set plays no part in it.
-
-        After every epoch, and within one every ten minutes, the training is kept in the folder
-        `keep`, where a later call with the same settings goes on; best.safetensors in it is the
-        best checkpoint so far. ValueError for a folder with another training. Torch's global
-        generator is seeded anew.
-        """
-        reads = {"train": train, "dev": dev, "curve": curve}
-        keeper = Keeper(keep, self._facts(seed, reads) if keep else {}, write=self.rank == 0)
-        run = keeper.load(self.model, self.optimiser)
-        while len(run.rows) < self.spec.epochs:
-            row = self.train_epoch(train, seed, run, keeper, progress)
-            row["dev_loss"], row["dev_accuracy"] = self.score(dev)
-            if curve is not None:
-                row["curve_loss"], row["curve_accuracy"] = self.score(curve)
-
-            accuracies = [earlier["dev_accuracy"] for earlier in run.rows]
-            if row["dev_accuracy"] > max(accuracies, default=-1.0):
-                run.best_epoch = len(run.rows) + 1
-                keeper.store_best(self.model)
-            run = Run([*run.rows, row], run.best_epoch)
-            keeper.store(self.model, self.optimiser, run)
-        self.model.load_state_dict(keeper.best)
-        history = {name: torch.tensor([row[name] for row in run.rows]) for name in run.rows[0]}
-        return history | {"best_epoch": torch.tensor(run.best_epoch)}
 
     def train_epoch(
-        self,
-        train: Tensor,
-        seed: int,
-        run: Run,
-        keeper: Keeper,
-        progress: Progress | None = None,
+        self, train: Tensor, generator: torch.Generator, epoch: int, progress: Progress | None
     ) -> dict[str, float]:
-        """Read the reviews `train` once, from where `run` stands; a row of `fit`."""
-        spec, began = self.spec, time.perf_counter() - run.seconds
+        """Read the reviews `train` once; the generator gives the seed. A row of `fit`."""
+        spec, seed, began = self.spec, generator.initial_seed(), time.perf_counter()
         self.model.train()
-        epoch = len(run.rows)
-        order = torch.Generator().manual_seed(_number(seed, "order", epoch))
-        batches = reviews.by_length(self.encoded.length[train], spec.batch_size, order)
-        sums = torch.tensor(run.sums, dtype=torch.float64, device=self.device)
-        for batch in batches[run.step :]:
-            step = epoch * len(batches) + run.step
+        order = torch.Generator().manual_seed(_number(f"{seed} order {epoch - 1}"))
+        batches = reviews.by_length(self.corpus.length[train], spec.batch_size, order)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses, hits
+        for step, batch in enumerate(batches, start=(epoch - 1) * len(batches)):
             for group in self.optimiser.param_groups:
-                group["lr"] = group["initial_lr"] * rate(spec, step, len(batches))
-            torch.manual_seed(_number(seed, "dropout", step, self.rank))
+                group["lr"] = group["initial_lr"] * spec.rate(step, len(batches))
+            torch.manual_seed(_number(f"{seed} dropout {step} 0"))
             sums += self._step(train[batch])
-            run.step += 1
             if progress and step % 5 == 0:
                 progress(step, spec.epochs * len(batches))
-            if keeper.is_due():
-                _check_finite(sums)
-                run.sums, run.seconds = sums.tolist(), time.perf_counter() - began
-                keeper.store(self.model, self.optimiser, run)
-
-        _check_finite(sums)
         loss, share = (sums / len(train)).tolist()
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss}: take a smaller lr, or clip")
         seconds = time.perf_counter() - began
         return {"train_loss": loss, "train_accuracy": share, "seconds": seconds}
 
     def _step(self, index: Tensor) -> Tensor:
         """One step of the optimiser; the sum of the batch's losses, and its hits."""
-        X, mask, y = self._batch(index)
-        with mixed(self.device, self.spec.precision):
-            logits = self._net(X, mask)  # (B, C)
-        loss = F.cross_entropy(logits.float(), y, reduction="sum")
+        y = self.corpus.label[index].to(self.device)
+        logits = self._logits(index)  # (B, C)
+        loss = F.cross_entropy(logits, y, reduction="sum")
 
         self.optimiser.zero_grad()
-        # processes average their gradients, so that each has to count for its share of the batch
-        (loss * self.processes / len(index)).backward()
+        (loss / len(index)).backward()
         if self.spec.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
         self.optimiser.step()
-        return self._sum(torch.stack([loss.detach(), (logits.argmax(1) == y).sum()]).double())
+        return torch.stack([loss.detach(), (logits.argmax(1) == y).sum()]).double()
 
-    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """This process' share of some reviews: X and mask (B, T), y (B,)."""
-        own = index[self.rank :: self.processes]
-        y = self.encoded.label[own]
-        if self.model.spec.num_classes > 2:
-            y = self.encoded.rating[own] - 1
-        if not len(own):  # it works along on the first review, which counts elsewhere
-            own, y = index[:1], torch.tensor([NOBODYS])
-        X, mask = self._pad(own)
-        return X, mask, y.to(self.device)
-
-    def _pad(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        fixed = self.spec.fixed or self.model.spec.pooling == "last_position"
-        X, mask = bert_reviews.pad(self.encoded, index, self.spec.max_len if fixed else None)
-        return X.to(self.device), mask.to(self.device)
-
-    def _sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
-        return self.accelerator.reduce(values, "sum") if self.accelerator else values
+    def _logits(self, index: Tensor) -> Tensor:
+        X, mask = pad(self.corpus, index, self.pad_to)  # (B, T)
+        with mixed(self.device, self.spec.precision):
+            return self.model(X.to(self.device), mask.to(self.device)).float()
 
     @torch.no_grad()
-    def probabilities(self, index: Tensor) -> Tensor:
-        """The probability of "positive" (a rating from 6 on) for some reviews, (n,), on the CPU."""
+    def class_probabilities(self, index: Tensor) -> Tensor:
+        """The probability of either class for some reviews, (n, C), on the CPU."""
         self.model.eval()
-        found = torch.zeros(len(index), device=self.device)
-        batches = list(reviews.in_order(self.encoded.length[index], EVALUATION_BATCH))
-        for batch in batches[self.rank :: self.processes]:
-            X, mask = self._pad(index[batch])
-            with mixed(self.device, self.spec.precision):
-                classes = self.model(X, mask).float().softmax(1)
-            found[batch.to(self.device)] = classes[:, classes.shape[1] // 2 :].sum(1)
-        return self._sum(found).cpu()
-
-    def score(self, index: Tensor) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on some reviews."""
-        p = self.probabilities(index)
-        y = self.encoded.label[index]
-        return float(F.binary_cross_entropy(p.clamp(1e-7, 1 - 1e-7), y.float())), accuracy(p, y)
-
-    def _facts(self, seed: int, reads: dict[str, Tensor | None]) -> dict[str, Any]:
-        """What a kept training must have in common with this one, to go on with it."""
-        tensors = {**self.model.state_dict(), "pieces": self.encoded.ids, **reads}
-        return {
-            "seed": seed,
-            "model": json.loads(digests.canonical(asdict(self.model.spec))),
-            "training": asdict(self.spec),
-            "processes": self.processes,
-            "start and reviews": digests.sha256(
-                b"".join(
-                    digests.sha256(f"{name} {t.dtype}".encode() + _bytes(t)).encode()
-                    for name, t in tensors.items()
-                    if t is not None
-                )
-            ),
-        }
+        classes = torch.empty(len(index), 2)
+        for batch in reviews.in_order(self.corpus.length[index], EVALUATION_BATCH):
+            classes[batch] = self._logits(index[batch]).softmax(1).cpu()
+        return classes
 
 
-class Keeper:
-    """Keeps a training in a folder, and its best checkpoint; without a folder only the latter."""
+def _number(text: str) -> int:
+    """A seed for a generator from what it is for."""
+    return int(code.sha256(text.encode())[:8], 16)
 
-    def __init__(self, folder: Path | None, facts: dict[str, Any], *, write: bool = True) -> None:
-        self.folder, self.facts, self._writes = folder, facts, write and folder is not None
-        self.best: dict[str, Tensor] = {}
-        self._stored = time.monotonic()
 
-    def is_due(self) -> bool:
-        """Whether it is time to keep a state."""
-        return self._writes and time.monotonic() - self._stored >= KEEP_SECONDS
+# the tasks
 
-    def store(self, model: nn.Module, optimiser: torch.optim.Optimizer, run: Run) -> None:
-        """Keep a state in one file, whole or not at all: tensors, and the rest as JSON."""
-        if not self._writes:
-            return
-        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-        for number, values in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in values.items()}
-        self._write("state", tensors, {"facts": self.facts, "run": asdict(run)})
-        self._stored = time.monotonic()
 
-    def store_best(self, model: nn.Module) -> None:
-        self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        if self._writes:
-            self._write("best", self.best, {"facts": self.facts})
+@specification
+class BertTraining(Specification):
+    """One training of a classifier, whose seed draws reviews, starts the head, orders and drops.
 
-    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Run:
-        """Bring model and optimiser to where the kept training stands; a new `Run` without one."""
-        state = self._read("state")
-        if state is None:
-            return Run()
-        tensors, notes = state
-        if other := [name for name, value in self.facts.items() if notes["facts"][name] != value]:
-            raise ValueError(
-                f"{self.folder} holds another training, with another {', '.join(other)}: name "
-                "another folder, or empty this one"
-            )
-        run = Run(**notes["run"])
-        if run.best_epoch:
-            best = self._read("best")
-            if best is None:
-                return Run()  # it is gone, or damaged
-            device = next(model.parameters()).device
-            self.best = {name: value.to(device) for name, value in best[0].items()}
-        inner: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimiser."):
-                _, number, name = name.split(".")
-                inner.setdefault(int(number), {})[name] = value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": inner})
-        prefix = "model."
-        model.load_state_dict(
-            {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    With `curve` the held-out reviews are scored after every epoch, for show only; `keep` returns
+    the trained parameters, too.
+    """
+
+    reading: Reading
+    model: ClassifierSpec
+    training: FineTuning
+    seed: NonNegativeInt
+    curve: bool = False
+    keep: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def title(self) -> str:
+        """What the training starts from, its reviews, its seed."""
+        start = self.reading.model if self.model.pretrained else "random start"
+        return f"{start}, {self.reading.num_train or 'all'} reviews, seed {self.seed}"
+
+    @property
+    def cost(self) -> int:
+        """About how long it takes, in no unit."""
+        reading = self.reading
+        return reading.max_len * self.training.epochs * (reading.num_train or 20_000)
+
+    def make_model(self, arrays: Arrays | None = None) -> BertClassifier:
+        """The model as its seed starts it, or with the parameters that a training has kept."""
+        encoder = load_encoder(find(self.reading.model))
+        torch.manual_seed(self.seed)
+        model = BertClassifier(encoder, self.model)
+        if arrays is not None:
+            kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
+            model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
+        return model
+
+    def train(self, progress: Progress | None = None) -> Arrays:
+        """Train, choose the epoch by dev accuracy, and answer the test reviews once.
+
+        Returns what `Trainer.fit` returns, one value an epoch; `test_probability` (n,) of
+        "positive"; `test_seconds`; `num_parameters`; and with `keep` the parameters under
+        "parameters.<name>".
+        """
+        (corpus, _), model = self.reading.encode(), self.make_model()
+        index = self.reading.draw(corpus, self.seed)
+        trainer = Trainer(model, corpus, self.training, self.reading.max_len, self.device)
+        curve = held_out(corpus) if self.curve else None
+        arrays = trainer.fit(
+            index["train"], index["dev"], self.seed, curve=curve, progress=progress
         )
-        return run
-
-    def _write(self, name: str, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        from safetensors.torch import save
-
-        metadata = {key: digests.canonical(value).decode() for key, value in notes.items()}
-        digests.write_atomically(self.folder / f"{name}.safetensors", save(tensors, metadata))
-
-    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        from safetensors import SafetensorError, safe_open
-
-        path = self.folder / f"{name}.safetensors" if self.folder else None
-        if not path or not path.exists():
-            return None
-        try:
-            with safe_open(path, "pt") as file:
-                notes = {key: json.loads(text) for key, text in file.metadata().items()}
-                return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118
-        except SafetensorError:
-            return None  # a damaged file is made again
+        began = time.perf_counter()
+        arrays["test_probability"] = trainer.probabilities(index["test"])
+        arrays["test_seconds"] = torch.tensor(time.perf_counter() - began)
+        arrays["num_parameters"] = torch.tensor(sum(p.numel() for p in model.parameters()))
+        if self.keep:
+            arrays |= {KEPT + name: value for name, value in model.state_dict().items()}
+        return {name: value.cpu().numpy() for name, value in arrays.items()}
 
 
-def _check_finite(sums: Tensor) -> None:
-    if not math.isfinite(float(sums[0])):
-        raise ValueError(f"the loss is {float(sums[0])}: take a smaller lr, or clip")
+@specification
+class FrozenVectors(Specification):
+    """The pooled vectors of all reviews that trainings with these seeds read, padded to `max_len`.
 
+    Of `shares` such tasks, side by side, this one does number `share`, from 0.
+    """
 
-def _number(*parts: object) -> int:
-    """A number for a generator's seed, made of a seed and what it is for."""
-    return int(digests.sha256(" ".join(map(str, parts)).encode())[:8], 16)
+    reading: Reading
+    seeds: Seeds
+    share: NonNegativeInt = 0
+    shares: PositiveInt = 1
+    precision: Precision = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
 
+    def train(self, progress: Progress | None = None) -> Arrays:
+        """Returns `index` (n,), the reviews, ascending; for each of `POOLINGS` the vectors (n, H);
+        `seconds`. [CLS] and the mean do not see the padding, the last position is padding."""
+        began = time.perf_counter()
+        (corpus, _), device = self.reading.encode(), torch.device(self.device)
+        draws = [self.reading.draw(corpus, seed) for seed in self.seeds]
+        chosen = torch.cat([index for parts in draws for index in parts.values()]).unique()
+        chosen = chosen[self.share :: self.shares]
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()
+        encoder = load_encoder(find(self.reading.model)).to(device)
+        vectors: dict[str, list[Tensor]] = {name: [] for name in POOLINGS}
+        batches = chosen.split(EVALUATION_BATCH)
+        for number, index in enumerate(batches):
+            X, mask = (t.to(device) for t in pad(corpus, index, self.reading.max_len))
+            with torch.no_grad(), mixed(device, self.precision):
+                hidden = encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)
+            for pooling, rows in vectors.items():
+                rows.append(pool(hidden, mask, pooling).float().cpu())
+            if progress:
+                progress(number, len(batches))
+        arrays = {name: torch.cat(rows).numpy() for name, rows in vectors.items()}
+        seconds = np.array(time.perf_counter() - began)
+        return arrays | {"index": chosen.numpy(), "seconds": seconds}

@@ -1,4 +1,4 @@
-"""The chapters' notebooks: read, executed in place, and copied for students to work on.
+"""The chapters' notebooks: read, stored with their outputs, and copied for students to work on.
 
 `notebooks/` holds the chapters as their authors stored them. Students work in `work/`, which git
 ignores: copies that are renewed when a chapter changes, and never at the cost of what was written.
@@ -6,17 +6,16 @@ ignores: copies that are renewed when a chapter changes, and never at the cost o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import sys
-import tempfile
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -28,7 +27,7 @@ KERNEL_NAME = "LSTM course lab"
 VOLATILE = ("execution", "papermill", "scrolled", "collapsed")  # in a cell's metadata
 
 
-class ChapterError(Exception):
+class ChapterError(ValueError):
     """A chapter that failed: where (notebook and cell), why, and what to do next."""
 
     def __init__(self, where: str, cause: str, next_step: str) -> None:
@@ -138,79 +137,40 @@ def install_kernel() -> None:
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     first = Path(KernelSpecManager().get_kernel_spec(machine.KERNEL).resource_dir)
     if first.resolve() != path.parent.resolve():
-        raise ValueError(
-            f"{first} hides the lab's kernel: remove that folder, or unset JUPYTER_PATH"
-        )
+        raise ValueError(f"{first} hides the lab's kernel: remove it, or unset JUPYTER_PATH")
 
 
-# executing in place
+# storing outputs
 
 
-def refresh_all(names: Sequence[str]) -> int:
-    """Execute chapters in place, print one line for each; return the exit status."""
-    install_kernel()
-    status = 0
-    for chapter in names:
-        try:
-            refresh(chapter)
-            print(f"{chapter}: refreshed", flush=True)
-        except ChapterError as error:
-            print(f"FAILED {error}", file=sys.stderr, flush=True)
-            status = 1
-        except KeyboardInterrupt:
-            print(f"stopped; {chapter} is as it was", file=sys.stderr)
-            return 130
-    return status
+def store_outputs(chapter: str) -> None:
+    """Store the outputs of the last quick run in a chapter, without what differs from run to run.
 
-
-def refresh(chapter: str) -> None:
-    """Execute a chapter with its defaults and store the outputs, without what differs from run to
-    run; ChapterError where it fails or was edited meanwhile, and the file stays as it was."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
+    ChapterError where the chapter has been edited since, and the file stays as it was.
+    """
     path, place = machine.NOTEBOOKS / f"{chapter}.ipynb", f"notebooks/{chapter}.ipynb"
-    again = f"python -m labkit notebooks {chapter}"
-    notebook, before = read_notebook(path), path.read_bytes()
-    for cell in notebook.cells:
+    executed = read_notebook(machine.RESULTS / ".executed" / "quick" / path.name)
+    cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    notebook = read_notebook(path)
+    if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
+        again = f"python -m labkit notebooks {chapter}"
+        raise ChapterError(place, "it was edited since it ran", again)
+    count = 0
+    for cell, ran in zip(notebook.cells, cells, strict=True):
         for name in VOLATILE:
             cell.metadata.pop(name, None)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    variables = {**os.environ, **machine.kernel_environment(), "LABKIT_PROGRESS": os.devnull}
-    options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}
-    client = NotebookClient(
-        notebook, kernel_name=machine.KERNEL, force_raise_errors=True, iopub_timeout=60, **options
-    )
-    index = 0
-    with tempfile.TemporaryFile("w+") as log:
-        try:
-            with client.setup_kernel(
-                env=variables, cwd=str(machine.NOTEBOOKS), stdout=log, stderr=log
-            ):
-                for index, cell in enumerate(notebook.cells):
-                    client.execute_cell(cell, index)
-        except CellExecutionError:
-            pass  # the notebook holds the error
-        except (RuntimeError, TimeoutError) as error:
-            log.seek(0)
-            words = [one_line(str(error)), *filter(None, map(str.strip, log))]
-            where = f"{place}, {describe_cell(notebook, index)}"
-            raise ChapterError(where, f"the kernel died: {words[-1]}", again) from error
-    check_cells(notebook, place, f"correct the cell, then {again}")
-    for index, cell in enumerate(notebook.cells):
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                print(f"{describe_cell(notebook, index)}: not stored: {one_line(output.text)}")
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        cell.outputs = [output for output in ran.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            if "execution_count" in output:
+                output.execution_count = count
     kernel = {"name": machine.KERNEL, "display_name": KERNEL_NAME, "language": "python"}
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": kernel, "language_info": {"name": "python"}}
-    )
-    if path.read_bytes() != before:
-        raise ChapterError(place, "it was edited while it ran", again)
+    facts = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook.metadata = nbformat.from_dict(facts)
     _write_notebook(path, notebook)
 
 
@@ -223,51 +183,50 @@ def open_lab(threads: int, options: Sequence[str]) -> int:
     for message in make_copies():
         print(message, flush=True)
     command = [
-        *(sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={machine.ROOT}"),
-        *("--LabApp.default_url=/lab/tree/work", *options),
+        *(sys.executable, "-m", "jupyterlab"),
+        f"--ServerApp.root_dir={machine.ROOT}",
+        "--LabApp.default_url=/lab/tree/work",
+        f"--MultiKernelManager.default_kernel_name={machine.KERNEL}",
+        *options,
     ]
     if os.geteuid() == 0 and "--allow-root" not in command:  # as in a container
         command.append("--allow-root")
-    variables = {
-        n: v for n, v in os.environ.items() if n not in ("LABKIT_STAGING", "LABKIT_RUN_ID")
-    }
-    os.execve(sys.executable, command, variables | machine.kernel_environment(threads))
+    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment(threads)})
 
 
 def make_copies() -> list[str]:
     """Bring the copies in work/ up to date with the chapters; return what a student should know.
 
-    A copy holds what it was made from. One whose cells were edited, or that cannot be read, keeps
-    all its content under a name with the date before a newer one takes its place.
+    A copy tells in its metadata what it was made from. One whose cells were edited since, or that
+    cannot be read, keeps all its content under a dated name before a newer one takes its place.
     """
     messages = []
     for chapter in chapters():
         path = machine.NOTEBOOKS / f"{chapter}.ipynb"
-        notebook, copy = read_notebook(path), machine.ROOT / "work" / path.name
-        made_from = {"chapter": code.sha256(path.read_bytes()), "cells": _cells_digest(notebook)}
+        copy = machine.ROOT / "work" / path.name
+        try:
+            notebook = read_notebook(path)
+        except ChapterError as error:
+            messages.append(str(error))
+            continue
+        made_from = {"chapter": code.sha256(path.read_bytes()), "cells": _digest(notebook)}
         if copy.exists():
-            facts, cells = _state(copy)
-            if facts.get("chapter") == made_from["chapter"]:
+            try:
+                now = read_notebook(copy)
+                before, cells = now.metadata.get("labkit", {}), _digest(now)
+            except ChapterError:
+                before, cells = {}, ""
+            if before.get("chapter") == made_from["chapter"]:
                 continue
-            if cells not in (facts.get("cells"), made_from["cells"]):
-                kept, n = copy.with_stem(f"{chapter}-{date.today()}"), 1
-                while kept.exists():
-                    kept, n = copy.with_stem(f"{chapter}-{date.today()}-{n + 1}"), n + 1
-                os.replace(copy, kept)
-                messages.append(f"work/{copy.name} is new; what you wrote is in work/{kept.name}")
+            if cells not in (before.get("cells"), made_from["cells"]):
+                names = (f"{chapter}-{date.today()}-{n}.ipynb" for n in itertools.count(1))
+                kept = next(name for name in names if not copy.with_name(name).exists())
+                os.replace(copy, copy.with_name(kept))
+                messages.append(f"work/{copy.name} is new; what you wrote is in work/{kept}")
         notebook.metadata["labkit"] = made_from
         _write_notebook(copy, notebook)
     return messages
 
 
-def _state(copy: Path) -> tuple[dict[str, Any], str]:
-    """What a copy was made from, and the digest of its cells as they are now."""
-    try:
-        notebook = read_notebook(copy)
-    except ChapterError:
-        return {}, ""
-    return dict(notebook.metadata.get("labkit", {})), _cells_digest(notebook)
-
-
-def _cells_digest(notebook: NotebookNode) -> str:
+def _digest(notebook: NotebookNode) -> str:
     return code.sha256(code.canonical([[cell.cell_type, cell.source] for cell in notebook.cells]))

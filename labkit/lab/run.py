@@ -16,10 +16,10 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -46,11 +46,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 LOOK_EVERY = 0.5  # seconds between two looks at the progress file
 LOG_EVERY = 60.0  # seconds between two progress lines in a log
-RUN_FOLDERS = (".failed", ".executed", ".interactive", "quick", ".locks")
-
-
-class UsageError(ValueError):
-    """A request that cannot be carried out as it was put."""
 
 
 class Interrupted(Exception):
@@ -76,83 +71,44 @@ class Options:
 # kernels and signals
 
 
-class Supervisor:
-    """Owns the kernels that run inside the `with` block and the signals that may stop them.
+class Kernels:
+    """The kernels that a run has started; each leads a process group of its own.
 
-    A kernel leads a process group of its own, so Ctrl-C in a terminal does not reach it. Signals
-    are passed on to the whole group, and no process of the group is left behind.
+    So Ctrl-C in a terminal does not reach them. The client works in another thread; this one gets
+    the signals, and `end` leaves no process of a kernel's group behind.
     """
 
     def __init__(self) -> None:
-        self._signum: int | None = None
-        self._kernels: list[Popen] = []
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Supervisor:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # under nohup
-                self._previous[number] = signal.signal(number, self._stop)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self.end_kernels()
-
-    def check(self) -> None:
-        """Raise Interrupted when a signal has asked for the end."""
-        if self._signum is not None:
-            raise Interrupted(self._signum)
-
-    def end_kernels(self) -> str | None:
-        """End what is left of every kernel's group; say how the last kernel died, if it had."""
-        cause = None
-        for process in self._kernels:
-            status = process.poll()
-            if status is not None:
-                cause = f"by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-            deadline = time.monotonic() + GRACE
-            while process.poll() is None or _signal_group(process, 0):
-                if time.monotonic() > deadline:
-                    _signal_group(process, signal.SIGKILL)
-                    process.wait()
-                    break
-                time.sleep(0.02)
-        self._kernels.clear()
-        return cause
+        self._processes: list[Popen] = []
+        self._ending = False
 
     def manager(self, variables: Mapping[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
         """A kernel manager: its kernels get `variables` and write what bypasses the notebook,
         such as a crash's last words, to `log`."""
-        supervisor = self
+        kernels = self
 
-        class SupervisedKernelManager(AsyncKernelManager):
+        class Manager(AsyncKernelManager):
             async def start_kernel(self, **options: Any) -> None:
-                supervisor.check()
                 environment = {**os.environ, **variables}
                 await super().start_kernel(env=environment, stdout=log, stderr=log, **options)
-                supervisor._kernels.append(self.provisioner.process)
-                if supervisor._signum is not None:
-                    supervisor._signal_kernels(signal.SIGKILL)
+                kernels._processes.append(self.provisioner.process)
+                if kernels._ending:
+                    kernels.end()
 
-        return SupervisedKernelManager
+        return Manager
 
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        """Ask the kernels to end; the client notices their death and the run unwinds from there."""
-        if self._signum is not None:
-            self._signal_kernels(signal.SIGKILL)
-            return
-        self._signum = signum
-        self._signal_kernels(signal.SIGTERM)
-        timer = threading.Timer(GRACE, self._signal_kernels, [signal.SIGKILL])
-        timer.daemon = True
-        timer.start()
-
-    def _signal_kernels(self, signum: int) -> None:
-        for process in list(self._kernels):
-            _signal_group(process, signum)
+    def end(self) -> str | None:
+        """End every kernel's group; say how the last kernel died, if it had."""
+        self._ending, cause = True, None
+        for process in self._processes:
+            status = process.poll()
+            if status is not None:
+                cause = f"by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            deadline, signum = time.monotonic() + GRACE, signal.SIGTERM
+            while _signal_group(process, signum) or process.poll() is None:
+                signum = 0 if time.monotonic() < deadline else signal.SIGKILL
+                time.sleep(0.02)
+        return cause
 
 
 def _signal_group(process: Popen, signum: int) -> bool:
@@ -164,95 +120,87 @@ def _signal_group(process: Popen, signum: int) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted, but no SIGHUP under nohup."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # once is enough
+        raise Interrupted(signum)
+
+    numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 # what a person sees
 
 
-class Display:
-    """Draws one chapter's progress: one redrawn line in a terminal, a line a minute in a log.
+class Progress:
+    """One chapter's progress: one redrawn line in a terminal, a line a minute in a log.
 
-    Trainings append JSON lines to `file` (see `labkit.lab.store`). A thread reads them; it also
-    notices when the terminal of this process is closed, which make does not pass on.
+    Trainings append JSON lines to `path` (see `labkit.lab.store`).
     """
 
-    def __init__(self, chapter: str, file: Path) -> None:
-        self.cell = ""
-        self._chapter, self._file = chapter, file
-        self._fractions: dict[str, float] = {}
-        self._sweep, self._title, self._total = "", "", 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> Display:
-        self._file.write_text("")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
+    def __init__(self, chapter: str, path: Path) -> None:
         from tqdm import tqdm
 
-        terminal, logged, rest = sys.stderr.isatty(), time.monotonic(), ""
-        layout = "{desc} [{elapsed}]"
-        bar = tqdm(disable=not terminal, leave=False, dynamic_ncols=True, bar_format=layout)
-        with bar, self._file.open(encoding="utf-8") as file, _terminal() as hung_up:
-            while not self._stop.wait(LOOK_EVERY):
-                if hung_up():
-                    os.kill(os.getpid(), signal.SIGHUP)
-                    return
-                *lines, rest = (rest + file.read()).split("\n")
-                for line in lines:
-                    self._feed(line)
-                if terminal:
-                    bar.set_description_str(f"{self._chapter}: {self._summary()}", refresh=True)
-                elif time.monotonic() - logged >= LOG_EVERY:
-                    logged = time.monotonic()
-                    print(f"{self._chapter}: {self._summary()}", file=sys.stderr, flush=True)
-
-    def _feed(self, line: str) -> None:
-        """Take in one event; a line that was cut off by a kill is passed over."""
+        path.touch()
+        self.cell, self._chapter, self._file = "", chapter, path.open(encoding="utf-8")
+        self._sweep, self._total, self._fractions, self._title = "", 0, {}, ""
+        self._rest, self._logged, self._started = "", time.monotonic(), time.monotonic()
+        self._bar = tqdm(disable=not sys.stderr.isatty(), leave=False, bar_format="{desc}")
         try:
-            event = json.loads(line)
-            fraction = min(event["done"] / max(event["total"], 1), 1.0)
-            sweep, total = event["sweep"], event["tasks"] - event["stored"]
-            title = event["task"]
-        except (ValueError, KeyError, TypeError):
-            return
-        if sweep != self._sweep:
-            self._sweep, self._total, self._fractions = sweep, total, {}
-        self._fractions[title] = fraction
-        self._title = f"{title} {event['done']:,.0f}/{event['total']:,.0f}"
-
-    def _summary(self) -> str:
-        done = sum(self._fractions.values())
-        if done >= max(self._total, len(self._fractions)):
-            return self.cell
-        return f"{self.cell}, {done:.1f} of {self._total} trainings, {self._title}"
-
-
-@contextlib.contextmanager
-def _terminal() -> Iterator[Any]:
-    """A function that tells whether the terminal this process had at the start is closed."""
-    try:
-        descriptor = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        yield lambda: False
-        return
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-
-    def hung_up() -> bool:
-        try:
-            os.tcgetpgrp(descriptor)
+            self._terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
         except OSError:
-            return not ignored
-        return False
+            self._terminal = None
 
-    try:
-        yield hung_up
-    finally:
-        os.close(descriptor)
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._terminal is not None:
+            os.close(self._terminal)
+
+    def look(self) -> None:
+        """Read what is new and show it; raise Interrupted when the terminal was closed.
+
+        The system tells only the leader of the session that, and make does not pass it on.
+        """
+        if self._terminal is not None and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            try:
+                os.tcgetpgrp(self._terminal)
+            except OSError:
+                raise Interrupted(signal.SIGHUP) from None
+        *lines, self._rest = (self._rest + self._file.read()).split("\n")
+        for line in lines:
+            self._take(line)
+        if not self._bar.disable:
+            self._bar.set_description_str(str(self))
+        elif time.monotonic() - self._logged >= LOG_EVERY:
+            self._logged = time.monotonic()
+            print(self, file=sys.stderr, flush=True)
+
+    def _take(self, line: str) -> None:
+        """Take in one event; a line that was cut off by a kill is passed over."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            event = json.loads(line)
+            if event["sweep"] != self._sweep:
+                self._sweep, self._fractions = event["sweep"], {}
+            self._total = event["tasks"] - event["stored"]
+            self._fractions[event["task"]] = event["done"] / max(event["total"], 1)
+            self._title = f"{event['task']} {event['done']:,.0f}/{event['total']:,.0f}"
+
+    def __str__(self) -> str:
+        seconds, done = time.monotonic() - self._started, sum(self._fractions.values())
+        text = f"{self._chapter}, {seconds:.0f} s: {self.cell}"
+        if done < self._total:
+            text += f", {done:.1f} of {self._total} trainings, {self._title}"
+        return text
 
 
 # running
@@ -273,7 +221,7 @@ def run(names: Sequence[str], options: Options) -> int:
     outcomes = [Outcome(name) for name in select(names)]
     status = 0
     install_kernel()
-    with lock(options.profile), Supervisor() as supervisor:
+    with lock(options.profile):
         for leftover in (machine.RESULTS / options.profile).glob(".running-*"):
             record.remove(leftover)
         _preflight(outcomes, options)
@@ -282,9 +230,9 @@ def run(names: Sequence[str], options: Options) -> int:
             for position, outcome in enumerate(outcomes, start=1):
                 if outcome in refused or (options.given and refused):
                     continue  # `--set` is meant for all of them: if one refuses it, nothing runs
-                supervisor.check()
                 print(f"[{position}/{len(outcomes)}] {outcome.chapter}: ", end="", flush=True)
-                _bring_up_to_date(outcome, options, supervisor)
+                with signals_raise():
+                    _bring_up_to_date(outcome, options)
         except Interrupted as interruption:
             print(f"{interruption}; the same command goes on from here", file=sys.stderr)
             status = interruption.exit_code
@@ -305,7 +253,7 @@ def select(names: Sequence[str]) -> list[str]:
     """Full chapter names for names, numbers ("2", "02") or file names; all of them for none."""
     known = chapters()
     if not known:
-        raise UsageError(f"no chapters in {machine.NOTEBOOKS}")
+        raise ValueError(f"no chapters in {machine.NOTEBOOKS}")
     selected = set()
     for name in names or known:
         wanted = Path(name).name.removesuffix(".ipynb")
@@ -313,22 +261,22 @@ def select(names: Sequence[str]) -> list[str]:
         if not matches:
             close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise UsageError(f"unknown chapter '{name}'.{hint} There are {', '.join(known)}")
+            raise ValueError(f"unknown chapter '{name}'.{hint} There are {', '.join(known)}")
         selected.update(matches)
     return sorted(selected)
 
 
 @contextlib.contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold the only run of a profile; UsageError when another process holds it."""
+    """Hold the only run of a profile; ValueError when another process holds it."""
     path = machine.RESULTS / ".locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(path).acquire(timeout=0)
     except Timeout:
-        raise UsageError(f"another run of '{name}' is under way: wait for it or stop it") from None
+        raise ValueError(f"another run of '{name}' is under way: wait for it or stop it") from None
     except (NotImplementedError, OSError) as error:
-        raise UsageError(
+        raise ValueError(
             f"{shown(path)} cannot be locked ({error}): put the lab on a disk that knows file locks"
         ) from error
     with held:
@@ -351,7 +299,7 @@ def _preflight(outcomes: Sequence[Outcome], options: Options) -> None:
             print(f"FAILED {error}", file=sys.stderr, flush=True)
 
 
-def _bring_up_to_date(outcome: Outcome, options: Options, supervisor: Supervisor) -> None:
+def _bring_up_to_date(outcome: Outcome, options: Options) -> None:
     chapter, profile = outcome.chapter, options.profile
     if not options.force and not report.stale_reasons(chapter, profile, outcome.values):
         outcome.status = "up to date"
@@ -361,7 +309,7 @@ def _bring_up_to_date(outcome: Outcome, options: Options, supervisor: Supervisor
     start = time.monotonic()
     outcome.status = "interrupted"
     try:
-        Execution(chapter, options, outcome.values).run(supervisor)
+        Execution(chapter, options, outcome.values).run()
         outcome.status = "finished" if profile == "quick" else "published"
     except ChapterError as error:
         outcome.status = "failed"
@@ -385,13 +333,12 @@ class Execution:
         self.notebook = self.staging / f"{chapter}.ipynb"
         self.log = self.staging / f"{chapter}.log"
 
-    def run(self, supervisor: Supervisor) -> None:
+    def run(self) -> None:
         """Execute, look at what was written, publish; raise Interrupted when told to stop."""
         try:
             self.staging.mkdir(parents=True)
             digests = code.chapter_code(self.chapter)
-            self._execute(supervisor)
-            supervisor.check()
+            self._execute()
             self._check_cells()
             self._publish(digests)
         except ChapterError:
@@ -408,7 +355,7 @@ class Execution:
             with contextlib.suppress(OSError):
                 record.remove(self.staging)
 
-    def _execute(self, supervisor: Supervisor) -> None:
+    def _execute(self) -> None:
         import papermill
 
         for name in ("papermill", "asyncio"):
@@ -422,42 +369,46 @@ class Execution:
         }
         if self.options.workers:
             variables["LABKIT_WORKERS"] = str(self.options.workers)
-        index = -1
-        source = read_notebook(machine.ROOT / self.place)
+        index, source, kernels = -1, read_notebook(machine.ROOT / self.place), Kernels()
+        progress = Progress(self.chapter, self.staging / "progress")
+
+        def started(cell: NotebookNode, cell_index: int) -> None:
+            nonlocal index
+            index = cell_index
+            progress.cell = f"cell {cell_index + 1} of {len(source.cells)}"
+
         with (
-            Display(self.chapter, self.staging / "progress") as display,
+            contextlib.closing(progress),
             self.log.open("wb") as log,
+            futures.ThreadPoolExecutor(1) as pool,
         ):
-
-            def started(cell: NotebookNode, cell_index: int) -> None:
-                nonlocal index
-                index = cell_index
-                display.cell = f"cell {cell_index + 1} of {len(source.cells)}"
-
+            execution = pool.submit(
+                papermill.execute_notebook,
+                source,
+                str(self.notebook).replace("{", "{{").replace("}", "}}"),
+                parameters=self.values,
+                kernel_name=machine.KERNEL,
+                language="python",
+                cwd=str(self.staging),
+                progress_bar=False,
+                kernel_manager_class=kernels.manager(variables, log),
+                on_cell_start=started,
+                execution_timeout=self.options.cell_timeout,
+                iopub_timeout=60,
+                force_raise_errors=True,
+                store_widget_state=False,
+            )
             try:
-                papermill.execute_notebook(
-                    source,
-                    str(self.notebook).replace("{", "{{").replace("}", "}}"),
-                    parameters=self.values,
-                    kernel_name=machine.KERNEL,
-                    language="python",
-                    cwd=str(self.staging),
-                    progress_bar=False,
-                    kernel_manager_class=supervisor.manager(variables, log),
-                    on_cell_start=started,
-                    execution_timeout=self.options.cell_timeout,
-                    iopub_timeout=60,
-                    force_raise_errors=True,
-                    store_widget_state=False,
-                )
+                while not futures.wait([execution], timeout=LOOK_EVERY).done:
+                    progress.look()
+                died = kernels.end()
+                execution.result()
             except papermill.exceptions.PapermillExecutionError:
                 pass  # the written notebook holds the error
             except (RuntimeError, TimeoutError) as error:  # a dead, mute or stillborn kernel
-                died = supervisor.end_kernels()
-                supervisor.check()
                 raise self._dead_kernel(source, index, died, error) from error
             finally:
-                supervisor.end_kernels()
+                kernels.end()
 
     def _dead_kernel(
         self, source: NotebookNode, index: int, died: str | None, error: Exception
@@ -527,14 +478,3 @@ class Execution:
                 if path.exists() and path.stat().st_size:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, kept)
-
-
-def clean() -> None:
-    """Remove what runs leave behind and git ignores: run folders and finished trainings."""
-    with contextlib.ExitStack() as stack:
-        for name in machine.PROFILES:
-            stack.enter_context(lock(name))
-    for folder in [machine.DATA / "cache", *(machine.RESULTS / name for name in RUN_FOLDERS)]:
-        if folder.is_dir() and not folder.is_symlink():
-            record.remove(folder)
-            print(f"removed {shown(folder)}")

@@ -1,275 +1,409 @@
-"""The plots of chapter 02: losses, accuracies over the length, and the gradient explosion."""
+"""The plots of chapters 02 and 03, and the explorer that redraws one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
+import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from labkit.measure.plots import COLOURS, LABELS, PALETTE, new_figure
+from labkit.measure.claims import MIN_SEEDS
+from labkit.measure.plots import COLOURS, LABELS, PALETTE, new_figure, show
+from labkit.measure.statistics import Measure
+from labkit.memory.model import Ensemble
+from labkit.memory.sweep import PublishedRow
 
-CELLS = ("srn", "lstm")
-MARKERS = {"nndl-a": "s", "nndl-b": "^", "nndl-c": "D"}
+Array = np.ndarray | torch.Tensor
+Arrays = Mapping[str, Array]
+Summaries = Mapping[str, Mapping[str, Measure]]
+
 SOURCES = {"nndl-a": "write-up A", "nndl-b": "write-up B", "nndl-c": "rerun of A"}
-OFFSET = {"textcoords": "offset points"}
+MARKERS = {"nndl-a": "s", "nndl-b": "^", "nndl-c": "D"}
 # clipping has nothing to do with the cells, so it has colours of its own
 CLIPPING = (PALETTE[3], PALETTE[2], PALETTE[4])
+PANELS = {
+    "i": ("input gate", 0.0, 1.0, "viridis"),
+    "f": ("forget gate", 0.0, 1.0, "viridis"),
+    "o": ("output gate", 0.0, 1.0, "viridis"),
+    "c": ("cell state", -5.0, 5.0, "vlag"),
+}
+STARTS = {"zero": (PALETTE[0], "o"), "xavier": (PALETTE[1], "D")}
+STATES = {"c": ("0.15", "cell state c", "o"), "h": (PALETTE[4], "hidden state h", "s")}
+JUDGED = {("f", "falls"), ("o", "falls"), ("o", "rises"), ("c", "falls"), ("c", "rises")}
+DIRECTIONS = (("rises", 1, PALETTE[2]), ("falls", -1, PALETTE[4]))
+MARKS = (
+    f"Every model is a dot, a level line the mean; from {MIN_SEEDS} models on, an upright line its "
+    "95 % interval."
+)
+LENGTHS = "sequence length (digits)"
+BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
 
-def _every_seed_and_median(ax: Axes, x: Sequence, values: np.ndarray, cell: str) -> None:
-    """Values (seeds, len(x)): a faint line for each seed, a strong one for their median."""
-    ax.plot(x, np.transpose(values), color=COLOURS[cell], alpha=0.35, linewidth=0.8)
-    ax.plot(x, np.median(values, axis=0), color=COLOURS[cell], linewidth=2.2, label=LABELS[cell])
+def _grid(
+    name: str, alt: str, titles: Iterable[str], ylabels: Iterable[str], xlabel: str, size: tuple
+) -> tuple[Figure, np.ndarray]:
+    """Panels of `size` (inches) that share their axes, with a title a column, a label a row."""
+    titles, ylabels = list(titles), list(ylabels)
+    figsize = (size[0] * len(titles) + 1.0, size[1] * len(ylabels) + 0.6)
+    shared = {"figsize": figsize, "sharex": True, "sharey": True, "squeeze": False}
+    fig, axes = new_figure(name, alt, len(ylabels), len(titles), **shared)
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=10)
+    for ax, label in zip(axes[:, 0], ylabels, strict=True):
+        ax.set_ylabel(label)
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    return fig, axes
 
 
-def loss_curves(name: str, setting: str, curves: Mapping[str, Mapping[int, Mapping]]) -> Figure:
+def _every_seed(
+    ax: Axes,
+    x: Sequence,
+    values: Array,
+    colour: Any,
+    label: str,
+    marker: str | None = None,
+    average: Callable[..., np.ndarray] = np.mean,
+) -> float:
+    """Values (seeds, len(x)): a faint line for each seed, a strong one for their average, whose
+    largest value is returned."""
+    values = np.asarray(values)
+    middle = average(values, axis=0)
+    ax.plot(x, values.T, color=colour, alpha=0.35, lw=0.8)
+    ax.plot(x, middle, color=colour, marker=marker, ms=4, lw=2.2, label=label)
+    return float(middle.max())
+
+
+def _strip(
+    ax: Axes, x: float, measure: Measure, colour: Any, marker: str, label: str | None, width: float
+) -> None:
+    """Every seed a dot, the mean a level line; with enough seeds its interval an upright line."""
+    raw = np.asarray(measure["raw"])
+    spread = np.linspace(-width, width, len(raw)) if len(raw) > 1 else np.zeros(1)
+    ax.scatter(x + spread, raw, s=12, color=colour, marker=marker, alpha=0.5, lw=0, zorder=3)
+    ax.hlines(measure["mean"], x - 1.6 * width, x + 1.6 * width, color=colour, lw=2.4, label=label)
+    if measure["n"] >= MIN_SEEDS:
+        ax.vlines(x, measure["low"], measure["high"], color=colour, lw=1.4)
+
+
+def _level(ax: Axes, value: float, label: str = "chance") -> None:
+    ax.axhline(value, color=COLOURS["chance"], ls=":", lw=1.2, label=label)
+
+
+def _legend_below(fig: Figure, axes: np.ndarray, ncols: int) -> None:
+    """One legend for several panels, each entry once."""
+    entries = {}
+    for ax in axes.flat:
+        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    fig.legend(entries.values(), entries, loc="outside lower center", ncols=ncols, fontsize=9)
+
+
+# chapter 02
+
+
+def loss_curves(name: str, setting: str, curves: Mapping[str, Mapping[int, Arrays]]) -> Figure:
     """Train and dev loss over the steps, `curves[cell][length]` with step (K,), train_loss and
     dev_loss (seeds, K)."""
     lengths = list(next(iter(curves.values())))
-    fig, axes = new_figure(
-        name,
+    alt = (
         f"Cross-entropy over training steps, {setting}. One column for each length "
         f"({', '.join(map(str, lengths))} digits), training loss above and dev loss below; SRN and "
         "LSTM in two colours, every seed a faint line, the median strong, and the loss of guessing "
-        "by class frequency as a dotted line.",
-        nrows=2,
-        ncols=len(lengths),
-        figsize=(2.3 * len(lengths) + 1.2, 4.8),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
+        "by class frequency as a dotted line."
     )
-    pairs = np.add.outer(np.arange(10), np.arange(10)).ravel()
-    frequency = np.bincount(pairs) / 100
-    guessing = -(frequency * np.log(frequency)).sum()
+    titles, labels = [f"{n} digits" for n in lengths], ["train loss (nats)", "dev loss (nats)"]
+    fig, axes = _grid(name, alt, titles, labels, "steps (1,000)", (2.3, 2.1))
     fig.suptitle(setting)
-    medians = [
-        np.median(np.asarray(curves[cell][length][quantity]), axis=0)
-        for cell in CELLS
-        for length in lengths
-        for quantity in ("train_loss", "dev_loss")
-    ]
-    top = 1.1 * max(values.max() for values in medians)
-    for row, (quantity, label) in enumerate({"train_loss": "train", "dev_loss": "dev"}.items()):
-        for ax, length in zip(axes[row], lengths, strict=True):
-            for cell in CELLS:
-                found = curves[cell][length]
-                steps = np.asarray(found["step"]) / 1000
-                _every_seed_and_median(ax, steps, np.asarray(found[quantity]), cell)
-            ax.axhline(
-                guessing,
-                color=COLOURS["chance"],
-                linestyle=":",
-                linewidth=1.2,
-                label=f"class frequencies, {guessing:.2f}",
-            )
-            if row == 0:
-                ax.set_title(f"{length} digits", fontsize=10)
-            else:
-                ax.set_xlabel("steps (1,000)")
-        axes[row][0].set_ylabel(f"{label} loss (nats)")
-    axes[0][0].set_ylim(0, top)
-    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    frequency = np.bincount(np.add.outer(np.arange(10), np.arange(10)).ravel()) / 100
+    guessing = -(frequency * np.log(frequency)).sum()
+    top = 0.0
+    for ax, (split, length) in zip(axes.flat, product(("train", "dev"), lengths), strict=True):
+        for cell, by_length in curves.items():
+            x, losses = by_length[length]["step"] / 1000, by_length[length][f"{split}_loss"]
+            style = COLOURS[cell], LABELS[cell]
+            top = max(top, _every_seed(ax, x, losses, *style, average=np.median))
+        _level(ax, guessing, f"class frequencies, {guessing:.2f}")
+    axes[0, 0].set_ylim(0, 1.1 * top)
+    _legend_below(fig, axes[0], 3)
     return fig
 
 
 def accuracy_over_length(
-    accuracies: Mapping[str, Mapping[str, Mapping[str, Mapping[int, Mapping]]]],
-    published: Mapping[str, Mapping],
-    chance: float,
+    name: str,
+    what: str,
+    accuracies: Mapping[str, Mapping[str, Mapping[str, Mapping[int, Measure]]]],
+    chance: Mapping[str, float],
+    published: Sequence[PublishedRow] = (),
 ) -> Figure:
-    """Dev and test accuracy over the length, `accuracies[setting][quantity][cell][length]`.
+    """Accuracy over the length, `accuracies[title][quantity][cell][length]`, a panel each; `what`
+    says on which data, `chance[title]` what guessing gives.
 
-    The innermost values are summaries with raw, mean, low and high. `published[setting]` lists
-    rows (source, cell, quantity, lengths, values), drawn as open markers.
+    Rows of `published` are drawn in the panels whose title is their setting.
     """
-    settings = list(accuracies)
-    fig, axes = new_figure(
-        "accuracy_over_length",
-        "Dev accuracy (above) and test accuracy (below) over the sequence length. One column for "
-        f"each setting: {'; '.join(settings)}. SRN and LSTM in two colours: every seed a small "
-        "dot, the mean a line with its 95 % interval. Open markers are the published single-seed "
-        "figures; the dotted line is chance.",
-        nrows=2,
-        ncols=len(settings),
-        figsize=(4.0 * len(settings) + 0.8, 6.6),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
+    quantities = list(next(iter(accuracies.values())))
+    labels = [quantity.replace("_", " ") for quantity in quantities]
+    alt = (
+        f"{', '.join(labels).capitalize()} over the sequence length, {what}. One column for each "
+        f"of: {'; '.join(accuracies)}. SRN and LSTM in two colours: every seed a small dot, the "
+        "mean a line with its 95 % interval; the dotted line is chance."
     )
-    for column, setting in enumerate(settings):
-        for row, quantity in enumerate(("dev_accuracy", "test_accuracy")):
-            ax = axes[row][column]
-            _accuracy_panel(ax, accuracies[setting][quantity], chance)
-            for source, cell, kind, lengths, values in published.get(setting, ()):
-                if kind == quantity:
-                    _published_points(ax, source, cell, lengths, values)
-        axes[0][column].set_title(setting, fontsize=10)
-        axes[1][column].set_xlabel("sequence length (digits)")
-    # the panels' legends together, each entry once
-    entries = {}
-    for ax in axes[1]:
-        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    fig.legend(entries.values(), entries, loc="outside lower center", ncols=6, fontsize=9)
-    axes[0][0].set_ylabel("dev accuracy")
-    axes[1][0].set_ylabel("test accuracy")
-    axes[0][0].set_ylim(-0.02, 1.02)
+    alt += " Open markers are the published single-seed figures." if published else ""
+    fig, axes = _grid(name, alt, accuracies, labels, LENGTHS, (4.0, 3.0))
+    for ax, (quantity, title) in zip(axes.flat, product(quantities, accuracies), strict=True):
+        by_cell = accuracies[title][quantity]
+        for shift, (cell, by_length) in zip((-0.6, 0.6), by_cell.items(), strict=True):
+            for length, measure in by_length.items():
+                _strip(ax, length + shift, measure, COLOURS[cell], "o", None, 0.35)
+            x, means = [n + shift for n in by_length], [m["mean"] for m in by_length.values()]
+            ax.plot(x, means, color=COLOURS[cell], lw=1.4, label=f"mean, {LABELS[cell]}")
+        for row in published:
+            if (row.setting, row.quantity) == (title, quantity):
+                label = f"{SOURCES[row.source]}, {LABELS[row.cell]}"
+                style = {"mfc": "none", "mec": COLOURS[row.cell], "zorder": 4, "label": label}
+                ax.plot(row.values.keys(), row.values.values(), MARKERS[row.source], **style)
+        _level(ax, chance[title])
+        ax.set(xticks=list(by_length), xlim=(min(by_length) - 3, max(by_length) + 3))
+        ax.set_ylim(-0.02, 1.02)
+    _legend_below(fig, axes, 6)
     return fig
-
-
-def _accuracy_panel(ax: Axes, by_cell: Mapping[str, Mapping[int, Mapping]], chance: float) -> None:
-    for shift, cell in zip((-0.6, 0.6), CELLS, strict=True):
-        lengths = np.array(list(by_cell[cell]), dtype=float)
-        found = list(by_cell[cell].values())
-        for length, summary in zip(lengths, found, strict=True):
-            raw = np.asarray(summary["raw"])
-            jitter = np.linspace(-0.35, 0.35, len(raw))
-            label = f"one seed, {LABELS[cell]}" if length == lengths[0] else None
-            ax.scatter(
-                length + shift + jitter,
-                raw,
-                s=9,
-                color=COLOURS[cell],
-                alpha=0.45,
-                lw=0,
-                label=label,
-                zorder=3,
-            )
-        means = np.array([summary["mean"] for summary in found])
-        # a single seed has no interval
-        low, high = (
-            np.array([s["mean"] if s[end] is None else s[end] for s in found])
-            for end in ("low", "high")
-        )
-        ax.errorbar(
-            lengths + shift,
-            means,
-            yerr=[means - low, high - means],
-            color=COLOURS[cell],
-            fmt="o-",
-            markersize=4,
-            linewidth=1.6,
-            capsize=3,
-            label=f"mean of the seeds, {LABELS[cell]}",
-        )
-    ax.axhline(chance, color=COLOURS["chance"], linestyle=":", label="chance")
-    ax.set_xticks(lengths)
-    ax.set_xlim(min(lengths) - 3, max(lengths) + 3)
-
-
-def _published_points(
-    ax: Axes, source: str, cell: str, lengths: Sequence[int], values: Sequence[float]
-) -> None:
-    ax.plot(
-        lengths,
-        values,
-        MARKERS[source],
-        markerfacecolor="none",
-        markeredgecolor=COLOURS[cell],
-        markersize=6,
-        zorder=4,
-        label=f"{SOURCES[source]}, {LABELS[cell]}",
-    )
 
 
 def one_seed_studies(
     rows: Mapping[str, Mapping[int, Sequence[float]]],
-    published: Mapping[str, Sequence[tuple[str, Sequence[int], Sequence[float]]]],
     chance: float,
+    published: Sequence[PublishedRow],
 ) -> Figure:
     """What a study with one seed would have printed: `rows[setting][length]`, values by seed."""
-    fig, axes = new_figure(
-        "one_seed_studies",
+    alt = (
         "LSTM test accuracy over the sequence length, one thin line for each seed: each line is "
         f"the row that a study with that one seed would have printed. Panels: {'; '.join(rows)}. "
-        "The strong black line is the mean of all seeds; dashed lines with open markers are the "
-        "published rows; the dotted line is chance.",
-        ncols=len(rows),
-        figsize=(4.3 * len(rows) + 0.6, 4.3),
-        sharey=True,
-        squeeze=False,
+        "The strong line is the mean of all seeds; dashed lines with open markers are the "
+        "published rows; the dotted line is chance."
     )
+    fig, axes = _grid("one_seed_studies", alt, rows, ["LSTM test accuracy"], LENGTHS, (4.3, 3.7))
     for ax, (setting, by_length) in zip(axes[0], rows.items(), strict=True):
-        lengths = list(by_length)
-        values = np.array([by_length[length] for length in lengths])  # (lengths, seeds)
-        ax.plot(lengths, values, color=COLOURS["lstm"], alpha=0.35, linewidth=0.8)
-        ax.plot(lengths, values.mean(axis=1), color="black", linewidth=2.4, label="mean")
-        for colour, (source, where, row) in zip(
-            PALETTE[3:], published.get(setting, ()), strict=False
-        ):
-            label = SOURCES[source]
-            ax.plot(
-                where, row, MARKERS[source], ls="--", lw=1.4, mfc="none", color=colour, label=label
-            )
-        ax.axhline(chance, color=COLOURS["chance"], linestyle=":", label="chance")
-        ax.set(title=setting, xlabel="sequence length (digits)", xticks=lengths)
+        values = np.array(list(by_length.values())).T  # (seeds, lengths)
+        _every_seed(ax, list(by_length), values, COLOURS["lstm"], "mean")
+        wanted = (setting, "lstm", "test_accuracy")
+        printed = [r for r in published if (r.setting, r.cell, r.quantity) == wanted]
+        for colour, row in zip(PALETTE[3:], printed, strict=False):
+            style = {"ls": "--", "mfc": "none", "color": colour, "label": SOURCES[row.source]}
+            ax.plot(row.values.keys(), row.values.values(), MARKERS[row.source], **style)
+        _level(ax, chance)
+        ax.set(xticks=list(by_length), ylim=(-0.02, 1.02))
         ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
-    axes[0][0].set(ylabel="LSTM test accuracy", ylim=(-0.02, 1.02))
     return fig
 
 
-def sound_accuracy(
-    by_kind: Mapping[str, Mapping[str, Mapping[int, Mapping]]], chance: Mapping[str, float]
-) -> Figure:
-    """Sound protocol: `by_kind[kind][cell][length]`, and the chance line of each kind."""
-    fig, axes = new_figure(
-        "sound_accuracy",
-        "Test accuracy under the sound protocol over the sequence length, on 4,000 fresh sequences "
-        f"for each seed. Panels: {' and '.join(by_kind)}. SRN and LSTM in two colours: every seed "
-        "a dot, the mean a line with its 95 % interval; the dotted line is chance.",
-        ncols=len(by_kind),
-        figsize=(9.0, 4.0),
-        sharey=True,
-        squeeze=False,
-    )
-    for ax, (kind, by_cell) in zip(axes[0], by_kind.items(), strict=True):
-        _accuracy_panel(ax, by_cell, chance[kind])
-        ax.set(title=kind, xlabel="sequence length (digits)", ylim=(-0.02, 1.02))
-    axes[0][0].set_ylabel("test accuracy")
-    handles = axes[0][0].get_legend_handles_labels()
-    fig.legend(*handles, loc="outside lower center", ncols=5, fontsize=8)
-    return fig
-
-
-def explosion_plot(
-    runs: Mapping[str, Mapping[str, np.ndarray]], max_norm: float, steps_per_epoch: int = 5
-) -> Figure:
-    """Gradient norms and loss of the exploding SRN, `runs[clip]` as `digit_sum.explode` gives.
+def explosion_plot(runs: Mapping[str, Arrays], max_norm: float, steps_per_epoch: int = 5) -> Figure:
+    """Gradient norms and loss of the exploding SRN, `runs[clip]` as `sweep.explode` gives.
 
     Each point is the largest value of one epoch; norms below 0.001 are drawn at 0.001.
     """
-    quantities = {
-        "gradient/W": "gradient norm of W",
-        "gradient/U": "gradient norm of U",
-        "gradient/b": "gradient norm of b",
-        "loss": "loss (nats a sequence)",
-    }
-    fig, axes = new_figure(
-        "explosion",
+    alt = (
         "An SRN on 20 digits under SGD with learning rate 0.2 on a summed loss: L2 norms of the "
         "gradients of W, U and b before clipping, and the loss, the largest of each epoch, on "
         f"logarithmic axes. One colour for each of: {', '.join(runs)}. Every seed is a faint "
         f"line, the median strong; the dashed line is the clipping norm {max_norm:g}; norms below "
-        "0.001 are drawn at 0.001.",
-        ncols=4,
-        figsize=(13.0, 3.6),
+        "0.001 are drawn at 0.001."
     )
-    for ax, (quantity, label) in zip(axes, quantities.items(), strict=True):
+    fig, axes = new_figure("explosion", alt, ncols=4, figsize=(13.0, 3.6))
+    for ax, quantity in zip(axes, ("gradient/W", "gradient/U", "gradient/b", "loss"), strict=True):
         for colour, (clip, run) in zip(CLIPPING, runs.items(), strict=False):
-            values = np.asarray(run[quantity])
-            values = values.reshape(len(values), -1, steps_per_epoch).max(axis=2).clip(min=1e-3)
+            values = np.asarray(run[quantity]).reshape(len(run["saturated"]), -1, steps_per_epoch)
+            values = values.max(axis=2).clip(min=1e-3)
             epochs = np.arange(1, values.shape[1] + 1)
-            ax.plot(epochs, values.T, color=colour, alpha=0.2, linewidth=0.5)
-            ax.plot(epochs, np.median(values, axis=0), color=colour, linewidth=2, label=clip)
-        ax.set(yscale="log", xlabel="epoch", title=label)
-        if quantity.startswith("gradient"):
-            ax.axhline(max_norm, color="black", linestyle="--", linewidth=0.9)
-            ax.set_ylim(5e-4, 1e5)
+            _every_seed(ax, epochs, values, colour, clip, average=np.median)
+        ax.set(yscale="log", xlabel="epoch")
+        if quantity == "loss":
+            _level(ax, np.log(19), "guessing, ln 19")
+            ax.set(title="loss (nats a sequence)", ylim=(1.5, None))
         else:
-            ax.axhline(np.log(19), color="black", linestyle=":", linewidth=0.9)
-            ax.annotate("guessing, ln 19", (1, np.log(19)), xytext=(0, -11), fontsize=8, **OFFSET)
-            ax.set_ylim(bottom=1.5)
-    fig.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            ax.axhline(max_norm, color="black", ls="--", lw=0.9)
+            ax.set(title=f"gradient norm of {quantity[-1]}", ylim=(5e-4, 1e5))
+    _legend_below(fig, axes[-1:], 4)
     return fig
+
+
+# chapter 03
+
+
+def gate_maps(
+    trace: Arrays, digits: Sequence[int], predicted: int, model: str, framed: int
+) -> Figure:
+    """Four heat maps of one sequence: `trace` holds "i", "f", "o" and "c", each (T, H).
+
+    `model` says which model it is, `predicted` the sum that it gives; a frame is drawn around the
+    column of step `framed`, from 0.
+    """
+    text = " ".join(map(str, digits))
+    alt = (
+        f"Four heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: input, "
+        "forget and output gate on a scale from 0 to 1, cell state from −5 to 5. Hidden units run "
+        f"down, the digits read run across; the column of step {framed + 1} is framed."
+    )
+    fig, axes = new_figure("gate_maps", alt, ncols=4, figsize=(12.5, 5.2), sharey=True)
+    for ax, (panel, (title, low, high, colours)) in zip(axes, PANELS.items(), strict=True):
+        values = np.asarray(trace[panel]).T  # (H, T)
+        style = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
+        ticks = {"xticklabels": list(digits), "yticklabels": 5, "cbar_kws": {"shrink": 0.8}}
+        sns.heatmap(values, ax=ax, **style, **ticks)
+        ax.tick_params(rotation=0)
+        ax.set(title=title, xlabel="digit read")
+        frame = {"fill": False, "edgecolor": PALETTE[3], "linewidth": 2.5}
+        ax.add_patch(Rectangle((framed, 0), 1, len(values), **frame))
+    axes[0].set_ylabel("hidden unit")
+    fig.suptitle(f"{text}  →  {predicted}   ({model})")
+    return fig
+
+
+def _conditions(ax: Axes, by_start: Summaries) -> list[str]:
+    """A strip for each condition and start; returns the conditions."""
+    conditions = list(next(iter(by_start.values())))
+    for shift, (start, by_name) in zip((-0.2, 0.2), by_start.items(), strict=False):
+        for x, condition in enumerate(conditions):
+            label = f"{start} start" if x == 0 else None
+            _strip(ax, x + shift, by_name[condition], *STARTS[start], label, 0.09)
+    ax.set_xticks(range(len(conditions)), conditions)
+    ax.set_xlim(-0.5, len(conditions) - 0.5)
+    return conditions
+
+
+def input_gate_spreads(by_start: Summaries, limit: float) -> Figure:
+    """`by_start[start][name]` a summary over seeds; the limit is drawn over all but the last."""
+    alt = (
+        "Spread of the input gate over zeros only, over the zeros around a disturbing digit, over "
+        "those before and after it, and over the ten digits at one step; "
+        f"{' and '.join(by_start)} start. A dotted line marks the limit for zeros, {limit}. {MARKS}"
+    )
+    fig, ax = new_figure("input_gate_spread", alt, figsize=(8.2, 4.2))
+    zeros = len(_conditions(ax, by_start)) - 1
+    ax.hlines(limit, -0.5, zeros - 0.5, color="black", ls=":", label="limit for zeros")
+    ax.axvline(zeros - 0.5, color=COLOURS["chance"], lw=0.8)
+    ax.set(ylabel="spread of the input gate\n(standard deviation)", ylim=(0, None))
+    ax.legend(**BESIDE)
+    return fig
+
+
+def digit_responses(shares: Mapping[str, Arrays], limit: float) -> Figure:
+    """Shares of units that fall or rise, `shares[start]["f/falls"]` and so on, each (R, 10)."""
+    alt = (
+        "Share of hidden units that fall (below the axis) and rise (above it) where a digit from 1 "
+        "to 9 stands instead of a zero. Columns: input gate, forget gate, output gate, size of the "
+        f"cell state; rows: {' and '.join(shares)} start. Bars are means, every dot is a model; "
+        f"dotted lines mark the limit, {limit:g}, of what is claimed."
+    )
+    titles = ["input gate", "forget gate", "output gate", "size of the cell state"]
+    labels = [f"{start} start\nfalls ← share of units → rises" for start in shares]
+    fig, axes = _grid("digit_responses", alt, titles, labels, "digit instead of 0", (2.6, 2.6))
+    digits = np.arange(1, 10)
+    for ax, (start, panel) in zip(axes.flat, product(shares, PANELS), strict=True):
+        for way, sign, colour in DIRECTIONS:
+            values = sign * np.asarray(shares[start][f"{panel}/{way}"])[:, 1:]  # (R, 9)
+            ax.bar(digits, values.mean(0), color=colour, alpha=0.6)
+            x = digits + np.linspace(-0.2, 0.2, len(values))[:, None]  # (R, 9)
+            ax.scatter(x, values, s=7, color="0.15", alpha=min(1.0, 8 / len(values)), lw=0)
+            if (panel, way) in JUDGED:
+                ax.axhline(sign * limit, color="black", ls=":", lw=1)
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set_xticks(digits)
+        ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    return fig
+
+
+def read_out_curves(accuracy: Mapping[str, Arrays], chance: Mapping[str, float]) -> Figure:
+    """Probe accuracy over the steps, `accuracy[start]["c/known"]` and so on, each (R, T)."""
+    kinds = {
+        "known": "pairs that the probe was fitted on",
+        "held_out": "pairs held out of the probe",
+        "held_out_zeros": "held out, only zeros behind them",
+    }
+    alt = (
+        "Accuracy with which a linear probe reads the sum after each step. Columns: probed pairs "
+        "known, held out, and held out of sequences without a disturbing digit; rows: "
+        f"{' and '.join(accuracy)} start. Cell state and hidden state in two colours, every seed a "
+        "faint line, their mean a strong one; the dotted line is chance."
+    )
+    labels = [f"{start} start\naccuracy of the probe" for start in accuracy]
+    fig, axes = _grid("read_out", alt, kinds.values(), labels, "digits read", (3.7, 2.8))
+    for ax, (start, kind) in zip(axes.flat, product(accuracy, kinds), strict=True):
+        steps = range(1, accuracy[start][f"c/{kind}"].shape[1] + 1)
+        for state, style in STATES.items():
+            _every_seed(ax, steps, accuracy[start][f"{state}/{kind}"], *style)
+        _level(ax, chance[kind.removesuffix("_zeros")])
+        ax.set(xticks=steps, ylim=(-0.02, 1.05))
+    axes[0, 0].legend(frameon=True, loc="lower right", fontsize=9)
+    return fig
+
+
+def ablation_plot(accuracies: Mapping[str, Summaries], chance: float) -> Figure:
+    """Accuracies by condition, `accuracies[when][start][condition]` a summary over seeds."""
+    alt = (
+        "Accuracy over all pairs, places and digits, as trained and with the input, forget or "
+        f"output gate held at 1 or at its mean. Panels: {', '.join(accuracies)}; the dotted line "
+        f"is chance. {MARKS}"
+    )
+    labels = [f"held {when}\naccuracy" for when in accuracies]
+    fig, axes = _grid("ablation", alt, [""], labels, "", (7.6, 3.0))
+    for ax, by_start in zip(axes[:, 0], accuracies.values(), strict=True):
+        _conditions(ax, by_start)
+        _level(ax, chance)
+        ax.set_ylim(0, 1.05)
+    axes[0, 0].legend(**BESIDE)
+    return fig
+
+
+def place_curves(accuracy: Mapping[str, Arrays]) -> Figure:
+    """Accuracy by the place of a disturbing digit, `accuracy[start]["places"]` (R, T − 2).
+
+    `accuracy[start]["zeros"]` (R,) is that without one.
+    """
+    alt = (
+        "Accuracy over all pairs against the place of a disturbing digit from 1 to 9, "
+        f"{' and '.join(accuracy)} start: every model a faint line, their mean a strong one. "
+        "Dashed: the mean without a disturbing digit."
+    )
+    fig, ax = new_figure("accuracy_by_place", alt, figsize=(7.6, 3.6))
+    for start, by_name in accuracy.items():
+        colour, marker = STARTS[start]
+        places = range(3, by_name["places"].shape[1] + 3)
+        _every_seed(ax, places, by_name["places"], colour, f"{start} start", marker)
+        label, alone = f"{start} start, only zeros", float(by_name["zeros"].mean())
+        ax.axhline(alone, color=colour, ls="--", lw=1.2, label=label)
+    ax.set(xlabel="step of the disturbing digit", ylabel="accuracy", ylim=(0, 1.05), xticks=places)
+    ax.legend(**BESIDE)
+    return fig
+
+
+def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
+    """Display widgets to choose digits, step and model, above the four maps that follow them.
+
+    Where a notebook runs with nobody to turn a knob (the runner names a progress file in
+    `LABKIT_PROGRESS`), only the maps, so that no widget's state ends up in what is stored.
+    """
+
+    def draw(row: str, step: int, start: str, seed: int) -> None:
+        ensemble, chosen = ensembles[start], [int(digit) for digit in row.split()]
+        replica, X = ensemble.seeds.index(seed), torch.tensor([chosen])
+        trace = {name: values[replica, 0] for name, values in ensemble.trace(X).items()}
+        predicted = int(ensemble.logits(X)[replica].argmax())
+        model = f"seed {seed}, {start} start"
+        show(gate_maps(trace, chosen, predicted, model, min(step, len(chosen)) - 1))
+
+    row, step = " ".join(map(str, digits)), min(5, len(digits))
+    start, seeds = next(iter(ensembles)), next(iter(ensembles.values())).seeds
+    if os.environ.get("LABKIT_PROGRESS"):
+        draw(row, step, start, seeds[0])
+        return
+    import ipywidgets as widgets
+
+    text = widgets.Text(row, continuous_update=False, description="digits")
+    slider = widgets.IntSlider(step, 1, len(digits))
+    widgets.interact(draw, row=text, step=slider, start=list(ensembles), seed=list(seeds))

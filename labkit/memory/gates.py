@@ -1,50 +1,34 @@
 """What the gates of a trained LSTM do with a digit that it should ignore, measured on traces.
 
-A trace is what `Ensemble.trace` returns: "i", "f", "o", "g", "c", "h", each (R, B, T, H). Steps
-count from 0; the first two digits are the addends, every later one should be ignored.
-
-Shapes: R replicas, B sequences (the hundred digit pairs), T steps, H hidden units, D digits.
+A trace is what `Ensemble.trace` returns: "i", "f", "o", "g", "c", "h", each (R, B, T, H), for R
+replicas, B sequences (the hundred digit pairs), T steps and H hidden units; D counts digits. Steps
+count from 0: the first two digits are the addends, every later one should be ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from labkit.measure.claims import MIN_SEEDS
-from labkit.memory.ensemble import EVALUATION_BATCH, Ensemble
+from labkit.measure.claims import Row
+from labkit.memory.data import ADDENDS, DIGITS, all_pairs, with_digit
+from labkit.memory.model import Ensemble
 
 Trace = Mapping[str, Tensor]
 
-ADDENDS = 2
 GATES = ("i", "f", "o")
 CHANGE = {"i": 0.1, "f": 0.1, "o": 0.1, "c": 0.5}  # a tenth of what the picture's colours span
-FOLDS = 5
-
-
-def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
-    """A copy of the sequences X (B, T) with `digit` at step `position`, behind the addends."""
-    if X.dim() != 2 or X.shape[1] <= ADDENDS:
-        raise ValueError(f"X must have shape (B, T) with T >= 3, got {tuple(X.shape)}")
-    if not ADDENDS <= position < X.shape[1]:
-        raise ValueError(
-            f"position must be in {ADDENDS}..{X.shape[1] - 1}, behind the addends, got {position}"
-        )
-    if not 0 <= digit <= 9:
-        raise ValueError(f"digit must be in 0..9, got {digit}")
-    changed = X.clone()
-    changed[:, position] = digit
-    return changed
+FIT_DIGITS, TEST_DIGITS, FOLDS = (1, 4, 7), (2, 5, 8), 5
 
 
 # spread and change
 
 
 def _variance(gate: Tensor, steps: Sequence[int]) -> Tensor:
-    """Variance of a gate (R, B, T, H) over `steps`, meant over sequences and units: (R,)."""
+    """Variance of a gate (R, B, T, H) over `steps`, averaged over sequences and units: (R,)."""
     return gate[:, :, list(steps)].var(dim=2, correction=0).mean(dim=(1, 2))
 
 
@@ -62,16 +46,16 @@ def zero_variances(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
     steps = range(ADDENDS, gates[0].shape[2])
     before, after = list(steps[: position - ADDENDS]), list(steps[position - ADDENDS + 1 :])
 
-    found = {"alone": _variance(gates[0], steps)}
+    variances = {"alone": _variance(gates[0], steps)}
     at_digit = torch.stack([gate[:, :, position] for gate in gates])  # (D, R, B, H)
-    found["digits"] = at_digit.var(dim=0, correction=0).mean(dim=(1, 2))
+    variances["digits"] = at_digit.var(dim=0, correction=0).mean(dim=(1, 2))
     for name, where in {"zeros": before + after, "before": before, "after": after}.items():
         if len(where) >= 2:
-            found[name] = torch.stack([_variance(gate, where) for gate in gates[1:]]).mean(0)
+            variances[name] = torch.stack([_variance(gate, where) for gate in gates[1:]]).mean(0)
     if before and after:
         shifts = [gate[:, :, before].mean(2) - gate[:, :, after].mean(2) for gate in gates[1:]]
-        found["shift"] = torch.stack(shifts).square().mean(dim=(0, 2, 3))
-    return found
+        variances["shift"] = torch.stack(shifts).square().mean(dim=(0, 2, 3))
+    return variances
 
 
 def changed_shares(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
@@ -98,28 +82,27 @@ def changed_shares(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
     if position + 1 < zero["f"].shape[2]:
         compared["f_next"] = [(t, position + 1, zero, position + 1) for t in traces]
 
-    found = {}
+    shares = {}
     for label, pairs in compared.items():
         name = label[0]
         changes = torch.stack([at(a, name, s) - at(b, name, u) for a, s, b, u in pairs], 1)
-        found[f"{label}/falls"] = (changes < -CHANGE[name]).double().mean(dim=(2, 3))
-        found[f"{label}/rises"] = (changes > CHANGE[name]).double().mean(dim=(2, 3))
-    return found
+        shares[f"{label}/falls"] = (changes < -CHANGE[name]).double().mean(dim=(2, 3))
+        shares[f"{label}/rises"] = (changes > CHANGE[name]).double().mean(dim=(2, 3))
+    return shares
 
 
-def study(ensemble: Ensemble, X: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Put every digit at every place of X (B, T), whose tails are zeros.
+def study(ensemble: Ensemble, length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Put every digit at every place behind the hundred pairs of addends, zeros elsewhere.
 
-    Returns the spreads of the input gate, the roots of `zero_variances` meant over places, (R,),
+    Returns the spreads of the input gate, the roots of `zero_variances` averaged over places, (R,),
     with "zeros_to_digits" and "alone_to_digits", their ratios to the spread over digits; and the
     mean of `changed_shares` over places, (R, 10), one column for each digit.
     """
-    if X[:, ADDENDS:].any():
-        raise ValueError("X must hold only zeros behind the addends; the study puts the digits in")
+    X = all_pairs(length).X
     variances: dict[str, list[Tensor]] = {}
     shares: dict[str, list[Tensor]] = {}
-    for position in range(ADDENDS, X.shape[1]):
-        traces = [ensemble.trace(with_digit(X, position, digit)) for digit in range(10)]
+    for position in range(ADDENDS, length):
+        traces = [ensemble.trace(with_digit(X, position, digit)) for digit in range(DIGITS)]
         for name, value in zero_variances(traces, position).items():
             variances.setdefault(name, []).append(value)
         for name, value in changed_shares(traces, position).items():
@@ -144,8 +127,6 @@ def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tens
     """
     if (fit & test).any():
         raise ValueError("linear_probe: a row stands both in `fit` and in `test`")
-    if not fit.any() or not test.any():
-        raise ValueError("linear_probe: `fit` and `test` must each hold at least one row")
     features = features.double()
     A = features[..., fit, :]
     centre, scale = A.mean(-2, keepdim=True), A.std(-2, keepdim=True).clamp(min=1e-6)
@@ -160,8 +141,8 @@ def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tens
 
     W = torch.linalg.solve(covariance, means.mT)  # (..., H, C)
     b = member.mean(0).log() - (means.mT * W).sum(-2) / 2
-    found = classes[(B @ W + b.unsqueeze(-2)).argmax(-1)]
-    return (found == y[test]).double().mean(-1)
+    answers = classes[(B @ W + b.unsqueeze(-2)).argmax(-1)]
+    return (answers == y[test]).double().mean(-1)
 
 
 def pair_folds(y: Tensor) -> Tensor:
@@ -177,40 +158,30 @@ def pair_folds(y: Tensor) -> Tensor:
     return folds
 
 
-def read_out(
-    ensemble: Ensemble,
-    X: Tensor,
-    y: Tensor,
-    *,
-    fit_digits: Sequence[int] = (1, 4, 7),
-    test_digits: Sequence[int] = (2, 5, 8),
-) -> dict[str, Tensor]:
+def read_out(ensemble: Ensemble, X: Tensor, y: Tensor) -> dict[str, Tensor]:
     """How well the sum can be read from "c" and "h" after each step, as accuracies (R, T).
 
-    Probes are fitted on the sequences X (B, T) with each of `fit_digits` at each place behind the
-    addends and tested on those with each of `test_digits`. "<state>/known" tests pairs that the
+    Probes are fitted on the sequences X (B, T) with each of `FIT_DIGITS` at each place behind the
+    addends and tested on those with each of `TEST_DIGITS`. "<state>/known" tests pairs that the
     probe was fitted on, "<state>/held_out" pairs that it was not: five fits, each of which leaves
     out another fold of `pair_folds`. "<state>/held_out_zeros" is the same on the sequences X alone,
     one for each pair, so that no row is fitted on or tested in several copies.
     """
-    if set(fit_digits) & set(test_digits):
-        raise ValueError(f"fit_digits {fit_digits} and test_digits {test_digits} share a digit")
-    digits = [*fit_digits, *test_digits]
+    digits = (*FIT_DIGITS, *TEST_DIGITS)
     places = [(p, d) for d in digits for p in range(ADDENDS, X.shape[1])]
     traces = [ensemble.trace(with_digit(X, p, d)) for p, d in places]
-
     zeros, alone = ensemble.trace(X), torch.ones(len(y), dtype=torch.bool)
 
     sums, folds = y.repeat(len(places)), pair_folds(y).repeat(len(places))
-    fit = torch.tensor([d in fit_digits for _, d in places]).repeat_interleave(len(y))
-    found = {}
+    fit = torch.tensor([d in FIT_DIGITS for _, d in places]).repeat_interleave(len(y))
+    accuracies = {}
     for state in ("c", "h"):
         features = torch.cat([trace[state].cpu() for trace in traces], 1).transpose(1, 2)
-        found[f"{state}/known"] = linear_probe(features, sums, fit, ~fit)  # (R, T)
-        found[f"{state}/held_out"] = _held_out(features, sums, folds, fit, ~fit)
+        accuracies[f"{state}/known"] = linear_probe(features, sums, fit, ~fit)  # (R, T)
+        accuracies[f"{state}/held_out"] = _held_out(features, sums, folds, fit, ~fit)
         features = zeros[state].cpu().transpose(1, 2)
-        found[f"{state}/held_out_zeros"] = _held_out(features, y, pair_folds(y), alone, alone)
-    return found
+        accuracies[f"{state}/held_out_zeros"] = _held_out(features, y, pair_folds(y), alone, alone)
+    return accuracies
 
 
 def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Tensor) -> Tensor:
@@ -227,34 +198,6 @@ def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Ten
 # what a gate is worth
 
 
-@torch.no_grad()
-def logits_with_held_gates(
-    ensemble: Ensemble, X: Tensor, held: Mapping[str, float | Tensor], first: int = 0
-) -> Tensor:
-    """Class scores (R, B, C) for X (B, T) with gates held at constants from step `first` on.
-
-    `held` gives the gates "i", "f" or "o" a number or a tensor that broadcasts to (R, B, H).
-    """
-    if unknown := sorted(set(held) - set(GATES)):
-        raise ValueError(f"held: no gate {unknown[0]!r}; allowed: {', '.join(GATES)}")
-    if not 0 <= first < X.shape[1]:
-        raise ValueError(f"first must be in 0..{X.shape[1] - 1}, got {first}")
-    p, H = ensemble.parameters, ensemble.spec.hidden_size
-    table = p["embedding"] @ p["W"] + p["b"]  # (R, V, 4H), columns in the order o, i, f, g
-    found = []
-    for part in X.split(4 * EVALUATION_BATCH):
-        h = c = table.new_zeros(len(ensemble), len(part), H)
-        for t, digits in enumerate(part.unbind(1)):
-            Z = (table[:, digits] + h @ p["U"]).split(H, dim=-1)
-            gate = dict(zip("oif", (z.sigmoid() for z in Z[:3]), strict=True))
-            if t >= first:
-                gate |= {name: torch.as_tensor(value) for name, value in held.items()}
-            c = gate["f"] * c + gate["i"] * Z[3].tanh()
-            h = gate["o"] * c.tanh()
-        found.append(h @ p["head_weight"] + p["head_bias"])
-    return torch.cat(found, 1)
-
-
 def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[str, Tensor]:
     """Accuracy (R,) on X (B, T), y (B,) "as trained" and with one gate made useless.
 
@@ -263,101 +206,49 @@ def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[
     i and o. `first` = 2 leaves the reading of the addends as trained.
     """
     trace = ensemble.trace(X)
-    conditions: dict[str, dict[str, Any]] = {"as trained": {}}
+    conditions: dict[str, dict[str, float | Tensor]] = {"as trained": {}}
     for gate in GATES:
         mean = trace[gate][:, :, first:].mean(dim=(1, 2)).unsqueeze(1)  # (R, 1, H)
         conditions[f"{gate} = 1"] = {gate: 1.0}
         conditions[f"{gate} = mean"] = {gate: mean}
     return {
-        name: _accuracy(logits_with_held_gates(ensemble, X, held, first), y)
-        for name, held in conditions.items()
+        name: _accuracy(ensemble.logits(X, held, first), y) for name, held in conditions.items()
     }
 
 
 def accuracy_by_place(ensemble: Ensemble, X: Tensor, y: Tensor) -> Tensor:
     """Accuracy (R, T − 2, 10) on X (B, T), y (B,) with each digit put at each later place."""
-    rows = [
-        [_accuracy(ensemble.logits(with_digit(X, p, d)), y) for d in range(10)]
+    by_place = [
+        [_accuracy(ensemble.logits(with_digit(X, p, d)), y) for d in range(DIGITS)]
         for p in range(ADDENDS, X.shape[1])
     ]
-    return torch.stack([torch.stack(row, 1) for row in rows], 1)
+    return torch.stack([torch.stack(by_digit, 1) for by_digit in by_place], 1)
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(-1) == y).double().mean(1)
 
 
-# verdicts
+# the report
 
 
-class Condition(NamedTuple):
-    """The mean of `measure`, named `name`, must lie "above" or "below" `limit`."""
-
-    label: str
-    name: str
-    measure: Mapping[str, Any]
-    side: str
-    limit: float
-
-    def holds(self) -> bool | None:
-        """Whether the whole 95 % interval lies on the right side; None where it spans the limit,
-        or where fewer than `MIN_SEEDS` seeds give no interval worth the name."""
-        low, high = self.measure["low"], self.measure["high"]
-        if self.measure["n"] < MIN_SEEDS or low is None or low <= self.limit <= high:
-            return None
-        return (low > self.limit) == (self.side == "above")
-
-    def spread(self) -> str:
-        """The interval; for fewer than `MIN_SEEDS` seeds the range, which is no interval."""
-        m = self.measure
-        if m["n"] < MIN_SEEDS:
-            return f"range {m['min']:.3f} to {m['max']:.3f}"
-        return f"[{m['low']:.3f}, {m['high']:.3f}]"
-
-    def __str__(self) -> str:
-        needs = f"needs {self.side} {self.limit:g}"
-        return f"{self.label} {self.measure['mean']:.3f} {self.spread()} ({needs})"
+def rows(
+    measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
+) -> dict[str, list[Row]]:
+    """The report's row of chapter 03: how many models predict what the source printed."""
+    table = published["gates"]
+    expected, predictions = table["prediction"], measures["prediction"]
+    hits, n = predictions.count(expected), len(predictions)
+    verdict = {0: "not reproduced", n: "reproduced"}.get(hits, f"reproduced by {hits} of {n} seeds")
+    ours = str(predictions[0]) if len({*predictions}) == 1 else f"{hits} × {expected}"
+    what = f"prediction for {' '.join(map(str, table['sequence']))}"
+    reason = f"{expected} predicted by {hits} of {n} trained models"
+    return {"Numbers": [Row(what, str(expected), f"{ours}, n = {n}", verdict, reason)]}
 
 
-def verdict_rows(by_start: Mapping[str, Sequence[Condition]]) -> list[list[str]]:
-    """A row for each start and condition: start, condition, mean, interval, limit."""
-    return [
-        [start, c.label, f"{c.measure['mean']:.3f}", c.spread(), f"{c.side} {c.limit:g}"]
-        for start, conditions in by_start.items()
-        for c in conditions
-    ]
-
-
-def judge(claim_id: str, claim: str, by_start: Mapping[str, Sequence[Condition]]) -> dict[str, Any]:
-    """A claim's verdict by the conditions of the first start; the other starts are told.
-
-    It holds if all conditions are met, holds only in part if some are met and another fails, and is
-    undecided if none fails but an interval spans its limit.
-    """
-    (first, conditions), *others = by_start.items()
-    holds, verdict = _verdict(conditions)
-    reason = "; ".join(str(condition) for condition in conditions)
-    parts = [f"{first} start, n = {conditions[0].measure['n']}: {reason}"]
-    for start, compared in others:
-        means = "; ".join(f"{c.label} {c.measure['mean']:.3f}" for c in compared)
-        parts.append(f"{start} start: {_verdict(compared)[1]} ({means})")
-    return {
-        "id": claim_id,
-        "claim": claim,
-        "holds": holds,
-        "verdict": verdict,
-        "reason": ". ".join(parts),
-        "evidence": [c.name for conditions in by_start.values() for c in conditions],
-    }
-
-
-def _verdict(conditions: Sequence[Condition]) -> tuple[bool | None, str]:
-    if any(condition.measure["n"] < MIN_SEEDS for condition in conditions):
-        return None, f"not judged: fewer than {MIN_SEEDS} seeds"
-    found = [condition.holds() for condition in conditions]
-    met = [c.label for c, holds in zip(conditions, found, strict=True) if holds]
-    if all(found):
-        return True, "holds"
-    if None in found and False not in found:
-        return None, "undecided: an interval spans its limit"
-    return False, f"holds only in part: {', '.join(met)}" if met else "does not hold"
+def about(published: Mapping[str, Any]) -> str:
+    """What the published pictures of chapter 03 were made from."""
+    return (
+        f"Published: heat maps of one LSTM that was trained on {published['gates']['length']} "
+        "digits, for one sequence."
+    )

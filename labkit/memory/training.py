@@ -6,116 +6,81 @@ test score belongs to that checkpoint, so a test set is never looked at while ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
+import numpy as np
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from labkit.memory.ensemble import Ensemble
+from labkit.lab import machine
+from labkit.lab.specification import Arrays, Progress, Seeds, Specification, specification
+from labkit.memory.data import Split, check, load_published, sound_data
+from labkit.memory.model import Ensemble, ModelSpec
 
 
-class Split(NamedTuple):
-    """Sequences X, long (N, T), and classes y (N,); or a set for each replica, (R, N, ...)."""
-
-    X: Tensor
-    y: Tensor
-
-    def to(self, device: torch.device) -> Split:
-        return Split(self.X.to(device), self.y.to(device))
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How long and how an ensemble is trained: Adam on the mean cross-entropy, no clipping."""
-
-    steps: int = 19_000
-    batch_size: int = 8
-    lr: float = 1e-3
-    evaluate_every: int = 100
-    shuffle: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"FitSettings.{name} must be an int, got {value!r}")
-            if value < 1:
-                raise ValueError(f"FitSettings.{name} must be at least 1, got {value}")
-        if self.lr <= 0:
-            raise ValueError(f"FitSettings.lr must be positive, got {self.lr}")
-
-
-@dataclass
-class History:
-    """What a training left behind, for R replicas and K evaluations.
-
-    `step` (K,); `train_loss` (R, K), the mean over the batches since the evaluation before;
-    `dev_loss` and `dev_accuracy` (R, K); `best_step` and `best_dev_accuracy` (R,); `best`, the
-    parameters at each replica's best dev accuracy, the earliest where several tie.
-    """
-
-    step: Tensor
-    train_loss: Tensor
-    dev_loss: Tensor
-    dev_accuracy: Tensor
-    best_step: Tensor
-    best_dev_accuracy: Tensor
-    best: dict[str, Tensor] = field(repr=False)
-
-
-def batches(data: Split, settings: FitSettings, seeds: tuple[int, ...]) -> Iterator[Split]:
-    """Batches without end, epoch after epoch; the last one of an epoch may be smaller.
+def batches(
+    data: Split, seeds: Sequence[int], *, batch_size: int = 8, shuffle: bool = False
+) -> Iterator[Split]:
+    """Batches (R, B, ...) without end, epoch after epoch; the last of an epoch may be smaller.
 
     Without shuffling every replica reads the data in file order. With it, each replica draws its
     own order from its own seed, so that the order does not depend on who trains beside it.
     """
-    N, size = data.y.shape[-1], settings.batch_size
-    if not settings.shuffle:
-        while True:
-            for start in range(0, N, size):
-                stop = min(start + size, N)
-                yield Split(data.X[..., start:stop, :], data.y[..., start:stop])
-
+    R, N = len(seeds), data.y.shape[-1]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    X = data.X if data.X.dim() == 3 else data.X.expand(len(seeds), *data.X.shape)
-    y = data.y if data.y.dim() == 2 else data.y.expand(len(seeds), -1)
+    X, y = data.X.expand(R, *data.X.shape[-2:]), data.y.expand(R, N)
     while True:
-        order = torch.stack([torch.randperm(N, generator=g) for g in generators]).to(X.device)
-        X_epoch = X.gather(1, order.unsqueeze(-1).expand(X.shape))
-        y_epoch = y.gather(1, order)
-        for start in range(0, N, size):
-            yield Split(X_epoch[:, start : start + size], y_epoch[:, start : start + size])
+        if shuffle:
+            orders = [torch.randperm(N, generator=generator) for generator in generators]
+            order = torch.stack(orders).to(X.device)  # (R, N)
+            X = data.X.expand(X.shape).gather(1, order.unsqueeze(-1).expand(X.shape))
+            y = data.y.expand(y.shape).gather(1, order)
+        for k in range(0, N, batch_size):
+            yield Split(X[:, k : k + batch_size], y[:, k : k + batch_size])
 
 
 def fit(
     ensemble: Ensemble,
     train: Split,
     dev: Split,
-    settings: FitSettings,
-    progress: Callable[[int, int], None] | None = None,
-) -> History:
-    """Train every replica and leave it at its best checkpoint; `progress` gets (done, total)."""
-    optimiser = torch.optim.Adam([ensemble.trainable], lr=settings.lr, fused=True)
-    stream = batches(train, settings, ensemble.seeds)
+    steps: int,
+    evaluate_every: int = 100,
+    shuffle: bool = False,
+    progress: Progress = lambda done, total: None,
+    lr: float = 1e-3,
+) -> dict[str, Tensor]:
+    """Train by Adam on the mean cross-entropy; leave every replica at its best checkpoint.
+
+    That is the one with the best dev accuracy, the earliest where several tie. Returns, for R
+    replicas and K evaluations: "step" (K,); "train_loss" (R, K), the mean over the batches since
+    the evaluation before; "dev_loss" and "dev_curve", the dev accuracy, (R, K); and of the best
+    checkpoint "best_step" and "dev_accuracy" (R,). `progress` gets (done, total).
+    """
+    check(*train, replicas=len(ensemble))
+    optimiser = torch.optim.Adam([ensemble.trainable], lr=lr, fused=True)
+    stream = batches(train, ensemble.seeds, shuffle=shuffle)
 
     best = ensemble.state_dict()
-    best_accuracy = torch.full((len(ensemble),), -1.0, dtype=ensemble.dtype, device=ensemble.device)
-    best_step = torch.zeros(len(ensemble), dtype=torch.int64, device=ensemble.device)
-    rows: list[tuple[int, Tensor, Tensor, Tensor]] = []
+    best_accuracy = ensemble.trainable.new_full((len(ensemble),), -1.0)
+    best_step = torch.zeros_like(best_accuracy, dtype=torch.int64)
+    at, curves = [], {"train_loss": [], "dev_loss": [], "dev_curve": []}
     running, since = torch.zeros_like(best_accuracy), 0
 
-    for step in range(1, settings.steps + 1):
+    for step in range(1, steps + 1):
         X, y = next(stream)
         running += ensemble.loss_and_gradients(X, y)
         since += 1
         optimiser.step()
-        if step % settings.evaluate_every and step != settings.steps:
+        if step % evaluate_every and step != steps:
             continue
 
         dev_loss, dev_accuracy = ensemble.evaluate(*dev)
-        rows.append((step, running / since, dev_loss, dev_accuracy))
+        curves["train_loss"].append(running / since)
+        curves["dev_loss"].append(dev_loss)
+        curves["dev_curve"].append(dev_accuracy)
+        at.append(step)
         running, since = torch.zeros_like(running), 0
 
         improved = dev_accuracy > best_accuracy
@@ -123,33 +88,78 @@ def fit(
         best_step[improved] = step
         for name, value in ensemble.state_dict().items():
             best[name][improved] = value[improved]
-        if progress:
-            progress(step, settings.steps)
+        progress(step, steps)
 
     ensemble.load_state_dict(best)
-    steps, train_loss, dev_loss, dev_accuracy = zip(*rows, strict=True)
-    return History(
-        step=torch.tensor(steps),
-        train_loss=torch.stack(train_loss, 1),
-        dev_loss=torch.stack(dev_loss, 1),
-        dev_accuracy=torch.stack(dev_accuracy, 1),
-        best_step=best_step,
-        best_dev_accuracy=best_accuracy,
-        best=best,
-    )
+    return {
+        "step": torch.tensor(at),
+        **{name: torch.stack(values, 1) for name, values in curves.items()},
+        "best_step": best_step,
+        "dev_accuracy": best_accuracy,
+    }
 
 
-def clip_per_tensor(ensemble: Ensemble, max_norm: float) -> None:
-    """Scale each gradient tensor of each replica down to the L2 norm `max_norm`, where above it."""
-    for gradient in ensemble.gradients.values():
-        norm = gradient.flatten(1).norm(dim=1).view(-1, 1, 1)
-        gradient.mul_((max_norm / norm.clamp(min=1e-30)).clamp(max=1.0))
+def place(protocol: str, cell: str, setting: str, length: int) -> str:
+    """Where the measures of a training stand in a record; `setting` is start/embedding."""
+    return f"{protocol}/{cell}/{setting}/{length}"
 
 
-def clip_global(ensemble: Ensemble, max_norm: float) -> None:
-    """Scale all gradients of each replica together, as `torch.nn.utils.clip_grad_norm_` does."""
-    gradients = list(ensemble.gradients.values())
-    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients])
-    scale = (max_norm / squares.sum(0).sqrt().clamp(min=1e-30)).clamp(max=1.0).view(-1, 1, 1)
-    for gradient in gradients:
-        gradient.mul_(scale)
+@specification
+class DigitSumTraining(Specification):
+    """The training of a replica of `model` for each of `seeds`, on sequences of `length` digits."""
+
+    protocol: Literal["published", "shuffled", "sound"] = "published"
+    model: ModelSpec
+    length: int = Field(ge=3)
+    seeds: Seeds
+    steps: PositiveInt = 19_000
+    evaluate_every: PositiveInt = 100
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def name(self) -> str:
+        """Where its measures stand in a record."""
+        return place(self.protocol, self.model.cell, self.model.setting, self.length)
+
+    @property
+    def title(self) -> str:
+        model = self.model
+        return f"{self.protocol} {model.cell.upper()}, {model.setting}, {self.length} digits"
+
+    def train(self, progress: Progress = lambda done, total: None) -> Arrays:
+        """Train the replicas and test each one's best checkpoint.
+
+        Returns what `fit` does, and for R replicas first_loss and test_accuracy, or for sound
+        test_accuracy_seen_pairs and test_accuracy_unseen_pairs, each (R,); and the parameters of
+        the best checkpoint under "parameters.<name>", (R, ...).
+        """
+        device = machine.device(self.device)
+        ensemble = Ensemble(self.model, self.seeds, device=device)
+        data = {name: split.to(device) for name, split in self._data().items()}
+        train, dev = data.pop("train"), data.pop("dev")
+        shuffle = self.protocol != "published"
+
+        first = next(batches(train, self.seeds, shuffle=shuffle))
+        arrays = {"first_loss": ensemble.evaluate(*first)[0]}
+        arrays |= fit(ensemble, train, dev, self.steps, self.evaluate_every, shuffle, progress)
+        for name, split in data.items():
+            quantity = "test_accuracy" if name == "test" else f"test_accuracy_{name}"
+            arrays[quantity] = ensemble.evaluate(*split)[1]
+        arrays |= {f"parameters.{name}": value for name, value in ensemble.state_dict().items()}
+        return {name: value.cpu().numpy() for name, value in arrays.items()}
+
+    def _data(self) -> dict[str, Split]:
+        """Train, dev and test sets; for sound, one of each for every replica, stacked."""
+        if self.protocol != "sound":
+            return load_published(self.length)
+        drawn = [sound_data(self.length, seed) for seed in self.seeds]
+        groups = {name: zip(*(data[name] for data in drawn), strict=True) for name in drawn[0]}
+        return {name: Split(*map(torch.stack, group)) for name, group in groups.items()}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> Ensemble:
+        """The trained replicas that `train` has returned, each at its best checkpoint."""
+        ensemble = Ensemble(self.model, self.seeds)
+        prefix = "parameters."
+        state = {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+        ensemble.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
+        return ensemble

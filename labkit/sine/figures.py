@@ -53,10 +53,8 @@ def _legend(fig: Figure, *axes: Axes, columns: int = 4) -> None:
 def loss_plot(
     blocks: Mapping[str, Values], published: Mapping[str, Sequence[float]], mean_answer: float
 ) -> Figure:
-    """`blocks[start][optimiser]` (R, K): means over 20 batches; `published[optimiser]` the first.
-
-    `mean_answer` is the loss of always answering the labels' mean.
-    """
+    """`blocks[start][optimiser]` (R, K): means over 20 batches; the first were published as
+    `published[optimiser]`. `mean_answer` is the loss of always answering the labels' mean."""
     fig, axes = new_figure(
         "loss",
         "Loss over the batches, means of 20, both axes logarithmic, Adam and SGD in two colours, "
@@ -115,14 +113,10 @@ def slow_plot(
 
 
 def note_plot(
-    before: np.ndarray,
-    after: Mapping[int, np.ndarray],
-    published: Mapping[str, Sequence[float]],
+    before: np.ndarray, after: Mapping[int, np.ndarray], published: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """The note's table: outputs (R, 9) before training and after some numbers of batches.
-
-    `published` has "label", "initial_prediction" and "final_prediction".
-    """
+    """The note's table: outputs (R, 9) before training and after some numbers of batches, beside
+    `published["label"]`, `["initial_prediction"]` and `["final_prediction"]`."""
     fig, (left, right) = new_figure(
         "note",
         "Outputs of the nine steps for the window of the published table. Left: before training; "
@@ -174,10 +168,8 @@ def prediction_plot(curves: Mapping[int, Values], ends: np.ndarray, seen: float)
 def error_plot(
     places: Values, lengths: Values, names: Sequence[int], lines: Mapping[str, float]
 ) -> Figure:
-    """Errors by step `places[way]` (R, 9) and by length `lengths[way]` (R, len(names)).
-
-    `lines` gives reference errors at the last of nine steps by name.
-    """
+    """Errors by step `places[way]` (R, 9) and by length `lengths[way]` (R, len(names)); `lines` are
+    reference errors at the last of nine steps, by name."""
     fig, (left, right) = new_figure(
         "error_over_place_and_length",
         "Root mean square error on a logarithmic axis. Left: after each of nine steps; grey lines "
@@ -202,10 +194,8 @@ def error_plot(
 def gate_plot(
     ends: np.ndarray, gates: Mapping[str, tuple[np.ndarray, np.ndarray]], steps: Sequence[int]
 ) -> Figure:
-    """What an output gate can reach after `steps`, and what trained ones do.
-
-    `gates[way]` holds the output gate and tanh(c) of the top cell, (R, B) each, at times `ends`.
-    """
+    """What an output gate can reach after `steps`, and what trained ones do: `gates[way]` holds the
+    output gate and tanh(c) of the top cell, (R, B) each, at times `ends`."""
     fig, axes = new_figure(
         "output_gate",
         "Left: the largest output that an output gate o allows, o·tanh(k), after "
@@ -238,10 +228,8 @@ def gate_plot(
 def free_run_plot(
     true: np.ndarray, said: Values, error: Values, baselines: Values, limit: float
 ) -> Figure:
-    """One free run (N,) with the first seed's forecasts `said[way]` (N,), and errors over time.
-
-    `error[way]` (R, N) is the root mean square over the phases, `baselines[name]` (N,) likewise.
-    """
+    """One free run (N,) with the first seed's forecasts `said[way]` (N,), and the errors over all
+    phases, `error[way]` (R, N) and `baselines[name]` (N,)."""
     fig, (top, bottom) = new_figure(
         "free_run",
         "Forecasts that feed on themselves. Above: the true wave in black and what the first "

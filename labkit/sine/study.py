@@ -119,8 +119,7 @@ def at_places(parameters: Parameters) -> dict[str, Tensor]:
 def polynomial_errors(ends: Tensor = TEST_ENDS, degrees: Sequence[int] = (0, 1, 3)) -> list[float]:
     """Error at `ends` of polynomials in the one point that is read last: they have no memory.
 
-    Fitted by least squares to 300 points evenly spread over what is seen in training. Degree 0 is
-    the mean answer.
+    Fitted to 300 points evenly spread over what is seen in training; degree 0 is the mean answer.
     """
     fit = _midpoints(STEP * POINTS, SEEN, 300).double()
     result = []
@@ -218,9 +217,8 @@ def drift_step(error: Tensor, limit: float) -> Tensor:
 def amplitude_and_phase(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     """Amplitude over the true one, and size of the phase's error in radians, for each period.
 
-    Both (..., M) are those of the sine that fits a period best, averaged over the windows of `said`
-    and `true` (..., B, N). An error of half a period, π, is the largest there is. A period has 63
-    values; what is left over is not used.
+    Both (..., M) are those of the sine that fits the 63 values of a period best, averaged over the
+    windows of `said` and `true` (..., B, N). A phase that means nothing averages π/2.
     """
     period = round(2 * math.pi / VALUE_STEP)
     angle = VALUE_STEP * torch.arange(period, dtype=torch.float64)

@@ -1,0 +1,76 @@
+"""The plots of the chapter on BERT: each draws what it is given, says so, and repeats itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from labkit.bert import figures
+from labkit.measure.statistics import summarise
+
+TOKENS = ["[CLS]", "not", "a", "dull", "film", "[SEP]"]
+
+
+def summary(*values: float) -> dict:
+    return summarise(list(values), student=True)
+
+
+def make_all(shift: float = 0.0) -> dict:
+    rng = np.random.default_rng(0)
+    words = rng.integers(5, 300, 200) + int(1000 * shift)
+    attention = rng.random((6, 6)) + np.eye(6) * shift
+    attention /= attention.sum(1, keepdims=True)
+    curves = {
+        "fine-tuned": {200: summary(0.6 + shift), 2000: summary(0.8, 0.82, 0.85)},
+        "linear": {200: summary(0.7, 0.71, 0.75), 2000: summary(0.8)},
+    }
+    costs = {
+        "rival": ["fine-tuned", "linear"], "parameters": [2e7, 5e4], "seconds": [300.0, 1.0],
+        "accuracy": [0.8 + shift, 0.7],
+    }  # fmt: skip
+    effect = np.array([0.0, -0.2, 0.01, 0.3 + shift, -0.05, 0.0])
+    return {
+        "word_pieces": lambda: figures.pieces_plot(words, (1.3 * words).astype(int), 128),
+        "one_head": lambda: figures.head_plot(TOKENS, attention),
+        "schedules": lambda: figures.rate_plot(
+            {"linear": [0.1 + shift, 0.2, 0.1], "constant": [0.2] * 3}
+        ),
+        "learning_curve": lambda: figures.size_plot("learning_curve", "Dots are seeds.", curves),
+        "cost": lambda: figures.cost_plot(costs),
+        "attention_review": lambda: figures.reading_plot(TOKENS, attention[:2], effect),
+    }
+
+
+@pytest.mark.parametrize("name", make_all())
+def test_figures_have_a_name_a_text_labels_and_stable_data(name, check_figure):
+    check_figure(name, make_all()[name], make_all(0.05)[name])
+
+
+def test_the_pieces_plot_says_how_many_reviews_are_cut():
+    fig = figures.pieces_plot(np.array([50, 60, 100, 200]), np.array([60, 128, 129, 300]), 128)
+    assert "128 pieces" in fig.labkit_alt
+    assert "50% of the reviews" in fig.labkit_alt  # 128 pieces are read, 129 are not
+
+
+def test_a_head_asks_down_and_is_asked_across():
+    attention = np.zeros((6, 6))
+    attention[1, 3] = 1.0
+    ax = figures.head_plot(TOKENS, attention).axes[0]
+    assert ax.collections[0].get_array().reshape(6, 6)[1, 3] == 1.0
+    assert [label.get_text() for label in ax.get_yticklabels()] == TOKENS
+    assert ax.get_ylim() == (6, 0)  # the first piece is the first row
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("asks", "asked")
+
+
+def test_the_accuracy_axis_holds_every_seed_and_interval():
+    curves = {"fine-tuned": {200: summary(0.3), 2000: summary(0.8, 0.82, 0.85)}}
+    ax = figures.size_plot("pooling", "Bars.", curves).axes[0]
+    assert ax.get_ylim()[0] < 0.3
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["200", "2,000"]
+
+
+def test_what_a_mask_does_has_the_colour_of_its_side():
+    effect = np.array([0.0, -0.2, 0.1, 0.3, -0.05, 0.0])
+    bars = figures.reading_plot(TOKENS, np.full((2, 6), 1 / 6), effect).axes[1].patches
+    assert [bar.get_height() for bar in bars] == effect.tolist()
+    assert bars[3].get_facecolor() == bars[2].get_facecolor() != bars[1].get_facecolor()

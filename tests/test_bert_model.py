@@ -1,0 +1,196 @@
+"""The BERT classifier: what each pooling sees, the head, its precision; the tiny model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import BertConfig, BertModel
+
+from labkit.bert import model as bert
+from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec, fastest_precision, mixed
+from labkit.bert.pretrained import find, load_tokenizer
+from labkit.film import corpus as reviews
+from labkit.lab import machine
+
+H, V = 16, 30
+
+
+def encoder(**options) -> BertModel:
+    """A small BERT, always the same."""
+    sizes = {
+        "vocab_size": V, "hidden_size": H, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 40,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**sizes | options), add_pooling_layer=False)
+
+
+def classifier(pooling: str = "mean", **spec) -> BertClassifier:
+    return BertClassifier(encoder(), ClassifierSpec(pooling=pooling, **spec))
+
+
+def batch(T: int, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reviews of 7, 3 and 5 pieces in T positions."""
+    length = torch.tensor([7, 3, 5]).unsqueeze(1)
+    X = torch.randint(1, V, (3, 7), generator=torch.Generator().manual_seed(0))
+    X = torch.nn.functional.pad(X, (0, T - 7), value=padding)
+    mask = torch.arange(T) < length
+    return X.where(mask, torch.tensor(padding)), mask
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_padding_reaches_the_last_position_only(pooling):
+    """Other padding and more of it changes nothing, but for the mistake that is there to show."""
+    model = classifier(pooling).eval()
+    with torch.no_grad():
+        plain, other, longer = (model(*batch(*args)) for args in ((8, 0), (8, 9), (12, 0)))
+    same = pooling != "last_position"
+    for changed in (other, longer):
+        assert torch.allclose(changed, plain, rtol=0, atol=1e-5) == same
+        assert same or ((changed - plain).abs().max(1).values > 1e-3).all()
+
+
+def test_a_review_does_not_depend_on_its_neighbours():
+    model = classifier().eval()
+    X, mask = batch(7)
+    with torch.no_grad():
+        together, alone = model(X, mask)[1:2], model(X[1:2, :3], mask[1:2, :3])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_pooling_by_hand():
+    hidden = torch.arange(12.0).view(2, 3, 2)
+    hidden[1, 2] = torch.nan  # whatever stands behind a review
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    for given in (mask, mask.bool()):
+        assert bert.pool(hidden, given, "cls").tolist() == [[0, 1], [6, 7]]
+        assert bert.pool(hidden, given, "mean").tolist() == [[2, 3], [7, 8]]
+        assert bert.pool(hidden[:1], given[:1], "last_position").tolist() == [[4, 5]]
+
+
+@pytest.mark.parametrize("sizes, widths", [((), [2]), ((5,), [5, 2]), ([6, 5, 4], [6, 5, 4, 2])])
+def test_the_head_has_a_relu_behind_each_hidden_layer(sizes, widths):
+    head = classifier(head_sizes=sizes).head
+    linear = [layer for layer in head if isinstance(layer, torch.nn.Linear)]
+    assert [layer.out_features for layer in linear] == widths
+    assert [type(layer).__name__ for layer in head[1::2]] == ["ReLU"] * (len(widths) - 1)
+
+
+def test_dropout_acts_on_the_pooled_vector_while_training_only():
+    model = classifier(dropout=0.5).train()
+    model.encoder.eval()
+    X, mask = batch(7)
+    assert not torch.equal(model(X, mask), model(X, mask))
+    model.eval()
+    assert torch.equal(model(X, mask), model(X, mask))
+
+
+def test_a_random_start_keeps_the_architecture_and_no_weight():
+    pretrained = encoder()
+    torch.manual_seed(5)
+    random = BertClassifier(pretrained, ClassifierSpec(pooling="cls", pretrained=False))
+    ours, theirs = random.encoder.state_dict(), pretrained.state_dict()
+    assert {n: v.shape for n, v in ours.items()} == {n: v.shape for n, v in theirs.items()}
+    matrices = [name for name, value in ours.items() if value.ndim > 1]
+    assert not any(torch.equal(ours[name], theirs[name]) for name in matrices)
+    assert BertClassifier(pretrained, ClassifierSpec(pooling="cls")).encoder is pretrained
+
+
+@pytest.mark.parametrize(
+    "options", [{"pooling": "max"}, {"dropout": 1.0}, {"head_sizes": (4, 0)}, {"frozen": True}]
+)
+def test_bad_settings_are_refused_by_name(options):
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        ClassifierSpec(**{"pooling": "cls"} | options)
+
+
+@pytest.mark.parametrize(
+    "units, expected",
+    [
+        ({}, "float32"),
+        ({"avx512_f": True, "avx512_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+    ],
+)
+def test_a_processor_takes_the_precision_that_it_has_units_for(units, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert fastest_precision(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("able, expected", [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_that_only_imitates_bfloat16_takes_float32(able, expected, monkeypatch):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: able or including_emulation
+    )
+    assert fastest_precision(torch.device("cuda")) == expected
+
+
+def test_products_are_rounded_and_what_is_added_up_is_not():
+    """In bfloat16 the linear layers answer in 16 bits; LayerNorm and pooling stay with 32."""
+    model = classifier().eval()
+    kinds = {}
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.LayerNorm):
+            keep = kinds.setdefault(type(layer).__name__, set())
+            layer.register_forward_hook(lambda _, __, out, keep=keep: keep.add(out.dtype))
+    with torch.no_grad():
+        exact = model(*batch(8))
+        with mixed(torch.device("cpu"), "bfloat16"):
+            rounded = model(*batch(8))
+    assert kinds == {"Linear": {torch.float32, torch.bfloat16}, "LayerNorm": {torch.float32}}
+    assert 0 < (rounded.float() - exact).abs().max() < 0.02
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+# the tiny model
+
+
+def test_the_tiny_model_is_the_same_in_another_process(tmp_path):
+    """Its folder is named by its content, so equal paths are equal models."""
+    here = bert.tiny()
+    code = "from labkit.bert.model import tiny; print(tiny())"
+    there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert there.stdout.strip() == str(here)
+    assert here.is_relative_to(machine.CACHE)
+
+
+def test_making_the_tiny_model_repairs_it_and_leaves_the_generators_alone():
+    path = bert.tiny() / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    state = torch.get_rng_state()
+    bert.tiny.cache_clear()
+    assert bert.tiny() / "model.safetensors" == path
+    assert path.read_bytes() == content
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_words_are_learned_from_the_training_reviews_alone(monkeypatch):
+    read = []
+    monkeypatch.setattr(bert, "word_pieces", lambda texts, size: read.extend(texts) or bert.SPECIAL)
+    bert.tiny.__wrapped__()
+    texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
+    split = reviews.load("generated", 2_001).split()
+    assert read == [texts[n] for n in split["train"].tolist()]
+    assert not {*read} & {texts[n] for part in ("dev", "test") for n in split[part].tolist()}
+
+
+def test_no_training_review_has_an_unknown_piece_and_capitals_do_not_count():
+    tokenizer = load_tokenizer(find("tiny"))
+    ids = tokenizer([text.upper() for text in bert._training_texts()[:300]])["input_ids"]
+    assert not any(tokenizer.unk_token_id in row for row in ids)
+    assert tokenizer.convert_tokens_to_ids(list(bert.SPECIAL)) == [0, 1, 2, 3, 4]
+
+
+def test_ties_between_word_pieces_are_broken_alike():
+    texts = ["ab cd ef gh ab cd ef gh", "abcd efgh cdab ghef"]
+    first = bert.word_pieces(texts, 40)
+    assert all(bert.word_pieces(texts, 40) == first for _ in range(5))
+    assert first[:5] == list(bert.SPECIAL)

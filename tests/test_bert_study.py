@@ -1,0 +1,350 @@
+"""Chapter 05's settings, its rivals, what is measured, and the published figures beside it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from labkit.bert import Settings, study
+from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec
+from labkit.bert.training import Reading
+from labkit.film import SIZES
+from labkit.film.corpus import Corpus, load
+from labkit.film.studies import held_out_probability, measures_of
+from labkit.film.training import draw, held_out
+from labkit.lab import machine, settings, store
+from labkit.lab.notebooks import read_notebook
+from labkit.measure.claims import MISSING
+from labkit.measure.statistics import summarise
+
+from .test_bert_model import encoder
+
+PUBLISHED = tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
+CHAPTER = "05_bert_finetuning"
+BASE, MINILM = "google-bert/bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    """100 training and 100 test reviews of two words, half of either label."""
+    n = 200
+    label = torch.tensor([0, 1, 0, 1]).repeat_interleave(50)
+    return Corpus(
+        tokens=torch.full((2 * n,), 2, dtype=torch.int32),
+        offsets=torch.arange(0, 2 * n + 1, 2),
+        label=label,
+        rating=torch.where(label.bool(), 9, 2),
+        number=torch.arange(n) % 50,
+        is_test=torch.arange(n) < 100,
+        words=("<unk>", "<pad>", "film"),
+        digest="0" * 64,
+    )
+
+
+READING = Reading(corpus="generated", model="tiny", digest="0" * 64, max_len=16, num_dev=10)
+
+
+# settings
+
+
+def resolved(profile: str, *given: str) -> dict:
+    cells = read_notebook(machine.NOTEBOOKS / f"{CHAPTER}.ipynb").cells
+    return settings.resolve(CHAPTER, cells, profile, given)
+
+
+@pytest.mark.parametrize("profile", ["quick", "cpu", "full"])
+def test_every_profile_is_one_that_can_run(profile):
+    values = resolved(profile)
+    assert values["main_size"] in values["sizes"]
+    assert set(values["source_settings"]) <= set(study.SOURCE)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("sizes=[100, 401, 1_200]", "sizes.1.*multiple of 2"),
+        ("sizes=[100, 400, 1_800]", "sizes must rise, and end at 1,600 at most"),
+        ("sizes=[400, 100, 1_200]", "sizes must rise"),
+        ("sizes=[]", "sizes.*at least 1 item"),
+        ("main_size=200", "main_size must be one of the sizes"),
+        ("pooling_size=200", "main_size must be one of the sizes, pooling_size too, or 0"),
+        ("tuned_epochs=[4, 4]", "tuned_epochs must have an entry for each of the 3 sizes"),
+        ("recurrent_seeds=[1, 1, 0]", "must not be 0 at main_size"),
+        ("num_dev=402", "num_dev must be at most 400"),
+        ("model_name=bert-large", "model_name must be a folder or one of tiny"),
+        ("source_settings=['6']", "source_settings.0"),
+        ("max_len=2", "max_len"),
+        ("max_len=513", "max_len"),
+        ("parts=[]", "parts"),
+        ("lr=0.0", "lr"),
+        ("head_lr=nan", "head_lr"),
+        ("seed=-1", "seed"),
+        ("random_seeds=0", "random_seeds"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(given, message):
+    with pytest.raises(settings.SettingsError, match=message):
+        resolved("quick", given)
+
+
+def test_a_folder_is_a_model(tmp_path):
+    assert resolved("quick", f"model_name={tmp_path}")["model_name"] == str(tmp_path)
+    with pytest.raises(ValidationError, match="revision"):
+        Settings(**resolved("quick"), revision="")
+
+
+def test_the_sizes_allowed_are_those_of_the_corpus():
+    split = load("generated", 2_001).split()
+    assert (len(split["train"]), len(split["dev"])) == SIZES["generated"]
+
+
+def test_the_sources_settings_are_the_published_ones():
+    text = {str(run["id"]): run["setting"] for run in PUBLISHED["bert"]["runs"]}
+    assert {name[0] for name in study.SOURCE} == set(text)
+    for name, (lr, dropout, reviews) in study.SOURCE.items():
+        model, training = study.source_setting(name, epochs=15)
+        assert (model.pooling, len(model.head_sizes), training.fixed) == ("last_position", 1, True)
+        assert training.lr == training.head_lr == lr
+        assert (training.warmup, training.weight_decay, training.clip) == (0, 0, 0)
+        assert training.schedule == ("halve" if "halved every 5" in text[name[0]] else "constant")
+        if name[0] != "3":  # "as 2"
+            assert f"{reviews} reviews" in text[name[0]]
+        assert f"dropout {dropout}" in text[name[0]] or name[0] in "124"
+        if name[0] == "1":
+            assert f"{lr:.0e}".replace("e-0", "e-") in text["1"]
+
+
+# rivals
+
+
+def test_linear_rivals_get_the_reviews_that_the_networks_get(corpus, monkeypatch):
+    asked = []
+
+    def logistic_regression(given, kind, *, train, dev, test, max_len):
+        assert (given, kind, max_len) == (corpus, "tfidf_pairs", 500)
+        asked.append((train.tolist(), dev.tolist(), test.tolist()))
+        return {"test_accuracy": 0.5}
+
+    monkeypatch.setattr(study, "logistic_regression", logistic_regression)
+    probes = study.linear_runs(corpus, READING, [10, 80], [7, 8])
+    assert {size: list(by_seed) for size, by_seed in probes.items()} == {10: [7, 8], 80: [7]}
+    split = corpus.split()
+    drawn = [draw(corpus, split["train"], 10, seed).tolist() for seed in (7, 8)]
+    assert [train for train, _, _ in asked] == [*drawn, split["train"].tolist()]
+    dev = draw(corpus, split["dev"], 10, 0).tolist()
+    assert all(row[1:] == (dev, held_out(corpus).tolist()) for row in asked)
+    assert all(fit["seconds"] >= 0 for by_seed in probes.values() for fit in by_seed.values())
+
+
+def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(corpus, monkeypatch):
+    """Vectors in which the mean tells the label, and nothing else does."""
+    asked, rng = [], np.random.default_rng(0)
+
+    def train(tasks, *, name):
+        asked.extend(tasks)
+        parts = []
+        for task in tasks:
+            index = np.arange(len(corpus))[task.share :: task.shares]
+            noise = {pooling: rng.normal(size=(len(index), 3)) for pooling in POOLINGS}
+            noise["mean"][:, 0] = 4 * corpus.label.numpy()[index] - 2
+            parts.append({"index": index, **noise, "seconds": np.array([5.0])})
+        return parts
+
+    monkeypatch.setattr(store, "train", train)
+    probes, seconds = study.frozen_runs(corpus, READING, [20, 80], [0, 1])
+    assert {task.reading.num_train for task in asked} == {0}  # all, and with them every draw
+    assert [(task.share, task.shares) for task in asked] == [(0, 2), (1, 2)]
+    assert seconds == pytest.approx(10 / 200)  # of both processes, for a review
+    for by_size in probes.values():
+        assert {size: list(by_seed) for size, by_seed in by_size.items()} == {20: [0, 1], 80: [0]}
+    assert probes["mean"][20][0]["test_accuracy"] == 1.0
+    assert probes["cls"][20][0]["test_accuracy"] < 0.95
+    fewer, _ = study.frozen_runs(corpus, replace(READING, test="none"), [10, 20], [0])
+    assert {task.reading.num_train for task in asked[2:]} == {20}
+    assert list(fewer["mean"][10][0]) == ["dev_accuracy"]  # nothing else was read
+
+
+def test_a_linear_probe_chooses_by_dev_and_reads_standardised_vectors(monkeypatch):
+    rng = np.random.default_rng(0)
+    y = {name: np.arange(200) % 2 for name in ("train", "dev", "test")}
+    X = {
+        name: rng.normal(size=(200, 8)) + np.outer(values - 0.5, [2.0] + [0.0] * 7)
+        for name, values in y.items()
+    }
+    found = study.linear_probe(X, y)
+    assert found["test_accuracy"] > 0.8
+    scaled = {name: values * [1e-3, *[1e3] * 7] + 5 for name, values in X.items()}
+    assert study.linear_probe(scaled, y) == pytest.approx(found, abs=0.011)
+    noisy = y | {"train": rng.integers(0, 2, 200) | y["train"]}
+    best, by_strength = study.linear_probe(X, noisy), []
+    for C in study.STRENGTHS:
+        monkeypatch.setattr(study, "STRENGTHS", (C,))
+        by_strength.append(study.linear_probe(X, noisy)["dev_accuracy"])
+    assert best["dev_accuracy"] == max(by_strength) > min(by_strength)
+
+
+# measures
+
+
+def test_measures_have_their_names_values_and_seeds(corpus):
+    """Two seeds that get the first reviews of either label right: one has answered all test
+    reviews, one the held-out ones alone."""
+    split, by_seed = corpus.split(), {}
+    for seed, right, index in ((7, 22, split["test"]), (8, 12, held_out(corpus))):
+        hit = corpus.number[index] < right
+        p = torch.where(hit == corpus.label[index].bool(), 0.9, 0.1)
+        by_seed[seed] = {
+            "test_probability": p.numpy(),
+            "dev_accuracy": np.array([0.5, 0.8, 0.7]) + seed / 1000,
+            "best_epoch": np.array([2]),
+            "seconds": np.array([1.0, 2.0, 3.0]),
+            "train_loss": np.array([0.9, 0.8, 0.7]),
+            "curve_accuracy": np.array([0.6, 0.7, 0.5]),
+        }
+    assert len(held_out_probability(by_seed[7], corpus)) == 8
+    runs = {"tuned/9": by_seed, "a": {7: by_seed[7]}}
+    measures = measures_of(runs, corpus, epochs=[2, 5], curves=["curve_accuracy"])
+    assert measures["tuned/9/held_out_accuracy"]["raw"] == [0.75, 0.25]
+    assert measures["tuned/9/held_out_accuracy"]["seeds"] == [7, 8]
+    assert measures["tuned/9/dev_accuracy"]["raw"] == pytest.approx([0.807, 0.808])
+    assert measures["tuned/9/curve_accuracy/2"]["raw"] == [0.7, 0.7]
+    assert measures["a/test_accuracy"]["raw"] == [0.44]
+    names = {name.removeprefix("tuned/9/") for name in measures if name.startswith("tuned")}
+    assert names == {"held_out_accuracy", "dev_accuracy", "best_epoch", "seconds",
+                     "curve_accuracy/2"}  # fmt: skip
+
+
+def test_probes_are_summed_up_over_their_draws():
+    by_size = {10: {3: {"test_accuracy": 0.6, "dev_accuracy": 0.9},
+                    4: {"test_accuracy": 0.8, "dev_accuracy": 0.7}}}  # fmt: skip
+    measures = study.probe_measures("frozen/mean", by_size)
+    assert set(measures) == {f"frozen/mean/10/{w}_accuracy" for w in ("held_out", "dev")}
+    assert measures["frozen/mean/10/held_out_accuracy"]["raw"] == [0.6, 0.8]
+    assert measures["frozen/mean/10/dev_accuracy"]["seeds"] == [3, 4]
+
+
+def test_differences_are_within_the_seed():
+    a = {"seeds": [0, 1, 2], "raw": [0.9, 0.8, 0.7]}
+    difference = study.difference(a, {"seeds": [2, 0], "raw": [0.5, 0.6]})
+    assert difference["seeds"] == [0, 2]
+    assert difference["raw"] == pytest.approx([0.3, 0.2])
+    with pytest.raises(ValueError, match=r"no seed in common: \[0, 1, 2\] and \[9\]"):
+        study.difference(a, {"seeds": [9], "raw": [0.5]})
+
+
+def test_masking_a_piece_changes_that_piece_alone():
+    torch.manual_seed(1)
+    model = BertClassifier(encoder(), ClassifierSpec(pooling="cls", dropout=0.5)).eval()
+    ids, ones = torch.tensor([2, 7, 8, 9, 3]), torch.ones(1, 5)
+    p, effects = study.mask_effects(model, ids, 4)
+    with torch.no_grad():
+        assert p == pytest.approx(model(ids.unsqueeze(0), ones).softmax(1)[0, 1].item())
+        for place in (1, 2, 3):
+            masked = ids.clone()
+            masked[place] = 4
+            without = model(masked.unsqueeze(0), ones).softmax(1)[0, 1].item()
+            assert effects[place].item() == pytest.approx(p - without, abs=1e-6)
+            assert abs(effects[place]) > 1e-6
+    assert effects[[0, 4]].tolist() == [0, 0]
+
+
+# the published figures
+
+
+def all_measures(*values: float) -> dict:
+    """The same summary for everything that the rows ask for in the profile `full`."""
+    summary = summarise(list(values), student=True)
+    names = [f"source/{name}/held_out_accuracy" for name in study.SOURCE]
+    names += [f"source/{name}/curve_accuracy/{k}" for name in ("4", "5") for k in (5, 10)]
+    names += ["tuned/2000/held_out_accuracy", "tuned/20000/test_accuracy"]
+    return dict.fromkeys(names, summary)
+
+
+def rows(measures: dict, profile: str = "full", **changes) -> dict[str, study.Row]:
+    """The rows by their names."""
+    groups = study.rows(measures, resolved(profile) | changes, PUBLISHED)
+    return {row.what: row for group in groups.values() for row in group}
+
+
+def test_every_published_figure_has_its_row():
+    by_name = rows(all_measures(0.9, 0.901, 0.902))
+    figures = {}
+    for run in PUBLISHED["bert"]["runs"]:
+        rates = ("1e-05", "0.001", "5e-05") if run["id"] == 1 else ("",)
+        for rate in rates:
+            what = f"run {run['id']}{', rate ' * bool(rate)}{rate}"
+            for key in [key for key in run if key.startswith("test_accuracy")]:
+                epoch = key.removeprefix("test_accuracy").replace("_epoch_", ", epoch ")
+                figures[what + epoch] = repr(run[key])
+    figures["held-out slice, fine-tuned"] = "0.9055"
+    figures |= {"bentrevett bert base": "0.933", "llms from scratch bert base": "0.9089"}
+    assert {what: row.published for what, row in by_name.items()} == figures
+    assert by_name["run 5"].verdict == "as one more seed"
+    assert by_name["run 2"].verdict == "ours better"
+    assert by_name["bentrevett bert base"].verdict == "ours worse"
+    assert by_name["bentrevett bert base"].reason.endswith("; ours after 20,000 reviews")
+
+
+@pytest.mark.parametrize("name", all_measures(0.9))
+def test_a_missing_measure_is_an_error(name):
+    measures = all_measures(0.9, 0.901, 0.902)
+    del measures[name]
+    with pytest.raises(KeyError, match=name):
+        rows(measures)
+
+
+def test_another_model_is_named_and_never_judged():
+    by_name = rows(all_measures(0.9, 0.901, 0.902), model_name=MINILM)
+    for row in by_name.values():
+        assert row.ours.startswith("all-MiniLM-L6-v2 0.901")
+        assert row.verdict == study.ANOTHER
+        assert row.reason.startswith("ours is all-MiniLM-L6-v2, not bert-base-uncased: `make")
+    named = rows(all_measures(0.9, 0.901, 0.902), model_name="/models/bert-base-uncased/")
+    assert study.ANOTHER not in {row.verdict for row in named.values()}
+
+
+def test_what_a_profile_leaves_out_has_no_result_yet():
+    """A short run without epoch 5, with two settings, and one network that answered all reviews."""
+    measures = {
+        "source/2/held_out_accuracy": summarise([0.6], student=True),
+        "tuned/2000/held_out_accuracy": summarise([0.8], student=True),
+        "tuned/20000/held_out_accuracy": summarise([0.9], student=True),
+        "all_reviews/fine-tuned/all_accuracy": summarise([0.87]),
+    }
+    by_name = rows(measures, test="held_out", source_settings=["2"])
+    left_out = {what for what, row in by_name.items() if row.verdict == MISSING}
+    assert left_out == {
+        "run 1, rate 1e-05", "run 1, rate 0.001", "run 1, rate 5e-05", "run 3", "run 4", "run 5",
+        "run 4, epoch 5", "run 4, epoch 10", "run 5, epoch 5", "run 5, epoch 10",
+    }  # fmt: skip
+    for peer in ("bentrevett bert base", "llms from scratch bert base"):
+        assert by_name[peer].ours == "0.870, n = 1"
+        assert by_name[peer].reason.endswith(
+            "; ours after 2,000 reviews; after 20,000 it was right on 0.900 of the slice"
+        )
+
+
+def test_the_committed_record_still_gives_its_rows():
+    """Of another model: every figure has a row, none a verdict."""
+    files = [
+        machine.RESULTS / "cpu" / name for name in (f"{CHAPTER}.json", f"{CHAPTER}/record.json")
+    ]
+    record = json.loads(next(path for path in files if path.is_file()).read_text("utf-8"))
+    groups = study.rows(record["measures"], record["settings"], PUBLISHED)
+    assert [len(group) for group in groups.values()] == [11, 3]
+    verdicts = [row.verdict for group in groups.values() for row in group]
+    assert verdicts.count(MISSING) == 4  # the epochs of runs 4 and 5
+    assert verdicts.count(study.ANOTHER) == 10
+
+
+def test_the_claim_has_three_parts_with_the_published_figures():
+    texts = study.claims(PUBLISHED)
+    assert list(texts) == ["beats", "size", "text"]
+    assert "0.9055 against 0.79083" in texts["beats"]
+    assert "257 words" in study.about(PUBLISHED)

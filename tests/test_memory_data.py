@@ -1,0 +1,106 @@
+"""The digit-sum data: the textbook's files byte for byte, and fresh data that keep pairs apart."""
+
+import hashlib
+
+import pytest
+import torch
+
+from labkit.lab import machine
+from labkit.memory import data as digit_sum
+
+# SHA-256 prefixes of the textbook's files (LF line ends), train, dev and test of each length
+PUBLISHED_SHA256 = {
+    5: ("c4296d119b8ed4f5", "e7d6f947533e239d", "c6ea050ca76747b5"),
+    10: ("4c01b87002492162", "d8c410b4f8e3ea0b", "9c53e761aa614ec1"),
+    15: ("06aecc8c972394ab", "45cd5c47d7aa51fc", "509bd78b65a4e418"),
+    20: ("60acd43edbd569d2", "355c8598debbf3cd", "93da6b804adce3a7"),
+    25: ("8a9e178a493702bc", "05b47e88536c5249", "6ae756f9124be4e6"),
+    30: ("623e5f66b1736829", "cd0794e276afcf71", "f21dff2082e82454"),
+    35: ("165f535a7b0b7d7c", "f5a00561daf6aa32", "7c0aa6fac99fab48"),
+}
+
+
+def test_generated_files_are_the_textbooks():
+    files = digit_sum.published_files()
+    assert len(files) == 21
+    for length, prefixes in PUBLISHED_SHA256.items():
+        for name, prefix in zip(digit_sum.file_names([length]), prefixes, strict=True):
+            assert hashlib.sha256(files[name]).hexdigest()[:16] == prefix
+            assert (machine.DATA / name).read_bytes() == files[name]
+
+
+@pytest.mark.parametrize("length", [5, 35])
+def test_label_is_the_sum_of_the_first_two_digits_only(length):
+    for split, copies in digit_sum.SPLITS.items():
+        X, y = digit_sum.load_published(length)[split]
+        assert X.shape == (100 * copies, length)
+        assert torch.equal(y, X[:, 0] + X[:, 1])
+        assert not torch.equal(y, X.sum(1))  # the disturbing digit does not count
+
+
+def test_a_changed_data_file_is_refused(tmp_path):
+    for name, content in digit_sum.published_files().items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    digit_sum.load_published(10, tmp_path)
+    path = tmp_path / "digit_sum" / "10" / "dev.txt"
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(ValueError, match=r"10/dev\.txt is not the textbook's file"):
+        digit_sum.load_published(10, tmp_path)
+
+
+def test_sound_data_keeps_pairs_apart():
+    for seed in range(5):
+        data = digit_sum.sound_data(10, seed)
+        pairs = {name: {*map(tuple, split.X[:, :2].tolist())} for name, split in data.items()}
+        assert pairs["train"] == pairs["dev"] == pairs["seen_pairs"]
+        assert not pairs["train"] & pairs["unseen_pairs"]
+        assert len(pairs["train"] | pairs["unseen_pairs"]) == 100
+        assert set(data["train"].y.tolist()) == set(range(19))  # no class is unknown
+        sizes = {name: len(split.y) for name, split in data.items()}
+        assert sizes == {"train": 320, "dev": 400, "seen_pairs": 4000, "unseen_pairs": 4000}
+    other = digit_sum.sound_data(10, 0)["dev"].X
+    assert not torch.equal(other, digit_sum.sound_data(10, 1)["dev"].X)
+
+
+def test_a_digit_is_put_behind_the_addends_of_a_copy():
+    X = digit_sum.all_pairs(10).X
+    assert digit_sum.with_digit(X, 4, 1)[67].tolist() == [6, 7, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert X[67].tolist() == [6, 7] + [0] * 8
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: digit_sum.all_pairs(2), "at least 3 .*got 2"),
+        (lambda: digit_sum.sound_data(0, seed=0), "at least 3 .*got 0"),
+        (lambda: digit_sum.load_published(12), r"one of 5, 10, .*; got 12"),
+        (lambda: digit_sum.with_digit(torch.zeros(1, 10), 1, 5), r"in 2\.\.9, .*got 1"),
+        (lambda: digit_sum.with_digit(torch.zeros(1, 10), 10, 5), r"in 2\.\.9, .*got 10"),
+        (lambda: digit_sum.with_digit(torch.zeros(1, 10), 2, -1), r"digit .*0\.\.9, got -1"),
+    ],
+)
+def test_what_no_sequence_can_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "X, y, message",
+    [
+        (torch.zeros(4, 5), None, r"int64 numbers 0\.\.9, got torch.float32"),
+        (torch.zeros(4, dtype=torch.int64), None, r"X has shape \(4,\)"),
+        (torch.zeros(3, 4, 5, dtype=torch.int64), None, r"2 replicas read X \(B, T\)"),
+        (torch.zeros(0, 5, dtype=torch.int64), None, r"X has shape \(0, 5\)"),
+        (torch.full((4, 5), 10), None, r"numbers 0\.\.9, got torch.int64, 10\.\.10"),
+        (torch.full((4, 5), -1), None, r"numbers 0\.\.9, got torch.int64, -1\.\.-1"),
+        (torch.zeros(4, 5, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), r"y has .*\(3,"),
+        (torch.zeros(4, 5, dtype=torch.int64), torch.zeros(4), "y must hold int64"),
+        (torch.zeros(4, 5, dtype=torch.int64), torch.full((4,), 19), r"0\.\.18, got .*19\.\.19"),
+        (torch.zeros(4, 5, dtype=torch.int64), torch.full((2, 4), -1), r"0\.\.18, got .*-1\.\.-1"),
+    ],
+)
+def test_bad_sequences_and_classes_are_refused(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        digit_sum.check(X, y, replicas=2)

@@ -1,0 +1,242 @@
+"""What is measured on traces: spreads and changes of gates, probes, ablations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from labkit.memory import data as digit_sum
+from labkit.memory import gates
+from labkit.memory.data import with_digit
+from labkit.memory.model import Ensemble, ModelSpec, SequenceClassifier
+
+R, B, T, H = 2, 3, 10, 4
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Ensemble:
+    """Two models with large random weights, so that what they predict depends on what they read."""
+    ensemble = Ensemble(ModelSpec(cell="lstm"), [3, 8], dtype=torch.float64)
+    ensemble.load_state_dict({k: 3 * v for k, v in ensemble.state_dict().items()})
+    return ensemble
+
+
+def synthetic(value: float = 0.5) -> dict[str, torch.Tensor]:
+    return {name: torch.full((R, B, T, H), value) for name in "ifoc"}
+
+
+# spread over zeros
+
+
+def test_a_gate_that_reacts_to_the_digit_alone_has_no_spread_over_zeros():
+    zero, other = synthetic(), synthetic()
+    other["i"][:, :, 4] = 0.9
+    zero["i"][:, :, :2] = 0.1  # the addends do not count
+    variances = gates.zero_variances([zero, other], 4)
+    for name in ("alone", "zeros", "before", "after", "shift"):
+        assert variances[name].tolist() == pytest.approx([0, 0], abs=1e-12), name
+    assert variances["digits"].tolist() == pytest.approx([0.04, 0.04])
+
+
+def test_a_gate_that_drifts_and_ignores_the_digit_has_its_known_spread():
+    trace = synthetic()
+    trace["i"][:] = torch.arange(10.0).view(1, 1, 10, 1) / 10
+    variances = gates.zero_variances([trace, trace], 4)
+    assert variances["digits"].tolist() == [0, 0]
+    steps = {
+        "alone": [2, 3, 4, 5, 6, 7, 8, 9],
+        "zeros": [2, 3, 5, 6, 7, 8, 9],
+        "before": [2, 3],
+        "after": [5, 6, 7, 8, 9],
+    }
+    expected = {n: float(torch.tensor(s).double().var(correction=0)) for n, s in steps.items()}
+    for name, value in (expected | {"shift": (7 - 2.5) ** 2}).items():
+        assert variances[name].tolist() == pytest.approx([value / 100] * R), name
+
+
+@pytest.mark.parametrize(
+    "position, absent",
+    [(2, {"before", "shift"}), (3, {"before"}), (8, {"after"}), (9, {"after", "shift"})],
+)
+def test_a_side_with_fewer_than_two_zeros_has_no_spread(position, absent):
+    variances = gates.zero_variances([synthetic(), synthetic()], position)
+    assert {"alone", "zeros", "before", "after", "shift", "digits"} - variances.keys() == absent
+
+
+# change at a digit
+
+
+def test_shares_count_units_that_change_by_more_than_the_limit():
+    zero, other = synthetic(), synthetic()
+    other["f"][:, :, 4] = torch.tensor([0.39, 0.41, 0.61, 0.5])  # falls, stays, rises, stays
+    other["f"][0, :, 5, 0] = 0.2
+    zero["c"][:, :, 4] = torch.tensor([-2.0, -2.0, 1.0, 1.0])
+    other["c"][:, :, 4] = torch.tensor([-1.0, -3.0, 1.4, -1.0])  # shrinks, grows, stays, stays
+    shares = gates.changed_shares([zero, other], 4)
+    for name in ("f/falls", "f/rises", "c/falls", "c/rises"):
+        assert shares[name].tolist() == [[0, 0.25], [0, 0.25]], name
+    assert shares["f_next/falls"].tolist() == [[0, 0.25], [0, 0]]
+    assert shares["o/falls"].sum() == shares["i/rises"].sum() == 0
+    assert "f_next/falls" not in gates.changed_shares([zero, other], 9)
+
+
+def test_a_drift_is_seen_in_the_picture_but_is_not_the_digits_doing():
+    trace = synthetic()
+    trace["o"][:, :, 4:] = 0.9
+    shares = gates.changed_shares([trace, trace], 4)
+    assert shares["o/rises"].sum() == 0
+    assert shares["o_seen/rises"].tolist() == [[1, 1], [1, 1]]
+    # right behind the addends the step before read an addend, and nothing is compared with it
+    assert not any("_seen" in name for name in gates.changed_shares([trace, trace], 2))
+
+
+def test_the_study_compares_the_same_sequences_with_and_without_the_digit(ensemble):
+    X = digit_sum.all_pairs(5).X
+    spreads, shares = gates.study(ensemble, 5)
+    assert shares["f/falls"].shape == (2, 10)
+    assert shares["f/falls"][:, 0].tolist() == [0, 0]
+
+    zero = ensemble.trace(X)
+    changes = [
+        ensemble.trace(with_digit(X, p, 7))["f"][:, :, p] - zero["f"][:, :, p] for p in (2, 3, 4)
+    ]
+    expected = (torch.stack(changes) < -0.1).double().mean((0, 2, 3))
+    assert shares["f/falls"][:, 7].tolist() == pytest.approx(expected.tolist())
+    alone = zero["i"][:, :, 2:].var(2, correction=0).mean((1, 2)).sqrt()
+    assert spreads["alone"].tolist() == pytest.approx(alone.tolist())
+    ratio = spreads["zeros"] / spreads["digits"]
+    assert spreads["zeros_to_digits"].tolist() == pytest.approx(ratio.tolist())
+
+
+def test_the_push_of_a_digit_does_not_depend_on_addends_or_place(ensemble):
+    """The counterfactual of the chapter: before the sigmoid the change is (E_1 - E_0) W_f."""
+    X = digit_sum.all_pairs(6).X
+    p = ensemble.parameters
+    W_f = p["W"][..., 64:96]
+    expected = (p["embedding"][:, 1:2] - p["embedding"][:, :1]) @ W_f  # (R, 1, H)
+    for place in (2, 5):
+        one, zero = (ensemble.trace(with_digit(X, place, d))["f"][:, :, place] for d in (1, 0))
+        push = one.logit() - zero.logit()
+        torch.testing.assert_close(push, expected.expand_as(push), rtol=0, atol=1e-6)
+
+
+# reading the sum
+
+
+def probing_data(separation: float):
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(6).repeat(100)
+    centres = torch.randn(6, 8, generator=generator)
+    features = separation * centres[y] + torch.randn(600, 8, generator=generator)
+    return features.double(), y, torch.arange(600) < 300
+
+
+def test_a_probe_reads_what_is_there_and_no_more():
+    features, y, fit = probing_data(5.0)
+    assert gates.linear_probe(features, y, fit, ~fit) > 0.95
+    noise, _, _ = probing_data(0.0)
+    both = gates.linear_probe(torch.stack([features, noise]), y, fit, ~fit)
+    assert both[0] == gates.linear_probe(features, y, fit, ~fit)
+    assert both[1] == gates.linear_probe(noise, y, fit, ~fit) < 0.3
+    noise[~fit] += 50 * torch.nn.functional.one_hot(y[~fit], 8)  # never seen while fitting
+    assert gates.linear_probe(noise, y, fit, ~fit) < 0.5
+    with pytest.raises(ValueError, match="both in `fit` and in `test`"):
+        gates.linear_probe(features, y, fit, fit)
+
+
+def test_a_probe_is_the_textbooks_discriminant():
+    features, y, fit = probing_data(1.0)
+    A = features[fit]
+    A, B = ((Z - A.mean(0)) / A.std(0) for Z in (A, features[~fit]))
+    means = torch.stack([A[y[fit] == k].mean(0) for k in range(6)])
+    covariance = (A - means[y[fit]]).T @ (A - means[y[fit]]) / len(A) + 1e-3 * torch.eye(8)
+    gaps = B.unsqueeze(1) - means
+    distances = torch.einsum("nkh,hj,nkj->nk", gaps, covariance.inverse(), gaps)
+    expected = (distances.argmin(1) == y[~fit]).double().mean()
+    assert gates.linear_probe(features, y, fit, ~fit) == pytest.approx(float(expected))
+
+
+def test_folds_leave_every_sum_something_to_fit_on():
+    y = digit_sum.all_pairs(5).y
+    folds = gates.pair_folds(y)
+    assert y[folds == -1].tolist() == list(range(19))
+    assert torch.bincount(folds[folds >= 0]).tolist() == [17, 16, 16, 16, 16]
+    assert torch.equal(folds, gates.pair_folds(y))
+
+
+class States:
+    """A stand-in for an ensemble whose c holds the sum, the pair, or a share of each addend."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def trace(self, X):
+        table = torch.randn(2, 100, 32, generator=torch.Generator().manual_seed(0))
+        a, b = X[:, 0], X[:, 1]
+        state = {
+            "sum": table[0, a + b],
+            "pair": table[0, 10 * a + b],
+            "side by side": table[0, a] + table[1, b],
+        }[self.kind]
+        state = state[None, :, None].expand(1, -1, X.shape[1], -1).clone()
+        state += 1e-3 * X.sum(1)[None, :, None, None]
+        return {"c": state, "h": torch.zeros_like(state)}
+
+
+def test_the_read_out_tells_a_sum_from_a_pair_and_adds_what_stands_side_by_side():
+    X, y = digit_sum.all_pairs(4)
+    by_sum, by_pair, by_side = (
+        gates.read_out(States(kind), X, y) for kind in ("sum", "pair", "side by side")
+    )
+    assert by_sum["c/known"].shape == (1, 4)
+    assert by_sum["c/known"].min() == by_sum["c/held_out"].min() == 1
+    assert by_sum["h/known"].max() <= 0.1
+    assert by_sum["c/held_out_zeros"].tolist() == [[1, 1, 1, 1]]
+    assert by_pair["c/known"].min() > 2 * by_pair["c/held_out"].max()
+    assert max(by_pair["c/held_out"].max(), by_pair["c/held_out_zeros"].max()) < 0.3
+    assert by_side["c/held_out_zeros"].min() > 0.9
+
+
+def test_the_probe_is_tested_on_digits_it_was_not_fitted_with():
+    assert not {*gates.FIT_DIGITS} & {*gates.TEST_DIGITS}
+
+
+# ablation
+
+
+def test_ablation_changes_one_gate_and_only_that(ensemble):
+    X = digit_sum.all_pairs(6).X
+    y = ensemble.logits(X).argmax(-1)[0]
+    accuracies = gates.ablations(ensemble, X, y)
+    assert list(accuracies) == [
+        "as trained", "i = 1", "i = mean", "f = 1", "f = mean", "o = 1", "o = mean",
+    ]  # fmt: skip
+    assert accuracies["as trained"][0] == 1
+
+    model = SequenceClassifier(ensemble.spec).double()
+    model.load_state_dict(ensemble.parameters_of(0))
+    with torch.no_grad():  # a bias of 50 holds a sigmoid at 1
+        for name, parameter in model.recurrent.layers[0].named_parameters():
+            if name in ("W_f", "U_f"):
+                parameter.zero_()
+            elif name == "b_f":
+                parameter.fill_(50.0)
+        expected = (model(X).argmax(-1) == y).double().mean()
+    assert accuracies["f = 1"][0] == pytest.approx(float(expected)) != 1
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_mean_from_a_step_on_is_that_of_these_steps(ensemble, first):
+    X, y = digit_sum.all_pairs(6)
+    mean = ensemble.trace(X)["i"][:, :, first:].mean((1, 2)).unsqueeze(1)
+    expected = (ensemble.logits(X, {"i": mean}, first).argmax(-1) == y).double().mean(1)
+    assert gates.ablations(ensemble, X, y, first)["i = mean"].tolist() == expected.tolist()
+
+
+def test_accuracy_by_place_has_a_column_for_each_digit(ensemble):
+    X = digit_sum.all_pairs(5).X
+    y = ensemble.logits(with_digit(X, 3, 6)).argmax(-1)[0]
+    accuracy = gates.accuracy_by_place(ensemble, X, y)
+    assert accuracy.shape == (2, 3, 10)
+    assert (accuracy[0] == 1).nonzero().tolist() == [[1, 6]]
+    assert (accuracy[:, :, 0] == accuracy[:, :1, 0]).all()

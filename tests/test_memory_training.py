@@ -1,0 +1,152 @@
+"""Batches, the best checkpoint, what a specification trains, and the exploding gradient."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from labkit.lab import store
+from labkit.memory import data as digit_sum
+from labkit.memory import sweep, training
+from labkit.memory.data import Split
+from labkit.memory.model import Ensemble, ModelSpec, SequenceClassifier
+from labkit.memory.training import DigitSumTraining
+
+SRN, LSTM = ModelSpec(cell="srn"), ModelSpec(cell="lstm")
+SHORT = {"length": 5, "steps": 60, "evaluate_every": 20}
+
+
+def numbered(N: int, R: int | None = None) -> Split:
+    """Sequences whose first entry tells their row, so that a batch shows where it comes from."""
+    shape = (N,) if R is None else (R, N)
+    y = torch.arange(N).expand(shape).contiguous()
+    return Split(y.unsqueeze(-1).expand(*shape, 3).contiguous(), y)
+
+
+def test_without_shuffling_batches_come_in_file_order_again_and_again():
+    stream = training.batches(numbered(10), (0, 1), batch_size=4)
+    expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3]]
+    assert [next(stream).y.tolist() for _ in range(4)] == [[rows, rows] for rows in expected]
+
+
+def test_shuffled_epochs_hold_every_row_once_and_depend_on_the_replicas_seed_only():
+    epochs = {}
+    for seeds in ((0, 1), (1,)):
+        stream = training.batches(numbered(10, len(seeds)), seeds, batch_size=4, shuffle=True)
+        read = [next(stream) for _ in range(6)]
+        assert all(torch.equal(batch.X[..., 0], batch.y) for batch in read)
+        epochs[seeds] = [torch.cat([b.y for b in read[k : k + 3]], 1) for k in (0, 3)]
+        for epoch in epochs[seeds]:
+            assert all(sorted(row.tolist()) == list(range(10)) for row in epoch)
+    first, second = epochs[0, 1]
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+    assert torch.equal(first[1], epochs[1,][0][0])
+
+
+def test_fit_keeps_the_best_checkpoint_of_each_replica():
+    """With a large step the accuracy goes up and down; what stays is the best, not the last."""
+    X = torch.randint(0, 10, (40, 4), generator=torch.Generator().manual_seed(0))
+    data, ensemble, calls = Split(X, X[:, :2].sum(1)), Ensemble(SRN, [0, 1, 2]), []
+    arrays = training.fit(
+        ensemble, data, data, 105, 10, lr=0.1, progress=lambda *call: calls.append(call)
+    )
+    best, at = arrays["dev_curve"].max(1)
+    assert torch.equal(arrays["dev_accuracy"], best)
+    assert torch.equal(arrays["best_step"], arrays["step"][at])  # the first of several
+    assert bool((arrays["dev_curve"][:, -1] < best).any())
+    torch.testing.assert_close(ensemble.evaluate(*data)[1], best)
+    assert arrays["step"].tolist() == [*range(10, 101, 10), 105]
+    assert calls[-1] == (105, 105)
+    assert arrays["train_loss"].shape == arrays["dev_loss"].shape == (3, 11)
+
+
+@pytest.mark.parametrize("protocol", ["published", "shuffled", "sound"])
+def test_scores_belong_to_the_stored_parameters(protocol):
+    """The dev score and the test score are those of the checkpoint that is handed back."""
+    specification = DigitSumTraining(model=LSTM, seeds=[0, 3], protocol=protocol, **SHORT)
+    arrays = specification.train()
+    ensemble = specification.load(arrays)
+    if protocol != "sound":
+        data = digit_sum.load_published(5)
+        for name, split in {"dev_accuracy": data["dev"], "test_accuracy": data["test"]}.items():
+            np.testing.assert_allclose(ensemble.evaluate(*split)[1], arrays[name], atol=1e-6)
+
+        # the readable model, with the parameters of the second replica, answers the same
+        model = SequenceClassifier(LSTM)
+        model.load_state_dict(ensemble.parameters_of(1))
+        accuracy = (model(data["test"].X).argmax(1) == data["test"].y).float().mean().item()
+        assert accuracy == pytest.approx(arrays["test_accuracy"][1], abs=1e-6)
+    else:
+        data = digit_sum.sound_data(5, seed=3)
+        for kind in ("seen_pairs", "unseen_pairs"):
+            accuracy = ensemble.evaluate(*data[kind])[1][1]
+            np.testing.assert_allclose(accuracy, arrays[f"test_accuracy_{kind}"][1], atol=1e-6)
+
+
+def test_the_order_of_the_data_is_what_tells_published_from_shuffled():
+    published, shuffled = (
+        DigitSumTraining(model=SRN, seeds=[0], protocol=protocol, **SHORT).train()
+        for protocol in ("published", "shuffled")
+    )
+    for name in ("parameters.head.bias", "train_loss"):
+        assert not np.array_equal(published[name], shuffled[name])
+
+
+def test_two_trainings_are_bit_equal():
+    specification = DigitSumTraining(model=SRN, seeds=[0, 1], protocol="sound", **SHORT)
+    first, second = specification.train(), specification.train()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_a_specification_names_its_measures_and_whatever_decides_its_result():
+    base = {"model": LSTM, "length": 10, "seeds": [0, 1]}
+    specification = DigitSumTraining(**base)
+    assert specification.name == "published/lstm/xavier/trained/10"
+    assert specification == DigitSumTraining(**base | {"seeds": (0, 1)})
+    frozen = ModelSpec(cell="lstm", init="zero", train_embedding=False)
+    assert DigitSumTraining(**base | {"model": frozen}).name == "published/lstm/zero/frozen/10"
+    others = [{"model": SRN}, {"length": 15}, {"seeds": [0]}, {"protocol": "sound"}, {"steps": 7}]
+    keys = {store.key(DigitSumTraining(**base | other)) for other in [{}, *others]}
+    assert len(keys) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"protocol": "quick"}, {"length": 2}, {"seeds": []}, {"steps": 0}, {"evaluate_every": 2.5}],
+)
+def test_a_training_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        DigitSumTraining(**{"model": LSTM, "length": 10, "seeds": [0]} | wrong)
+
+
+def test_clipping_against_torch():
+    """Globally as `clip_grad_norm_` does it for each replica, per tensor one tensor at a time."""
+    X, y = torch.randint(0, 10, (8, 6)), torch.randint(0, 19, (8,))
+    for clip in (sweep.clip_global, sweep.clip_per_tensor):
+        ensemble = Ensemble(LSTM, [0, 1], dtype=torch.float64)
+        ensemble.loss_and_gradients(X, y, reduction="sum")
+        expected = []
+        for r in range(2):
+            tensors = [torch.nn.Parameter(g[r].clone()) for g in ensemble.gradients.values()]
+            for parameter in tensors:
+                parameter.grad = parameter.detach().clone()
+            groups = [tensors] if clip is sweep.clip_global else [[p] for p in tensors]
+            for group in groups:
+                torch.nn.utils.clip_grad_norm_(group, 0.5)
+            expected.append([p.grad for p in tensors])
+        clip(ensemble, 0.5)
+        for k, gradient in enumerate(ensemble.gradients.values()):
+            for r in range(2):
+                torch.testing.assert_close(gradient[r], expected[r][k], rtol=1e-5, atol=1e-9)
+
+
+def test_without_clipping_gradients_explode_and_clipping_bounds_the_loss():
+    runs = {clip: sweep.explode([0, 1, 2], clip) for clip in sweep.CLIPPERS}
+    assert runs["none"]["gradient/U"].amax() > 1000
+    assert runs["none"]["loss"].amax() > 10 * runs["global"]["loss"].amax()
+    assert runs["none"]["saturated"].min() > 0.9 > runs["global"]["saturated"].max()
+    assert runs["per_tensor"]["gradient/U"].shape == (3, 250)
+    with pytest.raises(ValueError, match="clip must be one of none, per_tensor, global"):
+        sweep.explode([0], "both")
