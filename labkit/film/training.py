@@ -250,6 +250,14 @@ def accuracy(probability: Tensor, y: Tensor) -> float:
     return float(((probability >= 0.5) == y.bool()).double().mean())
 
 
+def restore(model: nn.Module, arrays: Arrays | None) -> Any:
+    """The model with the parameters that a training has kept, if there are any."""
+    if arrays is not None:
+        kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
+        model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
+    return model
+
+
 def positive(classes: Tensor) -> Tensor:
     """P(positive) (n,) from probabilities (n, C): the upper half of the classes or ratings."""
     return classes[:, classes.shape[1] // 2 :].sum(1)
@@ -338,11 +346,7 @@ class FilmTraining(Specification):
         """The model as its seed starts it, or with the parameters that a training has kept."""
         table = glove_table(corpus, self.glove_words) if self.glove_words else None
         torch.manual_seed(self.seed)
-        model = ReviewClassifier(self.model, len(corpus.words), table)
-        if arrays is not None:
-            kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
-            model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
-        return model
+        return restore(ReviewClassifier(self.model, len(corpus.words), table), arrays)
 
     def train(self, progress: Progress | None = None) -> Arrays:
         """Train, choose the epoch by dev accuracy, and test that checkpoint once.
