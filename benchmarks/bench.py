@@ -99,7 +99,7 @@ def start(measures: Measures, small: bool) -> None:
             "papermill": ["-m", "papermill", *notebook, "-k", "python3", "--no-progress-bar"],
             "labkit": ["-m", "labkit", "run", CHAPTER, "--profile", "quick", "--force"],
         }
-        note(measures, "chapter", _commands(commands, 5), "papermill")
+        note(measures, "chapter", _commands(commands, 3), "papermill")
 
 
 SECTIONS: dict[str, Callable[[Measures, bool], None]] = {

@@ -82,7 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("names", nargs="*", metavar="NAME", help="without any, what `cpu` needs")
     data.add_argument("--check", action="store_true", help="fetch nothing, hash what is there")
 
-    add("clean", "remove unpublished runs and finished trainings", _clean)
     return parser
 
 
@@ -158,9 +157,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from labkit.lab import report
+    from labkit.lab import machine, report
 
-    path = report.write()
+    path = machine.shown(report.write())
     print(f"{report.verdicts()}\n\nThe claims and our verdicts; reasons and numbers: {path}")
     return 0
 
@@ -183,7 +182,11 @@ def _compare(options: argparse.Namespace) -> int:
 def _notebooks(options: argparse.Namespace) -> int:
     from labkit.lab import notebooks, run
 
-    return notebooks.refresh_all(run.select(options.chapters))
+    chapters = run.select(options.chapters)
+    status = run.run(chapters, run.Options("quick", force=True))
+    for chapter in chapters if not status else ():
+        notebooks.store_outputs(chapter)
+    return status
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -196,13 +199,6 @@ def _data(options: argparse.Namespace) -> int:
     from labkit.lab import fetch
 
     return fetch.data(options.names, check=options.check)
-
-
-def _clean(options: argparse.Namespace) -> int:
-    from labkit.lab import run
-
-    run.clean()
-    return 0
 
 
 if __name__ == "__main__":

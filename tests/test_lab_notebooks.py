@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -75,66 +74,63 @@ def test_what_is_no_notebook_is_named_with_a_way_on(root, content):
         read_notebook(path)
 
 
-# executing in place
+# storing outputs
 
 
-def test_a_chapter_is_refreshed_without_what_differs_from_run_to_run(root, capsys):
-    warns = "import warnings\nwarnings.warn('beware', stacklevel=1)\nprint(6 * 7)"
-    path = write(root, "import os\nprint(os.getcwd())", warns)
-    assert notebooks.refresh_all(["01_toy"]) == 0
+def test_outputs_are_stored_without_what_differs_from_run_to_run(lab):
+    warns = "import warnings\nwarnings.warn('beware', stacklevel=1)\nprint(6 * 7)\n8"
+    path = lab.add("01_toy", warns)
+    assert lab.run("notebooks", "01").returncode == 0
     first = path.read_bytes()
-    assert notebooks.refresh_all(["01_toy"]) == 0
+    assert lab.run("notebooks").returncode == 0
     assert path.read_bytes() == first
     result = read_notebook(path)
-    printed = [[output.text for output in cell.outputs] for cell in result.cells[1:]]
-    assert printed == [[f"{root / 'notebooks'}\n"], ["42\n"]]
-    assert [cell.execution_count for cell in result.cells[1:]] == [1, 2]
+    code = [cell for cell in result.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3]
+    assert [output.get("text") for output in code[1].outputs] == ["42\n", None]
+    assert code[1].outputs[1].execution_count == 2
+    assert [cell.id for cell in result.cells] == [f"cell-{n}" for n in range(4)]
+    assert all(cell.metadata.keys() <= {"tags"} for cell in result.cells)
     assert result.metadata == {
         "kernelspec": {
             "name": "lstm-course-lab", "display_name": "LSTM course lab", "language": "python",
         },
         "language_info": {"name": "python"},
     }  # fmt: skip
-    assert "code cell 2 (`import warnings`" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "source, cause",
-    [
-        ("raise ValueError('no')", "ValueError: no. Next: correct the cell, then"),
-        ("import os\nos._exit(3)", "the kernel died"),
-        ("from pathlib import Path\nPath('01_toy.ipynb').write_text('{}')", "it was edited while"),
-    ],
-)
-def test_a_chapter_that_fails_stays_as_it_was(root, capsys, source, cause):
-    path = write(root, "x = 1", source)
-    before = path.read_bytes() if "edited" not in cause else b"{}"
-    assert notebooks.refresh_all(["01_toy"]) == 1
-    assert path.read_bytes() == before
-    message = capsys.readouterr().err
-    assert cause in message
-    if "edited" not in cause:
-        assert "notebooks/01_toy.ipynb, code cell 2 (`" in message
-    assert "python -m labkit notebooks 01_toy" in message
+EDIT = """from pathlib import Path
+from labkit.lab import machine
+path = machine.NOTEBOOKS / "01_toy.ipynb"
+path.write_text(path.read_text().replace("seeds + rate", "seeds - rate"))"""
+
+
+@pytest.mark.parametrize("source, cause", [("1 / 0", "ZeroDivisionError"), (EDIT, "was edited")])
+def test_a_chapter_that_fails_or_was_edited_gets_no_outputs(lab, source, cause):
+    path = lab.add("01_toy", source)
+    done = lab.run("notebooks")
+    assert done.returncode
+    assert cause in done.stderr
+    assert '"outputs": [\n    {' not in path.read_text()
 
 
 # the kernel
 
 
-def test_nothing_of_a_home_folder_reaches_the_kernel(root, tmp_path_factory):
+def test_nothing_of_a_home_folder_reaches_the_kernel(lab, tmp_path_factory):
     """Start-up files of Python and IPython, and packages of the user's site."""
     home = tmp_path_factory.mktemp("home")
     startup = home / ".ipython" / "profile_default" / "startup" / "00.py"
     startup.parent.mkdir(parents=True)
     startup.write_text("leaked = 'IPython'")
     (home / "start.py").write_text("leaked = 'Python'")
-    path = write(root, "import site\nprint('leaked' in globals(), site.ENABLE_USER_SITE)")
-    program = "from labkit.lab import notebooks; notebooks.refresh_all(['01_toy'])"
-    variables = {"HOME": str(home), "PYTHONSTARTUP": str(home / "start.py")}
-    variables |= {"LABKIT_ROOT": str(root), "IPYTHONDIR": str(home / ".ipython")}
-    variables |= {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(machine.__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=120)
-    assert read_notebook(path).cells[1].outputs[0].text == "False False\n"
+    lab.add(
+        "01_toy", "import site\nassert not site.ENABLE_USER_SITE\nassert 'leaked' not in globals()"
+    )
+    lab.environment |= {"HOME": str(home), "IPYTHONDIR": str(home / ".ipython")}
+    lab.environment |= {"PYTHONSTARTUP": str(home / "start.py")}
+    done = lab.run("run", "--profile", "quick")
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_kernel_of_the_same_name_is_noticed(tmp_path, monkeypatch):

@@ -1,16 +1,15 @@
 """Chapter 01's ladder: the LSTM layer made fast in plain torch, and a fair clock for its rungs.
 
-Autograd keeps a small graph node, and often a tensor, for every operation of every step. Written
-out, the backward pass through time needs five calls a step, and one product for each weight after
-many steps.
+Autograd keeps a small graph node, and often a tensor, for every operation of every step; the
+backward pass written out needs five calls a step, and one product for each weight at the end.
 
-Shapes as in `labkit.cells.layers`. The gates stand side by side in the order o, i, f, c: the first
-three are sigmoids, and the last three are what the cell state's gradient reaches. For the pass by
-hand time comes first, (T, B, ...), so that a step is one piece of memory.
+The gates stand side by side in the order o, i, f, c: the first three are sigmoids, and the last
+three are what the cell state's gradient reaches. The pass by hand has time first, (T, B, ...).
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,18 +19,22 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from labkit.cells.layers import LSTM, LayerState, _Layer, _Recurrent, architecture
+from labkit.cells.layers import LSTM, LayerState, LSTMLayer, _Layer
 from labkit.cells.parity import to_torch
 
 
 class OneProductLayer(_Layer):
     """The gates' products taken together: at each step one with the input, one with the state.
 
-    W (I, 4H), U (H, 4H) and b (1, 4H) hold all gates.
+    W (I, 4H), U (H, 4H) and b (1, 4H) are copies of the readable layer's, side by side.
     """
 
-    gates = ("",)
-    blocks = 4
+    def __init__(self, layer: LSTMLayer) -> None:
+        nn.Module.__init__(self)
+        self.hidden_size = layer.hidden_size
+        for kind in "WUb":
+            gates = [getattr(layer, f"{kind}_{gate}").detach() for gate in "oifc"]
+            self.register_parameter(kind, nn.Parameter(torch.cat(gates, dim=1)))
 
     def update(self, z: Tensor, c: Tensor) -> LayerState:
         """The next state from z (B, 4H), the sums inside the gates, and the cell state (B, H)."""
@@ -66,35 +69,31 @@ class HoistedLayer(OneProductLayer):
 def walk_forward(Z: Tensor, h: Tensor, c: Tensor, U: Tensor) -> tuple[list[Tensor], ...]:
     """Turn Z (T, B, 4H), the input's part of the sums, into the gates, step by step and in place.
 
-    Returns the hidden states and the cell states, T + 1 with the start, and tanh of each new cell
-    state, T of them, all (B, H).
+    Returns the hidden states and the cell states, both T + 1 of (B, H) with the start.
     """
-    hidden, cell, squashed = [h], [c], []
-    sigmoids, _ = Z.split([3 * h.shape[1], h.shape[1]], dim=-1)
-    views = (Z, sigmoids, *Z.chunk(4, dim=-1))
-    for z, s, o, i, f, g in zip(*(view.unbind() for view in views), strict=True):
+    H, hidden, cell = h.shape[1], [h], [c]
+    views = (Z, Z[..., : 3 * H], *Z.chunk(4, dim=-1))
+    for z, sigmoids, o, i, f, g in zip(*(view.unbind() for view in views), strict=True):
         z.addmm_(h, U)
-        s.sigmoid_()
+        sigmoids.sigmoid_()
         g.tanh_()
         c = (f * c).addcmul_(i, g)
-        squashed.append(torch.tanh(c))
-        h = o * squashed[-1]
+        h = o * torch.tanh(c)
         hidden.append(h)
         cell.append(c)
-    return hidden, cell, squashed
+    return hidden, cell
 
 
-def brackets(Z: Tensor, hidden: Tensor, cell: Tensor, squashed: Tensor) -> tuple[Tensor, Tensor]:
+def brackets(Z: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """The factors that no gradient enters, for all steps at once.
 
-    With ⊙ left out: tanh(c) o (1 - o), c~ i (1 - i), c_before f (1 - f) and i (1 - c~²) for the
-    gates' sums, (T, B, 4H); o (1 - tanh²(c)) for the cell state, (T, B, H).
+    For the gates' sums tanh(c) o (1 - o), c~ i (1 - i), c_before f (1 - f) and i (1 - c~²), side by
+    side in (T, B, 4H), and for the cell state o (1 - tanh²(c)), (T, B, H); ⊙ is left out.
     """
     o, i, f, g = Z.chunk(4, dim=-1)  # (T, B, H) each
-    for_sums = torch.cat(
-        [squashed * (o - o * o), g * (i - i * i), cell[:-1] * (f - f * f), i - i * (g * g)], dim=-1
-    )
-    return for_sums, torch.addcmul(o, hidden[1:], squashed, value=-1)  # o tanh²(c) is h tanh(c)
+    squashed = cell[1:].tanh()
+    for_sums = [squashed * (o - o * o), g * (i - i * i), cell[:-1] * (f - f * f), i - i * (g * g)]
+    return torch.cat(for_sums, dim=-1), o - o * squashed.square()
 
 
 @torch.inference_mode()
@@ -130,17 +129,16 @@ class ThroughTime(torch.autograd.Function):
         B, T, _ = X.shape
         by_time = X.transpose(0, 1).reshape(T * B, -1)  # (T*B, I)
         Z = torch.addmm(b, by_time, W).view(T, B, -1)  # (T, B, 4H)
-        states = walk_forward(Z, h, c, U)
-        hidden, cell, squashed = map(torch.stack, states)
-        ctx.save_for_backward(by_time, W, U, Z, hidden, cell, squashed)
-        return torch.stack(states[0][1:], dim=1), hidden[-1].clone(), cell[-1].clone()
+        hidden, cell = walk_forward(Z, h, c, U)
+        ctx.save_for_backward(by_time, W, U, Z, torch.stack(hidden), torch.stack(cell))
+        return torch.stack(hidden[1:], dim=1), hidden[-1].clone(), cell[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
-        by_time, W, U, Z, hidden, cell, squashed = ctx.saved_tensors
-        T, B, H = squashed.shape
-        d_Z, into_cell = brackets(Z, hidden, cell, squashed)
+        by_time, W, U, Z, hidden, cell = ctx.saved_tensors
+        B, T, H = d_output.shape
+        d_Z, into_cell = brackets(Z, cell)
         d_hidden = torch.cat([torch.zeros_like(d_h)[None], d_output.transpose(0, 1)])
         d_hidden[-1] += d_h
         d_c = d_c.clone(memory_format=torch.contiguous_format)
@@ -165,22 +163,6 @@ class HandwrittenLayer(OneProductLayer):
 
 # the ladder: one function from the same weights, computed in several ways
 
-
-class FastLSTM(_Recurrent):
-    """The same function as `lstm`, from a copy of its weights, computed by a fast layer."""
-
-    state_names = ("h_0", "c_0")
-
-    def __init__(self, layer_class: type[OneProductLayer], lstm: LSTM) -> None:
-        self.layer_class = layer_class
-        weights = {
-            f"{index}.{kind}": torch.cat([getattr(layer, f"{kind}_{g}") for g in "oifc"], dim=1)
-            for index, layer in enumerate(lstm.layers)
-            for kind in "WUb"
-        }
-        super().__init__(**architecture(lstm), weights=weights)
-
-
 RUNGS = {"one_product": OneProductLayer, "fused": HoistedLayer, "backward": HandwrittenLayer}
 LABELS = {
     "naive": "eight products",
@@ -198,10 +180,17 @@ def size_text(shape: Shape) -> str:
     return " ".join(f"{name}={size}" for name, size in zip("BTIH", shape, strict=True))
 
 
+def computed_by(layer_class: type[OneProductLayer], lstm: LSTM) -> LSTM:
+    """The same function as `lstm`, from copies of its weights, computed by fast layers."""
+    module = copy.deepcopy(lstm)
+    module.layers = nn.ModuleList(map(layer_class, lstm.layers))
+    return module
+
+
 def versions(naive: LSTM) -> dict[str, nn.Module]:
     """`naive` computed by each rung and by `nn.LSTM` ("torch"), with copies of its weights."""
-    copies = {name: FastLSTM(layer_class, naive) for name, layer_class in RUNGS.items()}
-    return {"naive": naive, **copies, "torch": to_torch(naive)}
+    fast = {name: computed_by(layer_class, naive) for name, layer_class in RUNGS.items()}
+    return {"naive": naive, **fast, "torch": to_torch(naive)}
 
 
 def interleaved_seconds(

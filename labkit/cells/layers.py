@@ -30,7 +30,6 @@ class _Layer(nn.Module):
 
     gates: tuple[str, ...] = ()
     second_biases: tuple[str, ...] = ()  # more of (1, H), by name
-    blocks = 1  # how many gates one parameter holds, side by side
 
     def __init__(
         self,
@@ -44,9 +43,8 @@ class _Layer(nn.Module):
         rows = {"W": input_size, "U": hidden_size, "b": 1}
         names = [kind + gate for gate in self.gates for kind in rows]
         for name in (*names, *self.second_biases):
-            shape = rows[name[0]], self.blocks * hidden_size
-            start = nn.init.xavier_uniform_(torch.empty(shape, dtype=dtype, device=device))
-            self.register_parameter(name, nn.Parameter(start))
+            start = torch.empty(rows[name[0]], hidden_size, dtype=dtype, device=device)
+            self.register_parameter(name, nn.Parameter(nn.init.xavier_uniform_(start)))
 
     def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
         """The states after each of the T steps of X (B, T, I)."""
@@ -135,11 +133,13 @@ class _Recurrent(nn.Module):
         in `layers`. ValueError or TypeError names what does not fit.
         """
         super().__init__()
+        where = type(self).__name__
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
         for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
-                where = type(self).__name__
                 raise ValueError(f"{where}: {name} must be an int of at least 1, got {size!r}")
+        if dtype is not None and not getattr(dtype, "is_floating_point", False):
+            raise TypeError(f"{where}: dtype must be a floating-point torch.dtype, got {dtype!r}")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.num_layers, self.bidirectional = num_layers, bidirectional
         self.num_directions = D = 2 if bidirectional else 1

@@ -117,6 +117,7 @@ def largest_differences(
     _check_kind("largest_differences", reference, [TORCH_MODULES[type(module)]])
     if architecture(module) != architecture(reference) or not reference.batch_first:
         raise ValueError("largest_differences: the reference must be batch-first and as large")
+    module._start(X, state)  # checks both
     for name, parameter in [*module.named_parameters(), *reference.named_parameters()]:
         if not parameter.requires_grad:
             raise ValueError(

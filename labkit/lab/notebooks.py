@@ -1,4 +1,4 @@
-"""The chapters' notebooks: read, executed in place, and copied for students to work on.
+"""The chapters' notebooks: read, stored with their outputs, and copied for students to work on.
 
 `notebooks/` holds the chapters as their authors stored them. Students work in `work/`, which git
 ignores: copies that are renewed when a chapter changes, and never at the cost of what was written.
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ KERNEL_NAME = "LSTM course lab"
 VOLATILE = ("execution", "papermill", "scrolled", "collapsed")  # in a cell's metadata
 
 
-class ChapterError(Exception):
+class ChapterError(ValueError):
     """A chapter that failed: where (notebook and cell), why, and what to do next."""
 
     def __init__(self, where: str, cause: str, next_step: str) -> None:
@@ -141,71 +140,37 @@ def install_kernel() -> None:
         raise ValueError(f"{first} hides the lab's kernel: remove it, or unset JUPYTER_PATH")
 
 
-# executing in place
+# storing outputs
 
 
-def refresh_all(names: Sequence[str]) -> int:
-    """Execute chapters in place, print one line for each; return the exit status."""
-    install_kernel()
-    status = 0
-    for chapter in names:
-        try:
-            refresh(chapter)
-            print(f"{chapter}: refreshed", flush=True)
-        except ChapterError as error:
-            print(f"FAILED {error}", file=sys.stderr, flush=True)
-            status = 1
-        except KeyboardInterrupt:
-            print(f"stopped; {chapter} is as it was", file=sys.stderr)
-            return 130
-    return status
+def store_outputs(chapter: str) -> None:
+    """Store the outputs of the last quick run in a chapter, without what differs from run to run.
 
-
-def refresh(chapter: str) -> None:
-    """Execute a chapter with its defaults and store the outputs, without what differs from run to
-    run; ChapterError where it fails or was edited meanwhile, and the file stays as it was."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
+    ChapterError where the chapter has been edited since, and the file stays as it was.
+    """
     path, place = machine.NOTEBOOKS / f"{chapter}.ipynb", f"notebooks/{chapter}.ipynb"
-    again = f"python -m labkit notebooks {chapter}"
-    notebook, before = read_notebook(path), path.read_bytes()
-    for cell in notebook.cells:
+    executed = read_notebook(machine.RESULTS / ".executed" / "quick" / path.name)
+    cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    notebook = read_notebook(path)
+    if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
+        again = f"python -m labkit notebooks {chapter}"
+        raise ChapterError(place, "it was edited since it ran", again)
+    count = 0
+    for cell, ran in zip(notebook.cells, cells, strict=True):
         for name in VOLATILE:
             cell.metadata.pop(name, None)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    variables = {**os.environ, **machine.kernel_environment(), "LABKIT_PROGRESS": os.devnull}
-    options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}
-    options |= {"force_raise_errors": True, "iopub_timeout": 60}
-    client = NotebookClient(notebook, kernel_name=machine.KERNEL, **options)
-    index = 0
-    with tempfile.TemporaryFile("w+") as log:
-        started = {"env": variables, "cwd": str(machine.NOTEBOOKS), "stdout": log, "stderr": log}
-        try:
-            with client.setup_kernel(**started):
-                for index, cell in enumerate(notebook.cells):
-                    client.execute_cell(cell, index)
-        except CellExecutionError:
-            pass  # the notebook holds the error
-        except (RuntimeError, TimeoutError) as error:
-            log.seek(0)
-            words = [one_line(str(error)), *filter(None, map(str.strip, log))]
-            where = f"{place}, {describe_cell(notebook, index)}"
-            raise ChapterError(where, f"the kernel died: {words[-1]}", again) from error
-    check_cells(notebook, place, f"correct the cell, then {again}")
-    for index, cell in enumerate(notebook.cells):
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                print(f"{describe_cell(notebook, index)}: not stored: {one_line(output.text)}")
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        cell.outputs = [output for output in ran.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            if "execution_count" in output:
+                output.execution_count = count
     kernel = {"name": machine.KERNEL, "display_name": KERNEL_NAME, "language": "python"}
     facts = {"kernelspec": kernel, "language_info": {"name": "python"}}
     notebook.metadata = nbformat.from_dict(facts)
-    if path.read_bytes() != before:
-        raise ChapterError(place, "it was edited while it ran", again)
     _write_notebook(path, notebook)
 
 

@@ -61,23 +61,6 @@ class Summary(_Strict):
     timing: bool
 
 
-class ClaimEntry(_Strict):
-    id: str
-    claim: str
-    holds: bool | None
-    verdict: str
-    reason: str
-    evidence: list[str]
-
-
-class RowEntry(_Strict):
-    what: str
-    published: str
-    ours: str
-    verdict: str
-    reason: str
-
-
 class FigureEntry(_Strict):
     file: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.png$")]
     sha256: Sha256
@@ -94,8 +77,8 @@ class Record(_Strict):
     about: str
     settings: dict[str, JsonValue]
     measures: dict[Name, Summary | bool | int | FiniteFloat | str | list[JsonValue]]
-    claims: list[ClaimEntry]
-    rows: dict[str, list[RowEntry]]
+    claims: list[Claim]
+    rows: dict[str, list[Row]]
     curves: dict[str, JsonValue]
     figures: dict[str, FigureEntry]
     data: dict[str, Sha256]
@@ -139,7 +122,7 @@ def write(
         "about": about,
         "settings": {},
         "measures": {name: _plain(value, f"measure '{name}'") for name, value in measures.items()},
-        "claims": [{**asdict(claim), "evidence": list(claim.evidence)} for claim in claims],
+        "claims": [asdict(claim) for claim in claims],
         "rows": {
             heading: [asdict(row) for row in group] for heading, group in (rows or {}).items()
         },
@@ -160,12 +143,13 @@ def write(
             "duration_seconds": round(time.time() - _started, 3),
         },
     }
-    validate(content, f"the record of {chapter}")
+    text = _text(content)
+    parse(text, f"the record of {chapter}")
     staging = os.environ.get("LABKIT_STAGING")
     folder = Path(staging) if staging else machine.RESULTS / ".interactive" / profile / chapter
     for name, image in images.items():
         code.write_atomically(folder / f"{name}.png", image)
-    code.write_atomically(folder / "record.json", _text(content))
+    code.write_atomically(folder / "record.json", text)
     print(f"record of {chapter}: {len(measures)} measures, {len(images)} figures")
     return folder / "record.json"
 
@@ -182,14 +166,21 @@ def _text(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def validate(content: Any, place: str) -> dict[str, Any]:
-    """The content of a record, if it is one; ValueError that names `place` and what is wrong."""
+def parse(text: bytes, place: str) -> dict[str, Any]:
+    """The record in a text; ValueError that names `place` and what is wrong with it."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a finite number")
+
     try:
-        Record.model_validate(content)
+        content = json.loads(text, parse_constant=refuse)
+        Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = "/".join(map(str, first["loc"]))
         raise ValueError(f"{place} is not sound: {where}: {first['msg']}") from None
+    except ValueError as error:
+        raise ValueError(f"{place} is damaged, not JSON: {error}") from error
     ids = [claim["id"] for claim in content["claims"]]
     for claim in content["claims"]:
         if ids.count(claim["id"]) > 1:
@@ -218,7 +209,7 @@ def publish(
         if code.sha256(image) != figure["sha256"]:
             raise ValueError(f"{figure['file']} is not the figure of its record")
         code.write_atomically(complete / figure["file"], image)
-    code.write_atomically(complete / "record.json", _text(validate(content, "the record")))
+    code.write_atomically(complete / "record.json", _text(content))
     write_sums(complete, sorted(path.name for path in complete.iterdir()))
     target, before = machine.RESULTS / profile / chapter, staging / "before"
     if target.exists():
@@ -252,13 +243,9 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 def read(path: Path, chapter: str | None = None, profile: str | None = None) -> dict[str, Any]:
     """The record in a file; ValueError that names the file and what is wrong with it."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"there is no {shown(path)}") from None
-    except ValueError as error:
-        raise ValueError(f"{shown(path)} is damaged, not JSON: {error}") from error
-    validate(content, shown(path))
+    if not path.is_file():
+        raise ValueError(f"there is no {shown(path)}")
+    content = parse(path.read_bytes(), shown(path))
     for name, expected in (("chapter", chapter), ("profile", profile)):
         if expected is not None and content[name] != expected:
             raise ValueError(f"{shown(path)} is of {name} {content[name]}, not of {expected}")

@@ -25,35 +25,7 @@ HEAD = """\
 
 `python -m labkit report` writes this page from the records beside it; an edit by hand is lost, and
 `make verify` reports it. Each published figure comes from one seed; ours come from as many seeds as
-each row names.
-"""
-
-HOW_TO_READ = """\
-## How to read this page
-
-- **ours** is the mean over our seeds (the median where it says so) with its 95 % interval, a BCa
-  bootstrap, and n, the number of seeds. Where there are few seeds, it is Student's interval. For
-  the time of a layer, n counts the timed runs. `data/README.md` explains the sources' short names.
-- **inside our seeds**: the published number lies between our lowest and our highest seed. If the
-  source differed from us by nothing but its seed, its number would still fall outside with
-  probability 2/(n + 1), so some rows fall outside by chance alone. *Inside* does not mean close:
-  read the rank. **inside our runs** says the same of timed runs.
-- **ours better**, **ours worse**: it lies outside, on the side that the words tell; **outside our
-  seeds**: the same for a number of which neither more nor less is better.
-- **as one more seed**: with few seeds the question is whether the published number lies where one
-  more seed of ours is expected, the 95 % range of Student's prediction; else **ours better**,
-  **ours worse** or **not as one more seed**. Of three seeds that lie apart such a range is wide,
-  and then it says little. One or two seeds give **too few seeds for a verdict**.
-- **reproduced** means equal as printed (*by 18 of 20*: by so many seeds); **mistake reproduced**,
-  that the source's error was made again on purpose. **no result yet**: the reason names the command
-  that makes it. **another model**: ours is of a smaller model that stands in for the published one;
-  nothing follows from how close the two are.
-- An accuracy p counted on m examples has a sampling error of its own; ± gives the half-width of its
-  95 % binomial interval, 1.96 · √(p(1 − p)/m), for the published number.
-- A claim made in words **holds**, **does not hold**, is **shown** for some of its cases and **not
-  shown** for others, whose intervals contain the limit, or holds *in part*: some cases meet the
-  limit, others fail it. Each chapter fixed its limits before the numbers were known.
-- Times belong to a machine: a faster one makes ours better without any merit of the code.
+each row names. [Reading the report](../docs/running.md#reading-the-report) explains the verdicts.
 """
 
 
@@ -61,7 +33,7 @@ def render() -> str:
     """The report as Markdown; ValueError when a record is damaged."""
     records = {chapter: record.reported(chapter) for chapter in chapters()}
     titles = {chapter: _title(chapter) for chapter in records}
-    parts = [HEAD, _summary(records, titles), HOW_TO_READ]
+    parts = [HEAD, _summary(records, titles)]
     for chapter, content in records.items():
         parts.append(f"## {titles[chapter]}\n")
         if content is None:
@@ -259,7 +231,8 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
         return [str(error)]
     then, reasons = content["code"], []
     if moved := [n for n in sorted({*now, *then}) if now.get(n) != then.get(n)]:
-        reasons.append(f"the code has moved on ({', '.join(moved)})")
+        more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
+        reasons.append(f"the code has moved on ({', '.join(moved[:4])}{more})")
     given = content["settings"]
     names = sorted({*given, *values} - {"profile"})
     if moved := [n for n in names if given.get(n) != values.get(n)]:

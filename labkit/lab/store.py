@@ -16,13 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
+from tqdm.auto import tqdm
 
 from labkit.lab import code, machine
 from labkit.lab.specification import Arrays, Progress, Specification
@@ -73,13 +75,14 @@ def train(
     by_key = dict(zip(keys, specifications, strict=True))
     results = {k: _load(k, _path(k)) for k in by_key}
     missing = {k: s for k, s in by_key.items() if results[k] is None}
-    events = _Events(name, len(results), len(missing))
-    with events:
+    events = _Events(name, len(results), len(results) - len(missing))
+    bar = {"desc": name, "total": events.tasks, "initial": events.stored, "leave": False}
+    with tqdm(**bar, disable=bool(events.path) or not missing) as shown:
         for k, content in _finished(missing, events, workers):
             _check_unedited(missing[k])
             code.write_atomically(_path(k), content)
             results[k] = _load(k, _path(k))
-            events.finished()
+            shown.update()
     return [results[k] for k in keys]
 
 
@@ -95,7 +98,7 @@ def _finished(
         return
     if not scheduler and count == 1:
         for k, specification in missing.items():
-            yield k, _carry_out(k, specification, events.writer(specification.title))[1]
+            yield k, _carry_out(k, specification, partial(events.tell, specification.title))[1]
         return
 
     import joblib
@@ -105,12 +108,12 @@ def _finished(
             n_jobs=-1 if scheduler else count, batch_size=1, return_as="generator_unordered"
         )
         jobs = (
-            joblib.delayed(_in_worker)(k, s, None if scheduler else events.writer(s.title))
+            joblib.delayed(_in_worker)(k, s, None if scheduler else partial(events.tell, s.title))
             for k, s in missing.items()
         )
         for k, content in parallel(jobs):
             if scheduler:
-                events.writer(missing[k].title)(1, 1)
+                events.tell(missing[k].title, 1, 1)
             yield k, content
 
 
@@ -267,46 +270,17 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@dataclass(frozen=True)
 class _Events:
-    """Tells how far the trainings are: JSON lines for the runner, else a bar in the notebook."""
+    """Tells the runner how far the trainings are: JSON lines appended to the file it names."""
 
-    def __init__(self, name: str, total: int, missing: int) -> None:
-        self.sweep = {"sweep": name, "tasks": total, "stored": total - missing}
-        self.target = os.environ.get("LABKIT_PROGRESS")
-        self._bar = None
+    sweep: str
+    tasks: int
+    stored: int
+    path: str | None = field(default_factory=lambda: os.environ.get("LABKIT_PROGRESS"))
 
-    def __enter__(self) -> _Events:
-        if self.sweep["tasks"] > self.sweep["stored"] and not self.target:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(
-                total=self.sweep["tasks"],
-                initial=self.sweep["stored"],
-                desc=self.sweep["sweep"],
-                leave=False,
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def finished(self) -> None:
-        if self._bar is not None:
-            self._bar.update()
-
-    def writer(self, title: str) -> Progress:
-        """A callback that appends an event to the runner's file, if there is one."""
-        return _Writer(self.target, {"task": title, **self.sweep})
-
-
-class _Writer:
-    """Appends one event a call; a class, so that it can be sent to another process."""
-
-    def __init__(self, target: str | None, event: Mapping[str, object]) -> None:
-        self.target, self.event = target, dict(event)
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.target:
-            with open(self.target, "a", encoding="utf-8") as file:
-                file.write(json.dumps({**self.event, "done": done, "total": total}) + "\n")
+    def tell(self, task: str, done: int, total: int) -> None:
+        if self.path:
+            event = {**asdict(self), "task": task, "done": done, "total": total}
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")

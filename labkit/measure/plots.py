@@ -63,6 +63,25 @@ def new_figure(
     return fig, axes
 
 
+def seed_lines(ax: Axes, x: Sequence[float], values: np.ndarray, color: Any, label: str) -> None:
+    """A faint line for each seed of `values` (R, K) over `x` (K,), and their median strong."""
+    ax.plot(x, np.asarray(values).T, color=color, alpha=0.25, linewidth=0.8)
+    ax.plot(x, np.median(values, axis=0), color=color, linewidth=2, label=label)
+
+
+def legend_below(fig: Figure, ncols: int = 4) -> None:
+    """One legend below all panels, each label once."""
+    entries = {}
+    for ax in fig.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        fig.legend(
+            entries.values(), entries, loc="outside lower center", ncols=ncols, fontsize=9,
+            frameon=False,
+        )  # fmt: skip
+
+
 def png_bytes(fig: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same data; the metadata holds its text.
 
