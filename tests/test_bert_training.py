@@ -124,7 +124,7 @@ def test_what_has_changed_is_refused(reading, model_folder, name):
 
 
 def test_only_matrices_decay_and_the_head_has_a_rate_of_its_own():
-    model = BertClassifier(encoder(), ClassifierSpec(pooling="cls", head_sizes=(4,)))
+    model = BertClassifier(encoder(), ClassifierSpec(pooling="cls", head_size=4))
     names = {id(p): name for name, p in model.named_parameters()}
     spec = FineTuning(epochs=1, lr=1e-3, head_lr=1e-2, weight_decay=0.1)
     seen = {
