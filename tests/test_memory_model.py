@@ -143,10 +143,9 @@ def test_holding_what_cannot_be_held_is_refused(spec, held, first):
 
 def test_evaluation_in_parts_equals_evaluation_at_once():
     ensemble, (X, y) = Ensemble(LSTM, [0, 1], dtype=torch.float64), sequences(6, N=300)
-    whole = ensemble.evaluate(X, y)
     parts = [ensemble.evaluate(X[k : k + 100], y[k : k + 100]) for k in (0, 100, 200)]
-    for k in range(2):
-        torch.testing.assert_close(whole[k], torch.stack([part[k] for part in parts]).mean(0))
+    for whole, part in zip(ensemble.evaluate(X, y), zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(whole, torch.stack(part).mean(0))
 
 
 def test_replicas_can_read_different_sequences():
