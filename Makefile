@@ -106,5 +106,4 @@ lock: setup  ## Renew requirements.lock after a change of pyproject.toml
 	  --annotation-style line --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean:  ## Remove quick results, finished trainings and what tools left; keeps the environment
-	@[ ! -f $(STAMP) ] || $(LABKIT) clean
-	@rm -rf .coverage .coverage.* .hypothesis .pytest_cache .ruff_cache build htmlcov
+	@rm -rf data/cache results/quick results/.[!.]* results/*/.[!.]* .coverage .coverage.* .hypothesis .pytest_cache .ruff_cache build htmlcov

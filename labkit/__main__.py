@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import site
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,8 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; return its exit status."""
     _leave_out_foreign_packages()
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if rest and options.command is not _lab:
-        parser.error(f"unrecognised: {' '.join(rest)}")
-    options.rest = rest
     try:
-        return options.command(options)
+        return _carry_out(arguments)
     except ModuleNotFoundError as error:
         print(
             f"labkit: {sys.executable} has no {error.name}: run make setup, then use make, or the "
@@ -29,16 +25,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `labkit verify | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        print("labkit: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+
+
+def _carry_out(arguments: Sequence[str] | None) -> int:
+    try:
+        parser = _parser()
+        options, rest = parser.parse_known_args(arguments)
+        if rest and options.command is not _lab:
+            parser.error(f"unrecognised: {' '.join(rest)}")
+        options.rest = rest
+        return options.command(options)
+    finally:
+        sys.stdout.flush()  # a pipe that was closed meanwhile is noticed here
 
 
 def _leave_out_foreign_packages() -> None:
     """Take PYTHONPATH out of this process and of those it starts, but for the lab's root."""
     root = str(Path(__file__).resolve().parents[1])
     given = os.environ.pop("PYTHONPATH", "")
-    paths = {os.path.abspath(path) for path in given.split(os.pathsep) if path} - {root}
+    paths = {os.path.abspath(path) for path in given.split(os.pathsep) if path}
+    paths -= {root, *site.getsitepackages()}
     if root in map(os.path.abspath, given.split(os.pathsep)):
         os.environ["PYTHONPATH"] = root
     if paths:
@@ -82,7 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("names", nargs="*", metavar="NAME", help="without any, what `cpu` needs")
     data.add_argument("--check", action="store_true", help="fetch nothing, hash what is there")
 
-    add("clean", "remove unpublished runs and finished trainings", _clean)
     return parser
 
 
@@ -158,9 +169,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from labkit.lab import report
+    from labkit.lab import machine, report
 
-    path = report.write()
+    path = machine.shown(report.write())
     print(f"{report.verdicts()}\n\nThe claims and our verdicts; reasons and numbers: {path}")
     return 0
 
@@ -200,13 +211,6 @@ def _data(options: argparse.Namespace) -> int:
     from labkit.lab import fetch
 
     return fetch.data(options.names, check=options.check)
-
-
-def _clean(options: argparse.Namespace) -> int:
-    from labkit.lab import run
-
-    run.clean()
-    return 0
 
 
 if __name__ == "__main__":

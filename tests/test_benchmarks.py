@@ -8,7 +8,6 @@ import json
 import pytest
 
 from labkit.lab import machine
-from labkit.measure.plots import png_bytes
 from labkit.measure.statistics import summarise
 
 
@@ -69,16 +68,6 @@ def test_record_page_and_figures_are_written_with_their_sums(bench, tmp_path):
     record["provenance"]["cpu"] = "another"
     (tmp_path / "results.json").write_text(json.dumps(record), "utf-8")
     assert list(bench.write({"start": section})["sections"]) == ["start"]
-
-
-def test_the_figures_show_what_was_measured(bench):
-    figures = bench.page.figures(measures_of(bench))
-    assert [*figures] == ["ladder", "replicas", "epoch"]
-    assert len(figures["ladder"].axes) == len(bench.page.SHAPES)
-    assert [text.get_text() for text in figures["epoch"].axes[0].texts] == ["85 s", "30 s", "10 s"]
-    for name, figure in figures.items():
-        assert figure.labkit_name == name
-        assert png_bytes(figure)
 
 
 def test_a_trial_measures_and_writes_nothing(bench, tmp_path, capsys):

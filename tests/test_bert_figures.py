@@ -67,10 +67,3 @@ def test_the_accuracy_axis_holds_every_seed_and_interval():
     ax = figures.size_plot("pooling", "Bars.", curves).axes[0]
     assert ax.get_ylim()[0] < 0.3
     assert [label.get_text() for label in ax.get_xticklabels()] == ["200", "2,000"]
-
-
-def test_what_a_mask_does_has_the_colour_of_its_side():
-    effect = np.array([0.0, -0.2, 0.1, 0.3, -0.05, 0.0])
-    bars = figures.reading_plot(TOKENS, np.full((2, 6), 1 / 6), effect).axes[1].patches
-    assert [bar.get_height() for bar in bars] == effect.tolist()
-    assert bars[3].get_facecolor() == bars[2].get_facecolor() != bars[1].get_facecolor()

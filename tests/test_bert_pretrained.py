@@ -248,21 +248,6 @@ def test_a_folder_is_loaded_as_it_is(folder, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_checkpoint_in_half_precision_or_with_heads_is_understood(folder):
-    """As from `BertForPreTraining`: names begin with bert., and there is more than an encoder."""
-    exact = load_file(folder / "model.safetensors")
-
-    def change(tensors: dict) -> dict:
-        halved = {f"bert.{name}": value.half() for name, value in tensors.items()}
-        return halved | {"cls.predictions.bias": torch.zeros(9)}
-
-    weights(change)(folder)
-    model = load_encoder(find(str(folder)))
-    for name, value in model.state_dict().items():
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value, exact[name], rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize("lower", [True, False])
 def test_casing_is_that_of_the_folder(folder, lower):
     text("tokenizer_config.json", json.dumps({"do_lower_case": lower}))(folder)

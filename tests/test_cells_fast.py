@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from labkit.cells import fast
-from labkit.cells.fast import FastLSTM, HandwrittenLayer
 from labkit.cells.layers import LSTM
 
 
@@ -53,7 +52,7 @@ def test_the_rungs_weights_get_the_gradients_of_the_readable_layer():
 @pytest.fixture
 def by_hand():
     torch.manual_seed(0)
-    return FastLSTM(HandwrittenLayer, LSTM(3, 4, dtype=torch.float64))
+    return fast.computed_by(fast.HandwrittenLayer, LSTM(3, 4, dtype=torch.float64))
 
 
 def test_the_backward_pass_by_hand_passes_gradcheck(by_hand):
@@ -143,7 +142,3 @@ def test_every_layer_is_timed_forward_and_backward(monkeypatch):
     for by_layer in by_pass.values():
         assert [*by_layer] == [*fast.LABELS]
         assert all(len(values) == 2 and min(values) > 0 for values in by_layer.values())
-
-
-def test_sizes_are_named():
-    assert fast.size_text((8, 20, 32, 64)) == "B=8 T=20 I=32 H=64"

@@ -214,7 +214,10 @@ def committed(path: str) -> bytes | None:
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_stored_outputs_show_the_results_beside_them(chapter: str) -> None:
-    notebook = nbformat.reads(committed(f"notebooks/{chapter}.ipynb").decode(), as_version=4)
+    stored = committed(f"notebooks/{chapter}.ipynb")
+    if stored is None:  # a chapter that is being written
+        pytest.skip("the chapter is not committed yet")
+    notebook = nbformat.reads(stored.decode(), as_version=4)
     cell = next(c for _, c in code_cells(notebook) if "record.show_reported(" in c.source)
     data = [output.get("data", {}) for output in cell.outputs]
     texts = [item["text/markdown"] for item in data if "text/markdown" in item]

@@ -122,18 +122,14 @@ def left(folder: Path) -> list[str]:
 # from the publisher
 
 
-def test_a_file_comes_whole_and_once(server, downloads):
-    server.answers["/file.bin"] = CONTENT
-    path = fetch.fetch(server.at(PLAIN))
+@pytest.mark.parametrize("source, published", [(PLAIN, CONTENT), (INNER, PACKED)])
+def test_a_file_comes_whole_and_once_and_no_archive_stays(server, downloads, source, published):
+    name = (source.packed_in or source).name
+    server.answers[f"/{name}"] = published
+    path = fetch.fetch(server.at(source))
     assert path.read_bytes() == CONTENT
-    assert fetch.fetch(server.at(PLAIN)) == path == downloads / "file.bin"
-    assert server.asked == ["/file.bin"]
-    assert left(downloads) == ["file.bin"]
-
-
-def test_a_file_is_unpacked_and_its_archive_not_kept(server, downloads):
-    server.answers["/file.gz"] = PACKED
-    assert fetch.fetch(server.at(INNER)).read_bytes() == CONTENT
+    assert fetch.fetch(server.at(source)) == path == downloads / "file.bin"
+    assert server.asked == [f"/{name}"]
     assert left(downloads) == ["file.bin"]
 
 

@@ -305,14 +305,3 @@ def test_a_killed_run_resumes_to_the_same_record(lab):
         kept.unlink()
     assert lab.run("run", "--profile", "quick", "--force").returncode == 0
     assert record.compare(content, lab.record("01_sweep"), identical=True) == []
-
-
-def test_clean_removes_runs_and_keeps_what_is_published(lab):
-    gone = ["results/.failed/quick/a", "results/.executed/cpu/a", "results/quick/a", "data/cache/a"]
-    kept = ["results/cpu/a", "results/REPORT.md", "data/downloads/a", "data/digit_sum/a"]
-    for name in gone + kept:
-        (lab.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (lab.root / name).write_text("x")
-    assert lab.run("clean").returncode == 0
-    assert not any((lab.root / name).exists() for name in gone)
-    assert all((lab.root / name).exists() for name in kept)

@@ -34,11 +34,10 @@ class ClassifierSpec:
 
     `pooling`: what stands for a review. "cls": the vector of [CLS], its first piece; "mean": the
     mean over its pieces, [CLS] and [SEP] among them, as MiniLM was trained to be read;
-    "last_position": the vector at the last position of the padded batch, where most reviews have
-    padding. It is only defined for reviews padded to a fixed length.
-    `head_sizes`: the widths of the head's hidden layers, each with a ReLU; none for a linear head.
-    `dropout` acts on the pooled vector; the encoder drops as its own configuration says.
-    `pretrained`: the encoder starts from its weights, and otherwise from random ones.
+    "last_position": the vector at the last of a fixed number of positions, where short reviews
+    have padding. `head_sizes`: the widths of the head's hidden layers, each with a ReLU; none for a
+    linear head. `dropout` acts on the pooled vector. `pretrained`: the encoder starts from its
+    weights, and otherwise from random ones.
     """
 
     pooling: Pooling
@@ -81,16 +80,12 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 def fastest_precision(device: torch.device) -> Precision:
-    """The precision in which the device multiplies fastest.
-
-    bfloat16 has float32's range with 8 significant bits. GPUs from Ampere on and the AVX512-BF16
-    and AMX units of processors multiply it faster; others imitate it, slowly.
-    """
+    """The precision in which the device multiplies fastest: some only imitate bfloat16, slowly."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         units = torch.cpu.get_capabilities()
-        able = units.get("avx512_bf16", False) or units.get("amx_bf16", False)
+        able = units.get("avx512_bf16") or units.get("amx_bf16")
     return "bfloat16" if able else "float32"
 
 
@@ -114,7 +109,9 @@ def tiny() -> Path:
     from safetensors.torch import save
     from transformers import BertConfig, BertModel
 
-    words = word_pieces(_training_texts(), 1_500)
+    texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
+    train = reviews.load("generated").split()["train"]
+    words = word_pieces([texts[n] for n in train.tolist()], 1_500)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = BertConfig(vocab_size=len(words), intermediate_size=128, **sizes)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -134,22 +131,13 @@ def tiny() -> Path:
 
 
 def word_pieces(texts: Sequence[str], size: int) -> list[str]:
-    """The `SPECIAL` pieces and those learned from texts, lower-cased, at most `size` in all.
-
-    The trainer numbers continuations ("##a") as it meets them, in an order that changes from run
-    to run and breaks ties between candidates. They are given to it in their order instead.
-    """
+    """The `SPECIAL` pieces and those learned from texts, lower-cased, at most `size` in all."""
     from tokenizers import BertWordPieceTokenizer
 
+    # the trainer would number continuations ("##a") in an order that changes from run to run
     letters = sorted({letter for text in texts for letter in text.lower() if letter.isalnum()})
     special = [*SPECIAL, *(f"##{letter}" for letter in letters)]
     learner = BertWordPieceTokenizer(lowercase=True)
     learner.train_from_iterator(texts, size, special_tokens=special, show_progress=False)
     numbers = learner.get_vocab()
     return sorted(numbers, key=numbers.__getitem__)
-
-
-def _training_texts() -> list[str]:
-    """The generated reviews that the chapters train on: neither dev nor test."""
-    texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
-    return [texts[n] for n in reviews.load("generated").split()["train"].tolist()]

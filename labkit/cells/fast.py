@@ -1,16 +1,15 @@
 """Chapter 01's ladder: the LSTM layer made fast in plain torch, and a fair clock for its rungs.
 
-Autograd keeps a small graph node, and often a tensor, for every operation of every step. Written
-out, the backward pass through time needs five calls a step, and one product for each weight after
-many steps.
+Autograd keeps a small graph node, and often a tensor, for every operation of every step; the
+backward pass written out needs five calls a step, and one product for each weight at the end.
 
-Shapes as in `labkit.cells.layers`. The gates stand side by side in the order o, i, f, c: the first
-three are sigmoids, and the last three are what the cell state's gradient reaches. For the pass by
-hand time comes first, (T, B, ...), so that a step is one piece of memory.
+The gates stand side by side in the order o, i, f, c: the first three are sigmoids, and the last
+three are what the cell state's gradient reaches. The pass by hand has time first, (T, B, ...).
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,18 +19,22 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from labkit.cells.layers import LSTM, LayerState, _Layer, _Recurrent, architecture
+from labkit.cells.layers import LSTM, LayerState, LSTMLayer, _Layer
 from labkit.cells.parity import to_torch
 
 
 class OneProductLayer(_Layer):
     """The gates' products taken together: at each step one with the input, one with the state.
 
-    W (I, 4H), U (H, 4H) and b (1, 4H) hold all gates.
+    W (I, 4H), U (H, 4H) and b (1, 4H) are copies of the readable layer's, side by side.
     """
 
-    gates = ("",)
-    blocks = 4
+    def __init__(self, layer: LSTMLayer) -> None:
+        nn.Module.__init__(self)
+        self.hidden_size = layer.hidden_size
+        for kind in "WUb":
+            gates = [getattr(layer, f"{kind}_{gate}").detach() for gate in "oifc"]
+            self.register_parameter(kind, nn.Parameter(torch.cat(gates, dim=1)))
 
     def update(self, z: Tensor, c: Tensor) -> LayerState:
         """The next state from z (B, 4H), the sums inside the gates, and the cell state (B, H)."""
@@ -160,22 +163,6 @@ class HandwrittenLayer(OneProductLayer):
 
 # the ladder: one function from the same weights, computed in several ways
 
-
-class FastLSTM(_Recurrent):
-    """The same function as `lstm`, from a copy of its weights, computed by a fast layer."""
-
-    state_names = ("h_0", "c_0")
-
-    def __init__(self, layer_class: type[OneProductLayer], lstm: LSTM) -> None:
-        self.layer_class = layer_class
-        weights = {
-            f"{index}.{kind}": torch.cat([getattr(layer, f"{kind}_{g}") for g in "oifc"], dim=1)
-            for index, layer in enumerate(lstm.layers)
-            for kind in "WUb"
-        }
-        super().__init__(**architecture(lstm), weights=weights)
-
-
 RUNGS = {"one_product": OneProductLayer, "fused": HoistedLayer, "backward": HandwrittenLayer}
 LABELS = {
     "naive": "eight products",
@@ -193,10 +180,17 @@ def size_text(shape: Shape) -> str:
     return " ".join(f"{name}={size}" for name, size in zip("BTIH", shape, strict=True))
 
 
+def computed_by(layer_class: type[OneProductLayer], lstm: LSTM) -> LSTM:
+    """The same function as `lstm`, from copies of its weights, computed by fast layers."""
+    module = copy.deepcopy(lstm)
+    module.layers = nn.ModuleList(map(layer_class, lstm.layers))
+    return module
+
+
 def versions(naive: LSTM) -> dict[str, nn.Module]:
     """`naive` computed by each rung and by `nn.LSTM` ("torch"), with copies of its weights."""
-    copies = {name: FastLSTM(layer_class, naive) for name, layer_class in RUNGS.items()}
-    return {"naive": naive, **copies, "torch": to_torch(naive)}
+    fast = {name: computed_by(layer_class, naive) for name, layer_class in RUNGS.items()}
+    return {"naive": naive, **fast, "torch": to_torch(naive)}
 
 
 def interleaved_seconds(

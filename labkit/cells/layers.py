@@ -30,7 +30,6 @@ class _Layer(nn.Module):
 
     gates: tuple[str, ...] = ()
     second_biases: tuple[str, ...] = ()  # more of (1, H), by name
-    blocks = 1  # how many gates one parameter holds, side by side
 
     def __init__(
         self,
@@ -44,9 +43,8 @@ class _Layer(nn.Module):
         rows = {"W": input_size, "U": hidden_size, "b": 1}
         names = [kind + gate for gate in self.gates for kind in rows]
         for name in (*names, *self.second_biases):
-            shape = rows[name[0]], self.blocks * hidden_size
-            start = nn.init.xavier_uniform_(torch.empty(shape, dtype=dtype, device=device))
-            self.register_parameter(name, nn.Parameter(start))
+            start = torch.empty(rows[name[0]], hidden_size, dtype=dtype, device=device)
+            self.register_parameter(name, nn.Parameter(nn.init.xavier_uniform_(start)))
 
     def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
         """The states after each of the T steps of X (B, T, I)."""

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.film.generated import KINDS, make_corpus
+from labkit.film.generated import Review, make_corpus
 from labkit.lab import store
 from labkit.lab.fetch import DownloadError, Source, fetch, say
 from labkit.lab.specification import Arrays
 
-CORPORA = ("imdb", "generated")
+CORPORA, KINDS = ("imdb", "generated"), ("neg", "pos")
 UNKNOWN, PAD = "<unk>", "<pad>"
 UNKNOWN_ID, PAD_ID = 0, 1
 GLOVE_WORDS, EXCERPT_WORDS = 400_000, 2_603
@@ -69,13 +69,13 @@ def _labelled_reviews(archive: Path) -> Iterator[bytes]:
                 texts[f"aclImdb/{name[match.start(1) :]}"] = tar.extractfile(member).read()
             elif re.search(r"/(neg|pos)/.", name):
                 odd.append(name)
-    _say_odd(archive.name, odd)
+    _say_odd(odd)
     return (b"%s\0%s\0" % (name.encode(), texts[name]) for name in sorted(texts))
 
 
-def _say_odd(place: object, odd: Sequence[str]) -> None:
+def _say_odd(odd: Sequence[str]) -> None:
     if odd:
-        say(f"{place}: {len(odd)} files passed over that are no reviews, such as {odd[0]}")
+        say(f"passed over {len(odd)} files that are no reviews, such as {odd[0]}")
 
 
 IMDB = Source(
@@ -109,11 +109,7 @@ EXCERPT = Source(  # the first 2,603 lines, from a mirror only
     "glove.6B.100d.head2603.txt",
     "5716444cad4cca7de836c1c2ab18bcab7f6d368051be1c583863d50f7e417223",
     2_229_593,
-    packed_in=Source(
-        "glove.6B.100d.head2603.txt.gz",
-        "6ead4f7f2330d3c92e6ee938d14e53bc44800b9d3f18fe5ec2eff99e181341d0",
-        861_000,
-    ),
+    packed_in=Source("glove.6B.100d.head2603.txt.gz", "", 861_000),
     unpack=lambda archive: _pieces(gzip.GzipFile(archive)),
 )
 
@@ -146,17 +142,6 @@ SOURCES = {"imdb": partial(fetch, IMDB), "glove": glove}  # for the command `lab
 # texts
 
 
-@dataclass(frozen=True)
-class Review:
-    """One review; `number` and `rating` (1 to 10) come from the name of its file."""
-
-    part: str  # "train" or "test"
-    label: int  # 0 negative, 1 positive
-    number: int
-    rating: int
-    text: str
-
-
 def read(corpus: str | Path) -> list[Review]:
     """All reviews of a corpus: the test part first, then by label and number.
 
@@ -165,29 +150,34 @@ def read(corpus: str | Path) -> list[Review]:
     """
     if corpus == "imdb":
         parts = fetch(IMDB).read_bytes().split(b"\0")
-        files = {name.decode(): text for name, text in zip(parts[:-1:2], parts[1::2], strict=True)}
+        reviews = _reviews(zip(map(bytes.decode, parts[:-1:2]), parts[1::2], strict=True))
     elif corpus == "generated":
-        files = {name: text.encode() for name, text in make_corpus().items()}
+        reviews = make_corpus()
     elif isinstance(corpus, Path):
-        files = {p.as_posix(): p.read_bytes() for p in corpus.glob("*/[np]*/*") if p.is_file()}
+        paths = [path for path in corpus.glob("*/[np]*/*") if path.is_file()]
+        reviews = _reviews((path.as_posix(), path.read_bytes()) for path in paths)
     else:
         raise ValueError(f"corpus must be one of {', '.join(CORPORA)}, or a Path; got {corpus!r}")
-    reviews, odd = [], []
-    for name, content in files.items():
-        match = _REVIEW.search(name)
-        if not match:
-            odd.append(name)
-            continue
-        part, kind, number, rating = match.groups()
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"the review {name} is not UTF-8: {error}") from error
-        reviews.append(Review(part, KINDS.index(kind), int(number), int(rating), text))
-    _say_odd(corpus, odd)
     if len({(review.part, review.label) for review in reviews}) < 4:
         raise ValueError(f"{corpus} has no reviews in one of {{train,test}}/{{neg,pos}}")
     return sorted(reviews, key=lambda review: (review.part, review.label, review.number))
+
+
+def _reviews(files: Iterable[tuple[str, bytes]]) -> list[Review]:
+    """The reviews among files of these names and contents."""
+    reviews, odd = [], []
+    for name, content in files:
+        if match := _REVIEW.search(name):
+            part, kind, number, rating = match.groups()
+            try:
+                text = content.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"the review {name} is not UTF-8: {error}") from error
+            reviews.append(Review(part, KINDS.index(kind), int(number), int(rating), text))
+        else:
+            odd.append(name)
+    _say_odd(odd)
+    return reviews
 
 
 def texts_digest(reviews: Sequence[Review]) -> str:

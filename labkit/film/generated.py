@@ -11,11 +11,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
 Item = TypeVar("Item")
-KINDS = ("neg", "pos")
+
+
+@dataclass(frozen=True)
+class Review:
+    """One review, made up or real; `rating` is 1 to 4 for label 0 and 7 to 10 for label 1."""
+
+    part: str  # "train" or "test"
+    label: int  # 0 negative, 1 positive
+    number: int
+    rating: int
+    text: str
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -216,23 +227,12 @@ def tidy(rng: Random, sentences: Sequence[str]) -> str:
     return text
 
 
-def make_corpus(num_train: int = 2000, num_test: int = 1000, seed: int = 0) -> dict[str, str]:
-    """All reviews of a corpus: {train,test}/{neg,pos}/<number>_<rating>.txt -> text.
-
-    Half of each part is negative; no two reviews have the same words.
-    """
-    rng, seen, files = Random(seed), set(), {}
+def make_corpus(num_train: int = 2000, num_test: int = 1000, seed: int = 0) -> list[Review]:
+    """The reviews of a corpus, half of them negative; in the default one no two are alike."""
+    rng, reviews = Random(seed), []
     for part, count in (("train", num_train), ("test", num_test)):
         for number in range(count // 2):
-            for label, kind in enumerate(KINDS):
+            for label in (0, 1):
                 text, rating = make_review(rng, label)
-                while words_of(text) in seen:
-                    text, rating = make_review(rng, label)
-                seen.add(words_of(text))
-                files[f"{part}/{kind}/{number}_{rating}.txt"] = text
-    return files
-
-
-def words_of(text: str) -> tuple[str, ...]:
-    """The words of a review, whatever its capitals, punctuation and line breaks."""
-    return tuple(re.findall(r"\w+", text.replace("<br />", " ").lower()))
+                reviews.append(Review(part, label, number, rating, text))
+    return reviews

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from labkit.lab import machine
 
 PACKAGE = Path(__file__).parents[1]
 OUTSIDE = "labkit.lab"  # bookkeeping: no number depends on it
+_loaded = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
 
 
 def sha256(content: bytes) -> str:
@@ -51,9 +53,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, OSError) and not error.filename:  # a full disk names no file itself
+            error.filename = str(path)
         raise
 
 
@@ -62,8 +66,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def stripped(source: str) -> str:
     """Python source without comments, docstrings and blank lines; as it is if it does not parse."""
+    source = io.StringIO(source, newline=None).read()  # every line ends in \n
     try:
-        tree = ast.parse(source)
+        nodes = list(ast.walk(ast.parse(source)))
         comments = [
             token.start
             for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -71,17 +76,25 @@ def stripped(source: str) -> str:
         ]
     except (SyntaxError, tokenize.TokenError):
         return source
-    lines = source.splitlines()
+    lines = source.split("\n")
+    inside: set[int] = set()  # rows that end inside a string, where blanks count
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr | ast.Constant):
+            inside.update(range(node.lineno, node.end_lineno))
     for row, column in comments:
         lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(tree):
+        inside.discard(row)
+    for node in nodes:
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            docstring = node.body[0]
-            lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (
-                docstring.end_lineno - docstring.lineno + 1
-            )
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+            doc = node.body[0]
+            before = lines[doc.lineno - 1].encode()[: doc.col_offset]
+            after = lines[doc.end_lineno - 1].encode()[doc.end_col_offset :]
+            if not (before.strip() or after.strip()):  # it stands alone on its lines
+                inside.difference_update(range(doc.lineno, doc.end_lineno))
+                lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
+    numbered = [(n, line if n in inside else line.rstrip()) for n, line in enumerate(lines, 1)]
+    return "\n".join(line for n, line in numbered if line or n in inside)
 
 
 def _path(name: str) -> Path | None:
@@ -93,25 +106,35 @@ def _path(name: str) -> Path | None:
 
 
 @cache
-def _digest_and_imports(source: str) -> tuple[str, frozenset[str]]:
+def _digest_and_imports(source: str, package: str) -> tuple[str, frozenset[tuple[str, ...]]]:
+    """SHA-256 of the code in a source, and its imports: names of which the first that is a module
+    counts."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:
         nodes = []
-    names = set()
+    imports: set[tuple[str, ...]] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:  # a module of a package, else a name defined in it
-                inner = f"{node.module}.{alias.name}"
-                names.add(inner if _path(inner) else node.module)
-    return sha256(stripped(source).encode()), frozenset(filter(_path, names))
+            imports |= {(alias.name,) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            module = name
+            if node.level and package:  # a cell of a notebook has none
+                module = importlib.util.resolve_name(name, package)
+            imports |= {(f"{module}.{alias.name}", module) for alias in node.names}
+    return sha256(stripped(source).encode()), frozenset(imports)
 
 
-def closure(modules: Iterable[str]) -> dict[str, str]:
+def _modules(imports: Iterable[tuple[str, ...]]) -> set[str]:
+    """The modules of labkit among what `_digest_and_imports` returns."""
+    return {name for names in imports if (name := next(filter(_path, names), None))}
+
+
+def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
     """Name -> SHA-256 of the named labkit modules and all that they import, as they are on disk.
 
+    With `loaded`, as they were when this process imported them: edits since then do not count.
     ValueError names a module that does not exist.
     """
     waiting, digests = list(modules), {}
@@ -122,17 +145,18 @@ def closure(modules: Iterable[str]) -> dict[str, str]:
         path = _path(name)
         if path is None:
             raise ValueError(f"there is no module {name!r} in labkit")
-        digests[name], imports = _digest_and_imports(path.read_text("utf-8"))
-        waiting += imports
+        now = path.read_bytes()
+        source = (_loaded.setdefault(path, now) if loaded else now).decode()
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        digests[name], imports = _digest_and_imports(source, package)
+        waiting += _modules(imports)
     return dict(sorted(digests.items()))
 
 
 def chapter_code(chapter: str) -> dict[str, str]:
     """Name -> SHA-256 of the code behind a chapter: "notebook" and the closure of its imports."""
     sources = notebook_sources(chapter)
-    imports = set()
-    for source in sources:
-        imports |= _digest_and_imports(source)[1]
+    imports = set().union(*(_modules(_digest_and_imports(source, "")[1]) for source in sources))
     notebook = sha256(canonical([stripped(source) for source in sources]))
     return {"notebook": notebook} | closure(imports)
 

@@ -15,7 +15,6 @@ import shutil
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,12 +99,11 @@ def lock(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path.with_name(f".{path.name}.lock"))
-        with warnings.catch_warnings(action="ignore"):  # a file does where there are no locks
-            try:
-                held.acquire(timeout=0)
-            except Timeout:
-                say(f"waiting for another process that fetches {path.name}")
-                held.acquire()
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another process that fetches {path.name}")
+            held.acquire()
     except OSError as error:
         raise _local(error, path) from error
     try:
@@ -240,7 +238,7 @@ def _open(place: str, size: int):
     for prefix in ("https://", f"{parts.scheme}://{parts.netloc}/"):
         session.mount(prefix, requests.adapters.HTTPAdapter(max_retries=2))
     headers = {"Accept-Encoding": "identity"}
-    response = session.get(place, headers=headers, stream=True, timeout=(10, PATIENCE))
+    response = session.get(place, headers=headers, stream=True, timeout=(10, 2 * PATIENCE))
     if response.status_code != 200:
         raise _Unusable(f"the server answers {response.status_code} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -294,7 +292,8 @@ def data(names: Sequence[str] = (), check: bool = False) -> int:
             print(f"{name:10} sound    {machine.shown(known[name][0]())}")
         except DownloadError as error:
             bad.append(name)
-            print(f"{name:10} MISSING  {error}")
+            reason = str(error).partition("\n")[0].partition(". ")[0] if check else error
+            print(f"{name:10} MISSING  {reason}")
     if check and bad:
         print(f"Next: python -m labkit data {' '.join(bad)}")
     return int(bool(bad))

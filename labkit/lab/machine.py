@@ -74,7 +74,7 @@ def cpu_count() -> int:
 def threads() -> int:
     """The number of threads of arithmetic that `LABKIT_THREADS` asks for, 1 when unset."""
     given = os.environ.get("LABKIT_THREADS") or "1"
-    if not given.isdigit() or int(given) < 1:
+    if not given.isdecimal() or int(given) < 1:
         raise ValueError(f"LABKIT_THREADS must be a whole number of at least 1, got {given!r}")
     return int(given)
 

@@ -231,7 +231,8 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
         return [str(error)]
     then, reasons = content["code"], []
     if moved := [n for n in sorted({*now, *then}) if now.get(n) != then.get(n)]:
-        reasons.append(f"the code has moved on ({', '.join(moved)})")
+        more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
+        reasons.append(f"the code has moved on ({', '.join(moved[:4])}{more})")
     given = content["settings"]
     names = sorted({*given, *values} - {"profile"})
     if moved := [n for n in names if given.get(n) != values.get(n)]:

@@ -46,11 +46,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 LOOK_EVERY = 0.5  # seconds between two looks at the progress file
 LOG_EVERY = 60.0  # seconds between two progress lines in a log
-RUN_FOLDERS = (".failed", ".executed", ".interactive", "quick", ".locks")
-
-
-class UsageError(ValueError):
-    """A request that cannot be carried out as it was put."""
 
 
 class Interrupted(Exception):
@@ -258,7 +253,7 @@ def select(names: Sequence[str]) -> list[str]:
     """Full chapter names for names, numbers ("2", "02") or file names; all of them for none."""
     known = chapters()
     if not known:
-        raise UsageError(f"no chapters in {machine.NOTEBOOKS}")
+        raise ValueError(f"no chapters in {machine.NOTEBOOKS}")
     selected = set()
     for name in names or known:
         wanted = Path(name).name.removesuffix(".ipynb")
@@ -266,22 +261,22 @@ def select(names: Sequence[str]) -> list[str]:
         if not matches:
             close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise UsageError(f"unknown chapter '{name}'.{hint} There are {', '.join(known)}")
+            raise ValueError(f"unknown chapter '{name}'.{hint} There are {', '.join(known)}")
         selected.update(matches)
     return sorted(selected)
 
 
 @contextlib.contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold the only run of a profile; UsageError when another process holds it."""
+    """Hold the only run of a profile; ValueError when another process holds it."""
     path = machine.RESULTS / ".locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(path).acquire(timeout=0)
     except Timeout:
-        raise UsageError(f"another run of '{name}' is under way: wait for it or stop it") from None
+        raise ValueError(f"another run of '{name}' is under way: wait for it or stop it") from None
     except (NotImplementedError, OSError) as error:
-        raise UsageError(
+        raise ValueError(
             f"{shown(path)} cannot be locked ({error}): put the lab on a disk that knows file locks"
         ) from error
     with held:
@@ -483,14 +478,3 @@ class Execution:
                 if path.exists() and path.stat().st_size:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, kept)
-
-
-def clean() -> None:
-    """Remove what runs leave behind and git ignores: run folders and finished trainings."""
-    with contextlib.ExitStack() as stack:
-        for name in machine.PROFILES:
-            stack.enter_context(lock(name))
-    for folder in [machine.DATA / "cache", *(machine.RESULTS / name for name in RUN_FOLDERS)]:
-        if folder.is_dir() and not folder.is_symlink():
-            record.remove(folder)
-            print(f"removed {shown(folder)}")

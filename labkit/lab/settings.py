@@ -60,10 +60,14 @@ def resolve(
         return model.model_validate(values).model_dump()
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "parameters"
-        place = ".".join(map(str, first["loc"])) or name
-        got = f", got {values[name]!r} from {origin[name]}" if name in values else ""
-        raise SettingsError(f"parameter '{place}': {first['msg']}{got}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # said by a validator of the whole, which names the parameters
+            raise SettingsError(message) from None
+        name, *inner = first["loc"]
+        place = name + "".join(f"[{index}]" for index in inner if isinstance(index, int))
+        raise SettingsError(
+            f"parameter '{place}': {message}, got {values[name]!r} from {origin[name]}"
+        ) from None
 
 
 def _read_profiles(chapter: str) -> tuple[type[ChapterSettings], dict[str, dict[str, Any]]]:
@@ -75,12 +79,14 @@ def _read_profiles(chapter: str) -> tuple[type[ChapterSettings], dict[str, dict[
         model = getattr(importlib.import_module(module), name)
     except FileNotFoundError:
         raise SettingsError(f"{place} is missing: it names the chapter's settings") from None
-    except (KeyError, AttributeError, ImportError, tomllib.TOMLDecodeError) as error:
+    except (KeyError, AttributeError, ImportError, ValueError) as error:
         raise SettingsError(
             f'{place}: {error}; it begins with a line such as settings = "labkit.sine:Settings"'
         ) from error
-    if odd := {*content} ^ {*machine.PROFILES}:
-        raise SettingsError(f"{place} must have the tables quick, cpu and full; see {min(odd)}")
+    if {*content} != {*machine.PROFILES} or not all(isinstance(t, dict) for t in content.values()):
+        raise SettingsError(
+            f"{place} must have the tables quick, cpu and full, not {', '.join(content)}"
+        )
     return model, content
 
 
@@ -90,15 +96,16 @@ def _defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(tagged) != 1:
         raise SettingsError(f"needs one code cell tagged 'parameters', has {len(tagged)}")
     values: dict[str, Any] = {}
+    allowed = "the parameters cell may hold only lines such as 'num_seeds: int = 3', not"
     try:
-        for line in ast.parse("".join(tagged[0]["source"])).body:
-            if not isinstance(line, ast.AnnAssign) or line.value is None:
-                raise ValueError(ast.unparse(line))
-            values[ast.unparse(line.target)] = ast.literal_eval(line.value)
-    except (SyntaxError, ValueError) as error:
-        raise SettingsError(
-            f"the parameters cell may hold only lines such as 'num_seeds: int = 3': {error}"
-        ) from error
+        lines = ast.parse("".join(tagged[0]["source"])).body
+    except SyntaxError as error:
+        raise SettingsError(f"{allowed} line {error.lineno}: {error.msg}") from error
+    for line in lines:
+        try:
+            values[line.target.id] = ast.literal_eval(line.value)
+        except (AttributeError, ValueError, TypeError) as error:
+            raise SettingsError(f"{allowed} '{ast.unparse(line)}'") from error
     return values
 
 

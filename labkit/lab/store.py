@@ -8,13 +8,14 @@ or on the Dask cluster whose scheduler `LABKIT_DASK` names.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
@@ -50,16 +51,17 @@ def key(specification: Specification) -> str:
 
 @cache
 def code_in_memory(module: str) -> dict[str, str]:
-    """The closure of a module as it was when this process first asked for it."""
-    return code.closure([module])
+    """The closure of a module as it is in this process, whatever becomes of the files."""
+    return code.closure([module], loaded=True)
 
 
-def _check_unedited(specification: Specification) -> None:
+def _check_unedited(specifications: Iterable[Specification]) -> None:
     """Raise ValueError where the files are no longer the code in memory, whose result is kept."""
-    module = type(specification).__module__
-    before, now = code_in_memory(module), code.closure([module])
-    if edited := [name for name in now if now[name] != before.get(name)]:
-        raise ValueError(f"{', '.join(edited)} was edited after it was loaded: restart the kernel")
+    for module in {type(specification).__module__ for specification in specifications}:
+        before, now = code_in_memory(module), code.closure([module])
+        if edited := [name for name in now if now[name] != before.get(name)]:
+            names = ", ".join(edited)
+            raise ValueError(f"{names} was edited after it was loaded: restart the kernel")
 
 
 def train(
@@ -71,6 +73,7 @@ def train(
     process may use; each training has one thread, so their number changes no result. `name` is
     what the progress line calls the whole.
     """
+    _check_unedited(specifications)
     keys = [key(specification) for specification in specifications]
     by_key = dict(zip(keys, specifications, strict=True))
     results = {k: _load(k, _path(k)) for k in by_key}
@@ -79,7 +82,7 @@ def train(
     bar = {"desc": name, "total": events.tasks, "initial": events.stored, "leave": False}
     with tqdm(**bar, disable=bool(events.path) or not missing) as shown:
         for k, content in _finished(missing, events, workers):
-            _check_unedited(missing[k])
+            _check_unedited([missing[k]])
             code.write_atomically(_path(k), content)
             results[k] = _load(k, _path(k))
             shown.update()
@@ -91,8 +94,6 @@ def _finished(
 ) -> Iterator[tuple[str, bytes]]:
     """The key and the file's content of each training as it ends."""
     scheduler = os.environ.get("LABKIT_DASK")
-    for specification in missing.values():
-        _check_unedited(specification)
     count = min(workers or _workers(), len(missing))
     if not missing:
         return
@@ -162,19 +163,20 @@ def kept(module: str, facts: Mapping[str, Any], make: Callable[[], Arrays]) -> A
 
 
 def _content(k: str, arrays: Arrays) -> bytes:
-    """A file that holds arrays, their key and their digest."""
+    """A file that holds arrays, their key and their digest; the same bytes for the same arrays."""
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return save(arrays, metadata={"key": k, "arrays": _digest(arrays)})
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(arrays, metadata=_seal(k, arrays))
 
 
-def _digest(arrays: Arrays) -> str:
+def _seal(k: str, arrays: Arrays) -> dict[str, str]:
     parts = [
         [name, str(array.dtype), list(array.shape), code.sha256(array.tobytes())]
         for name, array in sorted(arrays.items())
     ]
-    return code.sha256(code.canonical(parts))
+    digest = code.sha256(code.canonical(parts))
+    return {"key and arrays": f"{k} {digest}"}  # one entry: safetensors writes several in any order
 
 
 def _path(k: str) -> Path:
@@ -189,9 +191,9 @@ def _load(k: str, path: Path) -> Arrays | None:
         return None
     try:
         with safe_open(path, framework="np") as file:
-            facts = file.metadata() or {}
+            seal = file.metadata()
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts == {"key": k, "arrays": _digest(arrays)}:
+        if seal == _seal(k, arrays):
             return arrays
     except (SafetensorError, OSError, ValueError):
         pass
@@ -212,14 +214,22 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
     try:
         import distributed
         import joblib
+        from distributed.comm import connect
+        from distributed.utils import LoopRunner
     except ModuleNotFoundError as error:
         raise ClusterError("a Dask cluster is named, but Dask is missing: make setup") from error
+
+    async def reach() -> None:
+        comm = await asyncio.wait_for(connect(scheduler, timeout=PATIENCE), PATIENCE + 1)
+        comm.abort()
+
     try:
+        LoopRunner().run_sync(reach)  # a client that never connects may hang when it is collected
         client = distributed.Client(scheduler, timeout=PATIENCE)
-    except (OSError, TimeoutError, ValueError) as error:
+    except Exception as error:  # whatever no address, or that of another program, makes of Dask
         raise ClusterError(
-            f"no Dask scheduler at {scheduler} ({error}): start one with `dask scheduler` and give "
-            "the address that it prints"
+            f"no Dask scheduler at {scheduler} ({str(error) or 'no answer'}): start one with "
+            "`dask scheduler` and give the address that it prints"
         ) from error
     with client:
         print(f"Dask: {scheduler}, dashboard {client.dashboard_link}", file=sys.stderr, flush=True)

@@ -72,8 +72,9 @@ def judge(claim_id: str, claim: str, what: str, conditions: Sequence[Condition])
     failed = [c.label for c in conditions if c.met is False]
     spanning = [c.label for c in conditions if c.met is None]
     holds: bool | None = None
-    if not all(c.enough for c in conditions):
-        verdict = f"undecided: {seeds} {unit}{'s are' if seeds != 1 else ' is'} too few"
+    if too_few := [c.measure["n"] for c in conditions if not c.enough]:
+        fewest = min(too_few)
+        verdict = f"undecided: {fewest} {unit}{'s are' if fewest != 1 else ' is'} too few"
     elif len(met) == len(conditions):
         holds, verdict = True, "holds"
     elif failed:
@@ -86,7 +87,14 @@ def judge(claim_id: str, claim: str, what: str, conditions: Sequence[Condition])
     limits = sorted({f"{c.side} {c.limit:g}" for c in conditions})
     reason = f"{what}: {', '.join(map(str, conditions))}; needs {' or '.join(limits)}"
     evidence = tuple(c.name for c in conditions)
-    return Claim(claim_id, claim, holds, verdict, f"{reason}; over {seeds} {unit}s", evidence)
+    return Claim(
+        claim_id,
+        claim,
+        holds,
+        verdict,
+        f"{reason}; over {seeds} {unit}{'s' * (seeds != 1)}",
+        evidence,
+    )
 
 
 # published numbers
@@ -127,7 +135,7 @@ def number_row(
         half_width = 1.96 * math.sqrt(published * (1 - published) / examples)
         reason += f"; ±{half_width:.2f} from its {examples} examples"
     if measure["timing"]:
-        verdict, reason = verdict.replace("seeds", "runs"), reason.replace("seeds", "runs")
+        verdict, reason = verdict.replace("seed", "run"), reason.replace("seed", "run")
     shown = shown or (f"{published:.2f}" if examples else f"{published!r} {unit}".strip())
     return Row(what, shown, f"{number(measure)}, n = {measure['n']}", verdict, reason)
 

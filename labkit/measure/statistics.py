@@ -14,8 +14,6 @@ import numpy as np
 Measure = dict[str, Any]
 
 STATISTICS = {"mean": np.mean, "median": np.median}
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
 STUDENT = "Student t of the mean"
 
 
@@ -46,7 +44,7 @@ def summarise(
 
     if student and statistic != "mean":
         raise ValueError(f"a Student interval is that of the mean, not of the {statistic}")
-    low, high, interval = (_student if student else _interval)(np.array(raw), statistic)
+    low, high, interval = _interval(np.array(raw), statistic, student)
     return {
         "n": len(raw),
         "mean": statistics.mean(raw),  # exact, so never outside min .. max
@@ -78,52 +76,37 @@ def _checked(values: Sequence[float]) -> list[float]:
     return raw
 
 
-def _interval(values: np.ndarray, statistic: str) -> tuple[float | None, float | None, str]:
+def _interval(
+    values: np.ndarray, statistic: str, student: bool
+) -> tuple[float | None, float | None, str]:
     """Bounds of the 95 % interval, and what kind of interval it is."""
-    if len(values) == 1:
-        return None, None, "none: a single value"
-    if values.min() == values.max():
-        return float(values[0]), float(values[0]), "none: all values are equal"
+    from scipy import stats
 
-    for method, name in (("BCa", "BCa"), ("percentile", "percentile")):
-        low, high = _bootstrap(values, statistic, method)
-        if math.isfinite(low) and math.isfinite(high):
-            return low, high, f"95 % {name} bootstrap of the {statistic}"
+    without = f", no {STUDENT}" if student else ""
+    if len(values) == 1:
+        return None, None, f"none: a single value{without}"
+    if values.min() == values.max():
+        return float(values[0]), float(values[0]), f"none: all values are equal{without}"
+    if student:
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+        return float(values.mean() - half), float(values.mean() + half), f"95 % {STUDENT}"
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            # BCa has no acceleration where leaving out any one value changes nothing, as for some
+            # medians: it then gives NaN and the percentile interval takes its place
+            warnings.simplefilter("ignore")
+            bounds = stats.bootstrap(
+                (values,),
+                STATISTICS[statistic],
+                n_resamples=10_000,
+                method=method,
+                vectorized=True,
+                rng=np.random.default_rng(0),
+            ).confidence_interval
+        if np.isfinite(bounds).all():
+            interval = f"95 % {method} bootstrap of the {statistic}"
+            return float(bounds.low), float(bounds.high), interval
     raise ValueError(f"no bootstrap interval can be made of {values.tolist()}")
-
-
-def _student(values: np.ndarray, statistic: str) -> tuple[float | None, float | None, str]:
-    from scipy import stats
-
-    if len(values) == 1:
-        return None, None, f"none: a single value, no {STUDENT}"
-    if values.min() == values.max():
-        return float(values[0]), float(values[0]), f"none: all values are equal, no {STUDENT}"
-    half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half), f"95 % {STUDENT}"
-
-
-def _bootstrap(values: np.ndarray, statistic: str, method: str) -> tuple[float, float]:
-    from scipy import stats
-
-    with warnings.catch_warnings():
-        # BCa has no acceleration where leaving out any one value changes nothing, as for some
-        # medians: it then gives NaN and the percentile interval takes its place
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
-        result = stats.bootstrap(
-            (values,),
-            STATISTICS[statistic],
-            n_resamples=RESAMPLES,
-            confidence_level=CONFIDENCE,
-            method=method,
-            vectorized=True,
-            rng=np.random.default_rng(0),
-        )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-SUMMARY_KEYS = frozenset(summarise([0.0]))
 
 
 def paired_difference(
@@ -149,7 +132,7 @@ def accuracy_interval(hits: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson interval of an accuracy that was counted on n examples."""
     from scipy import stats
 
-    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    interval = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 

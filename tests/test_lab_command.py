@@ -1,0 +1,134 @@
+"""The command line: what it starts, what it says, what it returns."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labkit import __main__ as command
+from labkit.lab import record, run, store
+
+HEAVY = {"torch", "numpy", "scipy", "matplotlib", "nbformat", "papermill", "IPython", "pydantic"}
+
+
+def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of a line in which `labkit` stands for the command."""
+    line = line.replace("labkit", f"'{sys.executable}' -m labkit")
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        ["bash", "-c", line], env=inherited | variables, capture_output=True, text=True
+    )
+
+
+def test_help_imports_nothing_heavy():
+    script = f"""if True:
+        import sys
+        from labkit.__main__ import main
+        try:
+            main(["--help"])
+        except SystemExit as end:
+            print(end.code, sorted({HEAVY} & sys.modules.keys()))"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    names = "run worker verify report compare notebooks lab data clean"
+    for name in names.split():
+        assert f"\n    {name}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "--profile", "huge"], "invalid choice: 'huge'"),
+        (["run", "--threads", "0"], "must be a whole number of at least 1, got '0'"),
+        (["run", "--workers", "two"], "must be a whole number of at least 1, got 'two'"),
+        (["verify", "--strickt"], "unrecognised: --strickt"),
+        (["walk"], "invalid choice: 'walk'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_wrong_usage_is_named(capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        command.main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "profile, gpu, taken, warned",
+    [("auto", True, "full", False), ("auto", False, "cpu", False), ("full", False, "full", True),
+     ("full", True, "full", False), ("cpu", True, "cpu", False)],
+)  # fmt: skip
+def test_full_is_for_a_gpu_and_warns_without_one(monkeypatch, capsys, profile, gpu, taken, warned):
+    calls = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(run, "run", lambda *given: calls.append(given) or 3)
+    given = ["--set", "a=1", "--set", "b=2", "--workers", "3", "--threads", "2", "--force"]
+    assert command.main(["run", "02", "--profile", profile, *given, "--cell-timeout", "9"]) == 3
+    assert calls == [(["02"], run.Options(taken, ("a=1", "b=2"), 2, 3, True, 9))]
+    assert ("there is no GPU here" in capsys.readouterr().err) is warned
+
+
+def test_clusters_are_named_on_the_command_line(monkeypatch):
+    calls = []
+    monkeypatch.setenv("LABKIT_DASK", "tcp://old:1")
+    monkeypatch.setattr(run, "run", lambda *_: calls.append(os.environ["LABKIT_DASK"]) or 0)
+    command.main(["run", "02", "--profile", "quick", "--dask", "tcp://new:8786"])
+    monkeypatch.setattr(store, "become_worker", lambda *given: calls.append(given))
+    command.main(["worker", "tcp://new:8786", "--processes", "3"])
+    assert calls == ["tcp://new:8786", ("tcp://new:8786", 3)]
+
+
+def test_compare_takes_files_and_folders_and_tells_two_chapters_apart(
+    tmp_path, monkeypatch, capsys
+):
+    def write(folder: str, chapter: str, x: float) -> str:
+        monkeypatch.setenv("LABKIT_STAGING", str(tmp_path / folder / chapter))
+        return str(record.write(chapter, profile="quick", measures={"x": x}))
+
+    one, other, more = write("a", "01_x", 1.0), write("b", "01_x", 1.00001), write("a", "02_y", 1.0)
+    capsys.readouterr()
+    cases = [
+        ([one, other], 0, ["1 compared, differences: none"]),
+        ([one, other, "--identical"], 1, ["1 compared, differences: 1",
+                                          "record: measure x: 1.00 and 1.00"]),
+        ([one, more], 1, ["1 compared, differences: 1",
+                          "record: these are two chapters, 01_x and 02_y"]),
+        ([str(tmp_path / "a"), str(tmp_path / "b")], 1, ["1 compared, differences: 1",
+                                                         "02_y: only in one of the two"]),
+    ]  # fmt: skip
+    for arguments, status, lines in cases:
+        assert command.main(["compare", *arguments]) == status
+        assert capsys.readouterr().out.splitlines() == lines
+    for absent in ("none.json", "."):
+        assert command.main(["compare", one, str(tmp_path / absent)]) == 2
+        assert str(tmp_path / absent) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["labkit --help | head -c 9", "labkit run --help | true"])
+def test_a_reader_that_stops_reading_is_no_error(line):
+    done = shell(line)
+    assert done.stderr == ""
+
+
+def test_the_readers_pythonpath_is_left_out_and_said(tmp_path):
+    for package in ("numpy", "pydantic"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not the lab's own')")
+    root = Path(command.__file__).parents[1]
+    done = shell(f"cd / && labkit compare {tmp_path} {tmp_path}", PYTHONPATH=f"{tmp_path}:{root}")
+    assert done.stderr.splitlines() == [
+        "labkit: PYTHONPATH is left out: the lab has its own packages",
+        f"labkit: there are no records in {tmp_path}",
+    ]
+    assert done.returncode == 2
+
+
+def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "labkit.lab.report", None)
+    monkeypatch.delattr("labkit.lab.report", raising=False)
+    assert command.main(["report"]) == 1
+    assert "has no labkit.lab.report: run make setup" in capsys.readouterr().err

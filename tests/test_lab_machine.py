@@ -1,0 +1,114 @@
+"""Where things lie, and that a prepared process repeats itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from labkit.lab import machine
+
+
+def run_python(code: str, **variables: str) -> str:
+    """What a fresh interpreter prints, with these variables added to the environment."""
+    command, variables = [sys.executable, "-c", code], {**os.environ, **variables}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_folders_are_the_repositorys_and_can_be_moved(tmp_path):
+    assert (machine.ROOT / "pyproject.toml").is_file()
+    code = """if True:
+        import sys
+        from labkit.lab import machine as m
+        print(m.ROOT, m.RESULTS, m.NOTEBOOKS, m.CACHE, m.DOWNLOADS, m.shown(m.CACHE / "x"),
+              {"torch", "numpy", "scipy", "joblib"} & {*sys.modules} or "light", sep="\\n")"""
+    cache = tmp_path / "cache"
+    lines = run_python(
+        code, LABKIT_ROOT=str(tmp_path), LABKIT_CACHE=str(cache), LABKIT_DOWNLOADS="/elsewhere/d"
+    ).splitlines()
+    folders = [tmp_path, tmp_path / "results", tmp_path / "notebooks", cache, Path("/elsewhere/d")]
+    assert [Path(line) for line in lines[:5]] == folders
+    assert lines[5:] == ["cache/x", "light"]
+    assert machine.shown(Path("/elsewhere/y")) == "/elsewhere/y"
+
+
+def test_the_kernels_environment_fixes_what_must_be_set_before_the_start():
+    variables = machine.kernel_environment(3)
+    assert variables["PYTHONHASHSEED"] == "0"
+    assert variables["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert variables["MATPLOTLIBRC"] == os.devnull
+    assert variables["PYTHONNOUSERSITE"] == variables["JUPYTER_PREFER_ENV_PATH"] == "1"
+    assert [v for name, v in variables.items() if name.endswith("THREADS")] == ["3"] * 4
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
+    """Fewer than the machine has, in a container or under Slurm."""
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 5)
+    assert machine.cpu_count() == 5
+
+
+@pytest.mark.parametrize("threads", ["0", "two", "-1", "1.5", "²"])
+def test_wrong_thread_variables_are_refused(monkeypatch, threads):
+    monkeypatch.setenv("LABKIT_THREADS", threads)
+    with pytest.raises(ValueError, match=f"LABKIT_THREADS must be a whole number.*'{threads}'"):
+        machine.prepare(device="cpu")
+
+
+def test_prepare_seeds_every_generator():
+    def draws(seed: int) -> tuple[float, ...]:
+        assert machine.prepare(seed, "cpu") == torch.device("cpu")
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    first, again, other = draws(7), draws(7), draws(8)
+    assert first == again
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+def test_prepare_asks_for_determinism_and_as_many_threads_as_are_named(monkeypatch):
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for threads in (2, 1):
+        monkeypatch.setenv("LABKIT_THREADS", str(threads))
+        machine.prepare(device="cpu")
+        assert torch.get_num_threads() == threads
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert machine.device("cpu") == torch.device("cpu")
+    assert machine.device("auto") == torch.device("cuda" if gpu else "cpu")
+    with pytest.raises(ValueError, match="must be auto, cpu or cuda; got 'gpu'"):
+        machine.device("gpu")
+    if not gpu:
+        with pytest.raises(ValueError, match="'cuda': this torch sees no GPU; use 'auto' or 'cpu'"):
+            machine.prepare(device="cuda")
+
+
+def test_provenance_names_the_machine_and_nobody(monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "secret-host")
+    machine.prepare(device="cpu")
+    facts = machine.provenance()
+    assert (facts["device"], facts["cuda"]) == ("cpu", None)
+    assert facts["device_name"] == facts["cpu"] != ""
+    assert facts["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["python"] == sys.version.split()[0]
+    for secret in ("secret-host", str(Path.home()), str(machine.ROOT)):
+        assert secret not in json.dumps(facts)
