@@ -62,8 +62,9 @@ def test_a_head_asks_down_and_is_asked_across():
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("asks", "asked")
 
 
-def test_the_accuracy_axis_holds_every_seed_and_interval():
-    curves = {"fine-tuned": {200: summary(0.3), 2000: summary(0.8, 0.82, 0.85)}}
+def test_the_accuracy_axis_holds_every_seed_and_the_intervals_of_three():
+    curves = {"linear": {200: summary(0.3), 500: summary(0.3, 0.9), 2000: summary(0.8, 0.82, 0.85)}}
     ax = figures.size_plot("pooling", "Bars.", curves).axes[0]
+    assert len(ax.collections) == 1
     assert ax.get_ylim()[0] < 0.3
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["200", "2,000"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["200", "500", "2,000"]

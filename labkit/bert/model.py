@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from labkit.film import corpus as reviews
@@ -35,13 +34,13 @@ class ClassifierSpec:
     `pooling`: what stands for a review. "cls": the vector of [CLS], its first piece; "mean": the
     mean over its pieces, [CLS] and [SEP] among them, as MiniLM was trained to be read;
     "last_position": the vector at the last of a fixed number of positions, where short reviews
-    have padding. `head_sizes`: the widths of the head's hidden layers, each with a ReLU; none for a
-    linear head. `dropout` acts on the pooled vector. `pretrained`: the encoder starts from its
-    weights, and otherwise from random ones.
+    have padding. `head_size`: the width of the head's hidden layer, 0 for a linear head. `dropout`
+    acts on the pooled vector. `pretrained`: the encoder starts from its weights, and otherwise from
+    random ones.
     """
 
     pooling: Pooling
-    head_sizes: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    head_size: NonNegativeInt = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     pretrained: bool = True
 
@@ -56,12 +55,9 @@ class BertClassifier(nn.Module):
             encoder = type(encoder)(encoder.config, add_pooling_layer=False)
         self.encoder = encoder
         self.dropout = nn.Dropout(spec.dropout)
-
-        layers: list[nn.Module] = []
-        sizes = [encoder.config.hidden_size, *spec.head_sizes]
-        for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.head = nn.Sequential(*layers, nn.Linear(sizes[-1], 2))
+        H, size = encoder.config.hidden_size, spec.head_size
+        hidden = [nn.Linear(H, size), nn.ReLU()] if size else []
+        self.head = nn.Sequential(*hidden, nn.Linear(size or H, 2))
 
     def forward(self, X: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)

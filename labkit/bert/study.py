@@ -48,7 +48,7 @@ def source_setting(name: str, **training: Any) -> tuple[ClassifierSpec, FineTuni
     schedule = "halve" if name == "5" else "constant"
     plain = {"warmup": 0.0, "weight_decay": 0.0, "clip": 0.0, "fixed": True}
     return (
-        ClassifierSpec(pooling="last_position", head_sizes=(64,), dropout=dropout),
+        ClassifierSpec(pooling="last_position", head_size=64, dropout=dropout),
         FineTuning(lr=lr, head_lr=lr, schedule=schedule, **plain, **training),
     )
 
@@ -134,10 +134,10 @@ def probe_measures(name: str, probes: Probes) -> dict[str, Measure]:
     """Summaries "<name>/<size>/held_out_accuracy" and ".../dev_accuracy" over the seeds."""
     measures = {}
     for size, by_seed in probes.items():
-        for quantity, key in (("held_out_accuracy", "test_accuracy"), ("dev_accuracy",) * 2):
-            raw = [fitted[key] for fitted in by_seed.values()]
+        for key, quantity in (("test", "held_out"), ("dev", "dev")):
+            raw = [fitted[f"{key}_accuracy"] for fitted in by_seed.values()]
             summary = summarise(raw, seeds=list(by_seed), student=True)
-            measures[f"{name}/{size}/{quantity}"] = summary
+            measures[f"{name}/{size}/{quantity}_accuracy"] = summary
     return measures
 
 
