@@ -84,7 +84,7 @@ def test_no_training_on_time_sees_a_label_beyond_the_range(T):
         ("batches=0", "parameter 'batches': Input should be greater than or equal to 100"),
         ("contrast_batches=40", "parameter 'contrast_batches'.* 100, got 40 from --set"),
         ("seed=-1", "parameter 'seed'"),
-        ("adam_rates=[0.1, -1.0]", r"parameter 'adam_rates\.1'"),
+        ("adam_rates=[0.1, -1.0]", r"parameter 'adam_rates\[1\]'"),
         ("free_steps=62", "parameter 'free_steps'"),
     ],
 )

@@ -128,9 +128,9 @@ def gate_plot(ends: Tensor, gates: Mapping[str, tuple[Tensor, Tensor]]) -> Figur
     fig, axes = new_figure(
         "output_gate",
         "Output gate, tanh(c) and their product, the output, at the last of nine steps over t, and "
-        "sin(t)/2 in black; panels: nets trained on the "
-        f"{' and on the '.join(WAYS[way][0] for way in gates)}; {SEEDS}. Times beyond {SEEN:g}, on "
-        "which none was trained, lie on grey.",
+        "sin(t)/2 in black. One panel for each way of training: "
+        f"{'; '.join(WAYS[way][0] for way in gates)}. In each, {SEEDS}; times beyond {SEEN:g}, on "
+        "which no net was trained, lie on grey.",
         ncols=len(gates), figsize=(9.6, 4.2), sharey=True,
     )  # fmt: skip
     for ax, (way, (gate, squashed)) in zip(axes, gates.items(), strict=True):
