@@ -189,13 +189,6 @@ def test_poolings_by_hand():
     assert pool(output, length, spec).tolist() == [[3.0, -4.0], [-3.0, 2.0]]
 
 
-def test_without_a_cell_the_embeddings_are_averaged():
-    model = make("none", pooling="mean")
-    X = batch(extra=1)
-    means = [model.embedding(row[:n]).mean(0) for row, n in zip(X, LENGTH.tolist(), strict=True)]
-    close(model(X, LENGTH), model.head(torch.stack(means)))
-
-
 def test_skip_puts_each_word_beside_the_output():
     model = make("gru", bidirectional=True, pooling="mean_max", skip=True)
     X = batch(extra=1)

@@ -95,15 +95,11 @@ def test_each_mistake_is_one_change_and_all_are_the_three():
         name: {k: v for k, v in setting.items() if none.get(k) != v}
         for name, setting in studies.MISTAKES.items()
     }
-    mistakes = {
-        "none": {},
-        "softmax": {"loss": "ce_on_softmax"},
-        "carry": {"carry": True},
-        "last_step": {"pooling": "last_step"},
-    }
-    assert changes == mistakes | {
-        "all": dict(itertools.chain(*(m.items() for m in mistakes.values())))
-    }
+    softmax, carry, last_step = (changes[name] for name in ("softmax", "carry", "last_step"))
+    assert softmax == {"loss": "ce_on_softmax"}
+    assert carry == {"carry": True}
+    assert last_step == {"pooling": "last_step"}
+    assert changes["all"] == softmax | carry | last_step
 
 
 def test_the_longest_training_comes_first_and_results_find_their_places(monkeypatch):

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -217,15 +216,11 @@ def test_clipping_bounds_the_norm_of_all_gradients_together():
 
 
 @pytest.mark.parametrize("name, kind", [("adam", "Adam"), ("adamax", "Adamax"), ("sgd", "SGD")])
-def test_optimisers_take_their_settings_and_what_is_trained(name, kind):
-    given = trainer({"cell": "handwritten"}, weight_decay=0.2, optimiser=name, momentum=0.9)
-    (group,) = given.optimiser.param_groups
-    assert type(given.optimiser).__name__ == kind
+def test_optimisers_take_their_settings(name, kind):
+    optimiser = trainer(weight_decay=0.2, optimiser=name, momentum=0.9).optimiser
+    (group,) = optimiser.param_groups
+    assert type(optimiser).__name__ == kind
     assert (group["lr"], group["weight_decay"], group.get("momentum", 0.9)) == (0.01, 0.2, 0.9)
-    before = weights(given)
-    one_epoch(given)
-    fixed = {name for name, value in weights(given).items() if torch.equal(value, before[name])}
-    assert fixed == {"layers.0.0.bias_hh_l0"}
 
 
 # dropped words, and the mistakes of the sources
@@ -243,14 +238,6 @@ def test_dropped_words_become_unknown_and_padding_stays_padding():
 
 def copied(states: list | None) -> list | None:
     return None if states is None else [tuple(s.detach().clone() for s in pair) for pair in states]
-
-
-def equal(one: list, other: list) -> bool:
-    return len(one) == len(other) and all(
-        torch.equal(a, b)
-        for pairs in zip(one, other, strict=True)
-        for a, b in zip(*pairs, strict=True)
-    )
 
 
 def watched(given: Trainer) -> list[dict]:
@@ -285,7 +272,8 @@ def test_carried_states_are_those_of_the_batch_before():
     assert [len(call["X"]) for call in calls] == [16] * 6  # of 100 reviews the rest is left out
     assert calls[0]["start"] == []
     assert len(calls[0]["end"]) == 2
-    assert all(equal(before["end"], after["start"]) for before, after in itertools.pairwise(calls))
+    for before, after in itertools.pairwise(calls):
+        torch.testing.assert_close(after["start"], before["end"], rtol=0, atol=0)
 
 
 def test_evaluation_carries_states_of_its_own():
@@ -297,7 +285,7 @@ def test_evaluation_carries_states_of_its_own():
     assert torch.equal(first, second)  # a score depends on no earlier one
     assert [len(call["X"]) for call in calls] == [16, 14] * 2
     assert [call["start"] for call in calls] == [[]] * 4  # the smaller batch starts anew, too
-    assert equal(kept, given._states)
+    torch.testing.assert_close(given._states, kept, rtol=0, atol=0)
     given.probabilities(TRAIN[:32])
     assert len(calls[-1]["start"]) == 1
 
@@ -366,10 +354,8 @@ def test_draws_are_balanced_and_follow_the_seed():
     assert int(CORPUS.label[first].sum()) == 15
     assert torch.isin(first, index).all()
     assert torch.equal(draw(CORPUS, index, 0, 1), index)
-    for count, size in ((112, 55), (31, 55)):
-        with pytest.raises(
-            ValueError, match=f"{count} reviews cannot be half .* {size} have label 0"
-        ):
+    for count in (112, 31):
+        with pytest.raises(ValueError, match=f"{count} reviews cannot be half .* 55 have label 0"):
             draw(CORPUS, index, count, 1)
 
 
@@ -421,12 +407,9 @@ def test_the_seed_alone_decides(corpus):
         assert not np.array_equal(same_seed[name], other[name])
 
 
-def test_what_does_not_fit_is_refused(corpus):
+def test_other_texts_are_refused(corpus):
     with pytest.raises(ValueError, match="'generated' are not those that were asked for"):
         replace(TASK, digest="other").train()
-    for options in ({"curve": "dev"}, {"seed": -1}, {"corpus": "books"}):
-        with pytest.raises(ValidationError, match=next(iter(options))):
-            replace(TASK, **options)
 
 
 def test_fixed_vectors_are_those_of_the_table(corpus, monkeypatch):
