@@ -61,10 +61,12 @@ MAKERS = {
     ),
     "one_seed_studies": lambda: figures.one_seed_studies({"zero/frozen": {10: RAW}}, 0.1, []),
     "explosion": lambda: figures.explosion_plot({"no clipping": RUN}, 5.0),
-    "input_gate_spread": lambda: figures.input_gate_spreads({"zero": summaries("ab")}, 0.05),
+    "input_gate_spread": lambda: figures.condition_strips(
+        "input_gate_spread", "Spread of the input gate", {"spread": {"zero": summaries("ab")}},
+        0.05, "limit for zeros",
+    ),
     "digit_responses": lambda: figures.digit_responses({"zero": shares()}, 0.1),
     "read_out": lambda: figures.read_out_curves({"zero": probes()}, CHANCE),
-    "ablation": lambda: figures.ablation_plot({"all": {"zero": summaries("ab")}}, 0.1),
     "accuracy_by_place": lambda: figures.place_curves({"xavier": PLACES}),
 }  # fmt: skip
 
@@ -111,18 +113,18 @@ def test_printed_rows_are_open_markers_in_the_panels_of_their_setting():
 
 @pytest.mark.parametrize("n, marks", [(4, 2), (8, 3)])
 def test_every_seed_is_a_dot_the_mean_a_line_and_an_interval_needs_eight_seeds(n, marks):
-    fig = figures.input_gate_spreads({"zero": summaries(["zeros", "digits"], n)}, 0.05)
-    (ax,) = fig.axes
-    assert sorted(ax.collections[0].get_offsets()[:, 1].tolist())[:: n // 4] == sorted(RAW)
-    assert ax.collections[1].get_segments()[0][0, 1] == pytest.approx(0.5)
-    assert len(ax.collections) == 2 * marks + 1
-    assert ax.collections[-1].get_segments()[0].tolist() == [[-0.5, 0.05], [0.5, 0.05]]
-
-
-def test_explosions_show_the_largest_value_of_each_epoch():
-    run = RUN | {"gradient": np.arange(10.0) * np.ones((4, 1))}
-    ax = figures.explosion_plot({"no clipping": run}, 5.0).axes[0]
-    assert list(ax.lines[4].get_ydata()) == [4, 9]
+    panels = {key: {"zero": summaries(["f = 1", "f = mean"], n)} for key in ("early", "late")}
+    fig = figures.condition_strips("ablation", "Accuracy", panels, 0.1, "chance")
+    assert [ax.get_ylabel() for ax in fig.axes] == ["early", "late"]
+    assert [t.get_text() for t in fig.axes[1].get_xticklabels()] == ["f = 1", "f = mean"]
+    for ax in fig.axes:
+        dots, mean, *_ = ax.collections
+        assert sorted(dots.get_offsets()[:, 1].tolist())[:: n // 4] == sorted(RAW)
+        assert mean.get_segments()[0][0, 1] == pytest.approx(0.5)
+        assert len(ax.collections) == 2 * marks
+        assert ax.lines[0].get_ydata()[0] == 0.1
+    _, labels = fig.axes[0].get_legend_handles_labels()
+    assert labels == ["zero start", "chance"]
 
 
 def test_the_picture_shows_units_down_digits_across_and_the_published_scales(ensemble):

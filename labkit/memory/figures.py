@@ -244,31 +244,24 @@ def gate_maps(
     return fig
 
 
-def _conditions(ax: Axes, by_start: Summaries) -> list[str]:
-    """A strip for each condition and start; returns the conditions."""
-    conditions = list(next(iter(by_start.values())))
-    for shift, (start, by_name) in zip((-0.2, 0.2), by_start.items(), strict=False):
-        for x, condition in enumerate(conditions):
-            label = {"label": f"{start} start"} if x == 0 else {}
-            _strip(ax, x + shift, by_name[condition], 0.09, **STARTS[start], **label)
-    ax.set_xticks(range(len(conditions)), conditions)
-    ax.set_xlim(-0.5, len(conditions) - 0.5)
-    return conditions
-
-
-def input_gate_spreads(by_start: Summaries, limit: float) -> Figure:
-    """`by_start[start][name]` a summary over seeds; the limit is drawn over all but the last."""
-    alt = (
-        "Spread of the input gate over zeros only, over the zeros around a disturbing digit, over "
-        "those before and after it, and over the ten digits at one step; "
-        f"{' and '.join(by_start)} start. A dotted line marks the limit for zeros, {limit}. {MARKS}"
-    )
-    fig, ax = new_figure("input_gate_spread", alt, figsize=(8.2, 4.2))
-    zeros = len(_conditions(ax, by_start)) - 1
-    ax.hlines(limit, -0.5, zeros - 0.5, color="black", ls=":", label="limit for zeros")
-    ax.axvline(zeros - 0.5, color=COLOURS["chance"], lw=0.8)
-    ax.set(ylabel="spread of the input gate\n(standard deviation)", ylim=(0, None))
-    ax.legend(**BESIDE)
+def condition_strips(
+    name: str, what: str, panels: Mapping[str, Summaries], level: float, label: str
+) -> Figure:
+    """A strip for each condition and start, `panels[ylabel][start][condition]` a summary over
+    seeds; `what` says what is measured, a dotted line marks a `level` with its `label`."""
+    alt = f"{what}; {' and '.join(next(iter(panels.values())))} start. "
+    alt += f"The dotted line is {label}, {level:g}. {MARKS}"
+    fig, axes = _grid(name, alt, [""], panels, "", (7.6, 3.0 + 0.6 / len(panels)))
+    for ax, by_start in zip(axes[:, 0], panels.values(), strict=True):
+        for shift, (start, by_name) in zip((-0.2, 0.2), by_start.items(), strict=False):
+            style = STARTS[start] | {"label": f"{start} start"}
+            for x, measure in enumerate(by_name.values()):
+                _strip(ax, x + shift, measure, 0.09, **style)
+                style.pop("label", None)
+        _level(ax, level, label)
+        ax.set_xticks(range(len(by_name)), list(by_name))
+        ax.set(xlim=(-0.5, len(by_name) - 0.5), ylim=(0, None))
+    axes[0, 0].legend(**BESIDE)
     return fig
 
 
@@ -318,23 +311,6 @@ def read_out_curves(accuracy: Mapping[str, Arrays], chance: Mapping[str, float])
         _level(ax, chance[kind.removesuffix("_zeros")])
         ax.set(xticks=steps, ylim=(-0.02, 1.05))
     axes[0, 0].legend(frameon=True, loc="lower right", fontsize=9)
-    return fig
-
-
-def ablation_plot(accuracies: Mapping[str, Summaries], chance: float) -> Figure:
-    """Accuracies by condition, `accuracies[when][start][condition]` a summary over seeds."""
-    alt = (
-        "Accuracy over all pairs, places and digits, as trained and with the input, forget or "
-        f"output gate held at 1 or at its mean. Panels: {', '.join(accuracies)}; the dotted line "
-        f"is chance. {MARKS}"
-    )
-    labels = [f"held {when}\naccuracy" for when in accuracies]
-    fig, axes = _grid("ablation", alt, [""], labels, "", (7.6, 3.0))
-    for ax, by_start in zip(axes[:, 0], accuracies.values(), strict=True):
-        _conditions(ax, by_start)
-        _level(ax, chance)
-        ax.set_ylim(0, 1.05)
-    axes[0, 0].legend(**BESIDE)
     return fig
 
 
