@@ -19,7 +19,7 @@ ROOM = {
     "__init__": "NAME = 'toy'\n",
     "training": "import labkit.toy.data\nfrom labkit.lab import run\nfrom labkit.toy import steps",
     "data": "def load():\n    from labkit.measure import statistics\n",
-    "steps": "from labkit.toy.deep import SCALE\n\ndef step(x):\n    '''Twice x.'''\n    return SCALE * x\n",
+    "steps": "from labkit.toy.deep import SCALE\n\ndef step(x):\n    return SCALE * x\n",
     "deep": "SCALE = 2  # why not\n",
     "figures": "from labkit.toy import training\n",
 }
@@ -136,6 +136,11 @@ def test_comments_docstrings_and_blank_lines_do_not_count(one, other):
 )  # fmt: skip
 def test_different_code_is_different(one, other):
     assert code.stripped(one) != code.stripped(other)
+
+
+def test_an_f_string_is_one_token_under_every_python():
+    source = """if a :\n  x = f'{a !r:>{b}} {{c}}', f'{f"{d}"}'  # e"""
+    assert code.stripped(source) == """if a :\n{ x = f'{a !r:>{b}} {{c}}' , f'{f"{d}"}'"""
 
 
 TABLE = "[gates]\nlength = 10 # digits\n[gates.claims]\na = 'It falls.'\n[speed]\nratio = 4.3\n"
