@@ -57,8 +57,9 @@ setup:  ## Install the lab into the active conda environment, else into .venv
 
 install:
 	@mkdir -p .cache && rm -f $(STAMP) && date +%s >.cache/started && : >.cache/setup.log
-	@[ -x '$(UV)' ] || { echo 'setup: uv, which installs the rest'; { $(or $(PYTHON),python3) \
-	  -m venv .cache/uv && .cache/uv/bin/python -m pip install 'uv>=0.8'; } $(logged); }
+	@[ -x '$(UV)' ] || { echo 'setup: uv, which installs the rest'; { \
+	  "$$(command -v '$(PYTHON)' || echo python3)" -m venv .cache/uv && \
+	  .cache/uv/bin/python -m pip install 'uv>=0.8'; } $(logged); }
 	@[ -x $(PY) ] || { echo 'setup: an environment in .venv'; $(UV) venv --clear --seed \
 	  --python $(if $(PYTHON),'$(PYTHON)','>=3.11.4,<3.14') .venv $(logged); }
 	@echo 'setup: torch'; $(UV_INSTALL) torch==2.13.0 $(if $(TORCH),--torch-backend '$(TORCH)') \

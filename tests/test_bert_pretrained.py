@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
-import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +59,7 @@ def test_a_known_model_comes_from_the_hub_at_its_pinned_commit(world, folder, mo
     ((name, options),) = world.asked
     assert (name, options["revision"]) == (MINILM, REVISION)
     assert options["local_files_only"] is False
+    assert "endpoint" not in options  # HF_ENDPOINT holds
     assert all(p.endswith((".safetensors", ".json", ".txt")) for p in options["allow_patterns"])
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     assert find(MINILM).folder == folder
@@ -98,45 +95,16 @@ def test_the_installed_package_is_used_without_importing_it(world, tmp_path, mon
     assert find(MINILM).folder == package / "model"
 
 
-def test_other_weights_than_the_known_ones_are_refused(world, tmp_path, monkeypatch):
+def test_other_weights_or_words_than_the_known_ones_are_refused(world, tmp_path, monkeypatch):
     place = tmp_path / "mirror" / "google-bert--bert-base-uncased"
     world.put(place)
     monkeypatch.setenv("LABKIT_MIRROR", str(place.parent))
     with pytest.raises(DownloadError, match=r"model\.safetensors has SHA-256 \w+, expected 68d45e"):
         find(BERT_BASE)
-
-
-def test_other_words_than_the_known_ones_are_refused(world, tmp_path, monkeypatch):
-    place = tmp_path / "mirror" / "sentence-transformers--all-MiniLM-L6-v2"
-    world.put(place)
-    monkeypatch.setenv("LABKIT_MIRROR", str(place.parent))
+    words = place.rename(place.with_name("sentence-transformers--all-MiniLM-L6-v2"))
+    assert find(MINILM).folder == words
     with pytest.raises(DownloadError, match=r"tokenizer in .* is another model's"):
         load_tokenizer(find(MINILM))
-
-
-def test_the_hubs_own_variables_hold(tmp_path):
-    """HF_ENDPOINT is asked instead of huggingface.co, HF_HOME holds the cache."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        code = "from labkit.bert.pretrained import *; find(BERT_BASE)"
-        endpoint = f"http://127.0.0.1:{server.server_port}"
-        variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "no_proxy": "127.0.0.1"}
-        ended = subprocess.run(
-            [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120
-        )
-        server.shutdown()
-    assert "google-bert/bert-base-uncased cannot be had" in ended.stderr
-    assert any("google-bert/bert-base-uncased" in path for path in asked)
 
 
 def test_the_data_command_knows_both_models():
@@ -202,12 +170,9 @@ BIAS = "encoder.layer.1.output.dense.bias"
 FAULTS = {
     "no positions": (config(max_position_embeddings=None), "config.json has no max_position_em"),
     "no vocab_size": (config(vocab_size=None), "config.json has no vocab_size"),
-    "no heads": (config(num_attention_heads=None), "config.json has no num_attention_heads"),
-    "a text for a size": (config(hidden_size="64"), "hidden_size '64', which is not known"),
     "an unknown activation": (config(hidden_act="geglu"), "hidden_act 'geglu', which is not kno"),
     "no epsilon": (config(layer_norm_eps=None), "config.json has no layer_norm_eps"),
     "another family": (config(model_type="roberta"), "model_type 'roberta', which is not known"),
-    "a damaged config": (text("config.json", "{"), r"config.json cannot be read \(Expecting"),
     "no config": (text("config.json", None), "config.json cannot be read .*No such file"),
     "no casing": (text("tokenizer_config.json", "{}"), "tokenizer_config.json does not say wheth"),
     "no words": (text("vocab.txt", None), "has neither tokenizer.json nor vocab.txt"),
@@ -215,10 +180,8 @@ FAULTS = {
     "a bad tokenizer": (text("tokenizer.json", '{"normalizer": {"lowercase": true}}'), "cannot"),
     "pickles": (only_a_pickle, "has no model.safetensors; what has to be unpickled is not read"),
     "cut short": (cut_short, "model.safetensors is damaged, or does not fit config.json"),
-    "a pointer": (text("model.safetensors", "version https://git-lfs"), "safetensors is damaged"),
     "a layer too few": (config(num_hidden_layers=3), r"lacks encoder.layer.2.* \(16 in all\)"),
     "a layer too many": (config(num_hidden_layers=1), "has more than config.json says: encoder"),
-    "another width": (config(intermediate_size=99), "damaged, or does not fit config.json"),
     "NaN": (one(BIAS, float("nan")), rf"not finite in {BIAS} \(1 in all\)"),
     "infinity": (one(BIAS, float("inf")), rf"not finite in {BIAS}"),
 }  # fmt: skip
@@ -248,31 +211,8 @@ def test_a_folder_is_loaded_as_it_is(folder, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_checkpoint_in_half_precision_or_with_heads_is_understood(folder):
-    """As from `BertForPreTraining`: names begin with bert., and there is more than an encoder."""
-    exact = load_file(folder / "model.safetensors")
-
-    def change(tensors: dict) -> dict:
-        halved = {f"bert.{name}": value.half() for name, value in tensors.items()}
-        return halved | {"cls.predictions.bias": torch.zeros(9)}
-
-    weights(change)(folder)
-    model = load_encoder(find(str(folder)))
-    for name, value in model.state_dict().items():
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value, exact[name], rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize("lower", [True, False])
 def test_casing_is_that_of_the_folder(folder, lower):
     text("tokenizer_config.json", json.dumps({"do_lower_case": lower}))(folder)
     tokenizer = load_tokenizer(find(str(folder)))
     assert (tokenizer.tokenize("FILM") == tokenizer.tokenize("film")) is lower
-
-
-def test_the_tokenizer_reads_as_many_pieces_as_there_are_positions(folder):
-    weights(lambda tensors: {n: v[:40] if "position_emb" in n else v for n, v in tensors.items()})(
-        folder
-    )
-    config(max_position_embeddings=40)(folder)
-    assert load_tokenizer(find(str(folder))).model_max_length == 40

@@ -65,25 +65,14 @@ def pieces(corpus: Corpus, index: int) -> str:
 # word pieces
 
 
-@pytest.mark.parametrize(
-    "part, expected",
-    [
-        ("head", "[CLS] a very very very bad [SEP]"),
-        ("tail", "[CLS] very very bad film ##s [SEP]"),
-        ("head_tail", "[CLS] a very bad film ##s [SEP]"),
-    ],
-)
-def test_of_a_long_review_a_part_is_kept(reading, part, expected):
-    corpus, uncut = replace(reading, max_len=7, part=part).encode()
+def test_of_a_long_review_a_part_is_kept(reading, monkeypatch):
+    """A corpus is tokenised once; of 8 pieces in head_tail a quarter comes from the head."""
+    monkeypatch.setattr(reviews, "read", lambda name: pytest.fail("read again"))
+    corpus, uncut = replace(reading, max_len=7, part="tail").encode()
     assert pieces(corpus, 0) == "[CLS] a bad film ##s [SEP]"
-    assert pieces(corpus, 1) == "[CLS] a very bad film ##s [SEP]"
-    assert pieces(corpus, 3) == expected
+    assert pieces(corpus, 3) == "[CLS] very very bad film ##s [SEP]"
     assert corpus.length[:4].tolist() == [6, 7, 7, 7]
     assert uncut[:4].tolist() == [6, 7, 8, 9]
-
-
-def test_head_and_tail_share_the_room():
-    """A quarter of 8 pieces comes from the head: which, shows where the words differ."""
     long = torch.arange(100, 114)
     for part, inner in (
         ("head", [*range(101, 109)]), ("tail", [*range(105, 113)]),
@@ -123,18 +112,11 @@ def test_padding_is_dynamic_or_of_a_fixed_length(reading):
         replace(reading, max_len=99).encode()
 
 
-def test_a_corpus_is_tokenised_once_for_all_lengths(reading, monkeypatch):
-    monkeypatch.setattr(reviews, "read", lambda name: pytest.fail("read again"))
-    first, _ = reading.encode()
-    second, _ = replace(reading, max_len=8, part="tail").encode()
-    assert len(first.tokens) > len(second.tokens)
-
-
 @pytest.mark.parametrize("name", ["vocab.txt", "model.safetensors"])
 def test_what_has_changed_is_refused(reading, model_folder, name):
     before = (model_folder / name).read_bytes()
     (model_folder / name).write_bytes(before.replace(b"very", b"vary").replace(b"\x3d", b"\x3c"))
-    with pytest.raises(ValueError, match="have changed: run the chapter from its beginning"):
+    with pytest.raises(ValueError, match="has changed: run the chapter anew"):
         reading.encode()
 
 
@@ -142,7 +124,7 @@ def test_what_has_changed_is_refused(reading, model_folder, name):
 
 
 def test_only_matrices_decay_and_the_head_has_a_rate_of_its_own():
-    model = BertClassifier(encoder(), ClassifierSpec(pooling="cls", head_sizes=(4,)))
+    model = BertClassifier(encoder(), ClassifierSpec(pooling="cls", head_size=4))
     names = {id(p): name for name, p in model.named_parameters()}
     spec = FineTuning(epochs=1, lr=1e-3, head_lr=1e-2, weight_decay=0.1)
     seen = {
@@ -176,15 +158,6 @@ def test_a_rate_stays_or_is_halved_every_five_epochs():
     assert [warm.rate(step, 10) for step in (0, 6, 12, 119)] == [0, 0.5, 1, 1]
 
 
-@pytest.mark.parametrize(
-    "name, value",
-    [("schedule", "cosine"), ("precision", "half"), ("epochs", 0), ("lr", -1.0), ("warmup", 1.0)],
-)
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=name):
-        FineTuning(**{"epochs": 1, **RATES, name: value})
-
-
 # fine-tuning
 
 
@@ -208,32 +181,20 @@ TRAIN, DEV = torch.arange(60, 84), torch.arange(90, 120)
 
 
 def test_a_step_is_that_of_plain_torch(make):
-    given, plain = make(), make()
+    given, plain = make(clip=0.05), make()
     before = [p.detach().clone() for p in given.model.parameters()]
     sums = given._step(TRAIN[::3])
     X, mask = pad(plain.corpus, TRAIN[::3])
     logits, y = plain.model(X, mask), plain.corpus.label[TRAIN[::3]]
     loss = F.cross_entropy(logits, y)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 1.0)
+    assert torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.05) > 0.1
     assert sums.tolist() == pytest.approx([8 * loss.item(), (logits.argmax(1) == y).sum().item()])
     for one, other, old in zip(
         given.model.parameters(), plain.model.parameters(), before, strict=True
     ):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
         assert torch.equal(one, old) == (not one.grad.any())  # AdamW moves what has a gradient
-
-
-def test_clipping_bounds_the_norm_of_all_gradients_together(make):
-    norms = {}
-    for clip in (0.0, 0.01):
-        given = make(clip=clip)
-        given._step(TRAIN)
-        norms[clip] = float(
-            torch.nn.utils.get_total_norm([p.grad for p in given.model.parameters()])
-        )
-    assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
-    assert norms[0.0] > 0.05
 
 
 def test_every_step_takes_the_rate_and_the_dropout_of_its_number(make):
@@ -284,25 +245,6 @@ def test_a_word_that_decides_is_learned_and_the_best_epoch_is_kept(make):
     state = given.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in states[best - 1].items())
     assert given.score(DEV)[1] == pytest.approx(float(history["curve_accuracy"][best - 1]))
-
-
-def test_rounded_products_learn_the_same_in_weights_of_32_bits(make):
-    exact, rounded = (make(precision=name, epochs=6) for name in ("float32", "bfloat16"))
-    train = torch.cat([TRAIN, DEV])
-    losses = [given.fit(train, DEV, 0)["train_loss"] for given in (exact, rounded)]
-    assert not torch.equal(*losses)
-    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0.05)
-    states = [*rounded.optimiser.state_dict()["state"].values(), rounded.model.state_dict()]
-    assert {v.dtype for state in states for v in state.values()} == {torch.float32}
-
-
-def test_the_seed_decides_order_and_dropout(make):
-    losses = []
-    for seed in (3, 3, 4):
-        torch.rand(len(losses) + 1)  # whatever was drawn before
-        losses.append(make(dropout=0.1, epochs=1).fit(TRAIN, DEV, seed)["train_loss"])
-    assert torch.equal(losses[0], losses[1])
-    assert not torch.equal(losses[0], losses[2])
 
 
 def test_a_loss_that_is_no_number_stops_the_training(make):
@@ -372,11 +314,10 @@ def test_everything_that_decides_a_result_is_in_its_key(reading):
     assert not [name for name in code if "figures" in name or "study" in name or "claims" in name]
 
 
-@pytest.mark.parametrize("shares", [1, 2])
-def test_vectors_are_what_the_frozen_encoder_gives(reading, shares):
+def test_vectors_are_what_the_frozen_encoder_gives(reading):
     parts = [
-        FrozenVectors(reading=reading, seeds=[1, 0], share=share, shares=shares).train()
-        for share in range(shares)
+        FrozenVectors(reading=reading, seeds=[1, 0], share=share).train()
+        for share in range(bert.SHARES)
     ]
     corpus = reading.encode()[0]
     index = np.concatenate([part["index"] for part in parts])

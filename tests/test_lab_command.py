@@ -31,29 +31,27 @@ def test_help_imports_nothing_heavy():
         try:
             main(["--help"])
         except SystemExit as end:
-            print(end.code, sorted({HEAVY} & sys.modules.keys()))"""
+            print(end.code, end=" ")
+        print(sorted({HEAVY} & sys.modules.keys()))"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
-    names = "run worker verify report compare notebooks lab data clean"
+    assert done.stdout.splitlines()[-1].endswith("[]"), done.stderr
+    names = "run worker verify report compare notebooks lab data"
     for name in names.split():
-        assert f"\n    {name}" in done.stdout
+        assert f"\n  {name} " in done.stdout
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["run", "--profile", "huge"], "invalid choice: 'huge'"),
-        (["run", "--threads", "0"], "must be a whole number of at least 1, got '0'"),
-        (["run", "--workers", "two"], "must be a whole number of at least 1, got 'two'"),
-        (["verify", "--strickt"], "unrecognised: --strickt"),
-        (["walk"], "invalid choice: 'walk'"),
-        ([], "COMMAND"),
+        (["run", "--profile", "huge"], "'huge' is not one of"),
+        (["run", "--threads", "0"], "greater than or equal to 1"),
+        (["run", "--workers", "two"], "should be a valid integer"),
+        (["verify", "--strickt"], "No such option: --strickt"),
+        (["walk"], "No such command 'walk'"),
     ],
 )
 def test_wrong_usage_is_named(capsys, arguments, message):
-    with pytest.raises(SystemExit) as caught:
-        command.main(arguments)
-    assert caught.value.code == 2
+    assert command.main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -92,13 +90,10 @@ def test_compare_takes_files_and_folders_and_tells_two_chapters_apart(
     one, other, more = write("a", "01_x", 1.0), write("b", "01_x", 1.00001), write("a", "02_y", 1.0)
     capsys.readouterr()
     cases = [
-        ([one, other], 0, ["1 compared, differences: none"]),
-        ([one, other, "--identical"], 1, ["1 compared, differences: 1",
-                                          "record: measure x: 1.00 and 1.00"]),
-        ([one, more], 1, ["1 compared, differences: 1",
-                          "record: these are two chapters, 01_x and 02_y"]),
-        ([str(tmp_path / "a"), str(tmp_path / "b")], 1, ["1 compared, differences: 1",
-                                                         "02_y: only in one of the two"]),
+        ([one, other], 0, ["no differences"]),
+        ([one, other, "--identical"], 1, ["measure x: 1.00 and 1.00"]),
+        ([one, more], 1, ["these are two chapters, 01_x and 02_y"]),
+        ([str(tmp_path / "a"), str(tmp_path / "b")], 1, ["02_y: only in one of the two"]),
     ]  # fmt: skip
     for arguments, status, lines in cases:
         assert command.main(["compare", *arguments]) == status

@@ -192,8 +192,8 @@ def test_the_reason_says_what_was_measured_and_what_was_needed():
     above = Condition("at 10", "m", interval(0.1, 0.3), limit=0.05)
     below = Condition("at 20", "m", interval(-0.3, -0.1, n=9), "below")
     assert judge("a", "c", "accuracy", [above, below]).reason == (
-        "accuracy: at 10 0.2 [0.1, 0.3], at 20 -0.2 [-0.3, -0.1]; "
-        "needs above 0.05 or below 0; over 9 seeds"
+        "accuracy: at 10 0.2 [0.1, 0.3] (needs above 0.05), "
+        "at 20 -0.2 [-0.3, -0.1] (needs below 0); over 9 seeds"
     )
     with pytest.raises(ValueError, match="must be 'above' or 'below', got 'over'"):
         Condition("a", "m", interval(0.1, 0.3), "over")

@@ -38,16 +38,17 @@ def test_label_is_the_sum_of_the_first_two_digits_only(length):
         assert not torch.equal(y, X.sum(1))  # the disturbing digit does not count
 
 
-def test_a_changed_data_file_is_refused(tmp_path):
+def test_a_changed_data_file_is_refused(tmp_path, monkeypatch):
     for name, content in digit_sum.published_files().items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    digit_sum.load_published(10, tmp_path)
+    monkeypatch.setattr(machine, "DATA", tmp_path)
+    digit_sum.load_published(10)
     path = tmp_path / "digit_sum" / "10" / "dev.txt"
     path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
-    with pytest.raises(ValueError, match=r"10/dev\.txt is not the textbook's file"):
-        digit_sum.load_published(10, tmp_path)
+    with pytest.raises(ValueError, match=r"data/digit_sum/10/dev\.txt is not the textbook's"):
+        digit_sum.load_published(10)
 
 
 def test_sound_data_keeps_pairs_apart():

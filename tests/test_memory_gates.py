@@ -8,7 +8,7 @@ import torch
 from labkit.memory import data as digit_sum
 from labkit.memory import gates
 from labkit.memory.data import with_digit
-from labkit.memory.model import Ensemble, ModelSpec, SequenceClassifier
+from labkit.memory.model import Ensemble, ModelSpec
 
 R, B, T, H = 2, 3, 10, 4
 
@@ -104,8 +104,6 @@ def test_the_study_compares_the_same_sequences_with_and_without_the_digit(ensemb
     assert shares["f/falls"][:, 7].tolist() == pytest.approx(expected.tolist())
     alone = zero["i"][:, :, 2:].var(2, correction=0).mean((1, 2)).sqrt()
     assert spreads["alone"].tolist() == pytest.approx(alone.tolist())
-    ratio = spreads["zeros"] / spreads["digits"]
-    assert spreads["zeros_to_digits"].tolist() == pytest.approx(ratio.tolist())
 
 
 def test_the_push_of_a_digit_does_not_depend_on_addends_or_place(ensemble):
@@ -161,7 +159,7 @@ def test_folds_leave_every_sum_something_to_fit_on():
     folds = gates.pair_folds(y)
     assert y[folds == -1].tolist() == list(range(19))
     assert torch.bincount(folds[folds >= 0]).tolist() == [17, 16, 16, 16, 16]
-    assert torch.equal(folds, gates.pair_folds(y))
+    assert not {*gates.FIT_DIGITS} & {*gates.TEST_DIGITS}
 
 
 class States:
@@ -197,40 +195,23 @@ def test_the_read_out_tells_a_sum_from_a_pair_and_adds_what_stands_side_by_side(
     assert by_side["c/held_out_zeros"].min() > 0.9
 
 
-def test_the_probe_is_tested_on_digits_it_was_not_fitted_with():
-    assert not {*gates.FIT_DIGITS} & {*gates.TEST_DIGITS}
-
-
 # ablation
 
 
-def test_ablation_changes_one_gate_and_only_that(ensemble):
+@pytest.mark.parametrize("first", [0, 2])
+def test_ablation_holds_one_gate_at_one_or_at_its_mean_over_the_held_steps(ensemble, first):
     X = digit_sum.all_pairs(6).X
     y = ensemble.logits(X).argmax(-1)[0]
-    accuracies = gates.ablations(ensemble, X, y)
-    assert list(accuracies) == [
-        "as trained", "i = 1", "i = mean", "f = 1", "f = mean", "o = 1", "o = mean",
-    ]  # fmt: skip
+    accuracies = gates.ablations(ensemble, X, y, first)
+    assert {*accuracies} == {"as trained"} | {f"{g} = {v}" for g in "ifo" for v in ("1", "mean")}
     assert accuracies["as trained"][0] == 1
-
-    model = SequenceClassifier(ensemble.spec).double()
-    model.load_state_dict(ensemble.parameters_of(0))
-    with torch.no_grad():  # a bias of 50 holds a sigmoid at 1
-        for name, parameter in model.recurrent.layers[0].named_parameters():
-            if name in ("W_f", "U_f"):
-                parameter.zero_()
-            elif name == "b_f":
-                parameter.fill_(50.0)
-        expected = (model(X).argmax(-1) == y).double().mean()
-    assert accuracies["f = 1"][0] == pytest.approx(float(expected)) != 1
-
-
-@pytest.mark.parametrize("first", [0, 2])
-def test_a_mean_from_a_step_on_is_that_of_these_steps(ensemble, first):
-    X, y = digit_sum.all_pairs(6)
-    mean = ensemble.trace(X)["i"][:, :, first:].mean((1, 2)).unsqueeze(1)
-    expected = (ensemble.logits(X, {"i": mean}, first).argmax(-1) == y).double().mean(1)
-    assert gates.ablations(ensemble, X, y, first)["i = mean"].tolist() == expected.tolist()
+    for gate in "ifo":
+        mean = ensemble.trace(X)[gate][:, :, first:].mean((1, 2)).unsqueeze(1)
+        for condition, held in {"1": 1.0, "mean": mean}.items():
+            answers = ensemble.logits(X, {gate: held}, first).argmax(-1)
+            expected = (answers == y).double().mean(1)
+            assert accuracies[f"{gate} = {condition}"].tolist() == expected.tolist()
+    assert accuracies["f = 1"][0] < 1
 
 
 def test_accuracy_by_place_has_a_column_for_each_digit(ensemble):

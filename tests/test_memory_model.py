@@ -88,16 +88,6 @@ def test_200_steps_together_equal_200_steps_alone(spec, dtype):
     assert largest_difference(together.parameters_of(2), model.state_dict()) < TOLERANCE[dtype]
 
 
-def test_frozen_embedding_stays_and_a_trained_one_moves():
-    data = sequences(5)
-    for trained in (True, False):
-        ensemble = Ensemble(ModelSpec(cell="lstm", train_embedding=trained), [0])
-        before = ensemble.state_dict()["embedding.weight"]
-        training.fit(ensemble, data, data, steps=20)
-        same = torch.equal(before, ensemble.state_dict()["embedding.weight"])
-        assert same is not trained
-
-
 def test_trace_agrees_with_the_readable_lstm():
     ensemble, (X, _) = Ensemble(LSTM, [5, 6], dtype=torch.float64), sequences(8, N=3)
     trace, model = ensemble.trace(X), single(LSTM, 6, torch.float64)
@@ -139,22 +129,6 @@ def test_holding_what_cannot_be_held_is_refused(spec, held, first):
     for method in (ensemble.trace, ensemble.logits):
         with pytest.raises(ValueError, match=r"can be held from a step 0\.\.4 on, got"):
             method(X, held, first)
-
-
-def test_evaluation_in_parts_equals_evaluation_at_once():
-    ensemble, (X, y) = Ensemble(LSTM, [0, 1], dtype=torch.float64), sequences(6, N=300)
-    whole = ensemble.evaluate(X, y)
-    parts = [ensemble.evaluate(X[k : k + 100], y[k : k + 100]) for k in (0, 100, 200)]
-    for k in range(2):
-        torch.testing.assert_close(whole[k], torch.stack([part[k] for part in parts]).mean(0))
-
-
-def test_replicas_can_read_different_sequences():
-    ensemble = Ensemble(SRN, [0, 0], dtype=torch.float64)
-    Xs = [sequences(6, N=4, seed=seed).X for seed in (0, 1)]
-    both = ensemble.logits(torch.stack(Xs))
-    for r in (0, 1):
-        torch.testing.assert_close(both[r], ensemble.logits(Xs[r])[r])
 
 
 def test_state_dict_loads_strictly():

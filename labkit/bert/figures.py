@@ -76,6 +76,7 @@ def rate_plot(rates: Mapping[str, Sequence[float]]) -> Figure:
     )
     sns.lineplot({name: np.array(values) for name, values in rates.items()}, lw=2, ax=ax)
     ax.set(xlabel="step", ylabel="share of the learning rate", ylim=(0, None))
+    ax.legend(fontsize=8)
     return fig
 
 
@@ -84,8 +85,8 @@ def size_plot(
 ) -> Figure:
     """Held-out accuracy over the number of training reviews: `curves[label][size]`.
 
-    A value has mean, low and high, which may be None, and raw, the values of the seeds; `about`
-    says what the bars from low to high are.
+    A value has mean, low and high, which may be None, raw, the values of the seeds, and n, if it is
+    a summary over seeds; `about` says what the bars from low to high are.
     """
     sizes = sorted({size for by_size in curves.values() for size in by_size})
     fig, ax = new_figure(
@@ -104,7 +105,7 @@ def size_plot(
         ax.plot(x, means, f"{marker}-", color=colour, markersize=6, linewidth=1.2, label=label)
         for place, value in zip(x, by_size.values(), strict=True):
             ax.plot([place] * len(value["raw"]), value["raw"], ".", color=colour, alpha=0.6)
-            if value["low"] is not None:
+            if value["low"] is not None and value.get("n", 3) >= 3:  # of two it fills the plot
                 ax.vlines(place, value["low"], value["high"], color=colour, linewidth=1.4)
     ax.axhline(0.5, color="black", linestyle=":", linewidth=1)
     ax.set(xscale="log", xlabel="training reviews (log scale)", ylabel="held-out accuracy")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from labkit.film import corpus as reviews
@@ -34,15 +33,14 @@ class ClassifierSpec:
 
     `pooling`: what stands for a review. "cls": the vector of [CLS], its first piece; "mean": the
     mean over its pieces, [CLS] and [SEP] among them, as MiniLM was trained to be read;
-    "last_position": the vector at the last position of the padded batch, where most reviews have
-    padding. It is only defined for reviews padded to a fixed length.
-    `head_sizes`: the widths of the head's hidden layers, each with a ReLU; none for a linear head.
-    `dropout` acts on the pooled vector; the encoder drops as its own configuration says.
-    `pretrained`: the encoder starts from its weights, and otherwise from random ones.
+    "last_position": the vector at the last of a fixed number of positions, where short reviews
+    have padding. `head_size`: the width of the head's hidden layer, 0 for a linear head. `dropout`
+    acts on the pooled vector. `pretrained`: the encoder starts from its weights, and otherwise from
+    random ones.
     """
 
     pooling: Pooling
-    head_sizes: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    head_size: NonNegativeInt = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     pretrained: bool = True
 
@@ -57,12 +55,9 @@ class BertClassifier(nn.Module):
             encoder = type(encoder)(encoder.config, add_pooling_layer=False)
         self.encoder = encoder
         self.dropout = nn.Dropout(spec.dropout)
-
-        layers: list[nn.Module] = []
-        sizes = [encoder.config.hidden_size, *spec.head_sizes]
-        for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.head = nn.Sequential(*layers, nn.Linear(sizes[-1], 2))
+        H, size = encoder.config.hidden_size, spec.head_size
+        hidden = [nn.Linear(H, size), nn.ReLU()] if size else []
+        self.head = nn.Sequential(*hidden, nn.Linear(size or H, 2))
 
     def forward(self, X: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)
@@ -81,16 +76,12 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 def fastest_precision(device: torch.device) -> Precision:
-    """The precision in which the device multiplies fastest.
-
-    bfloat16 has float32's range with 8 significant bits. GPUs from Ampere on and the AVX512-BF16
-    and AMX units of processors multiply it faster; others imitate it, slowly.
-    """
+    """The precision in which the device multiplies fastest: some only imitate bfloat16, slowly."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         units = torch.cpu.get_capabilities()
-        able = units.get("avx512_bf16", False) or units.get("amx_bf16", False)
+        able = units.get("avx512_bf16") or units.get("amx_bf16")
     return "bfloat16" if able else "float32"
 
 
@@ -114,7 +105,9 @@ def tiny() -> Path:
     from safetensors.torch import save
     from transformers import BertConfig, BertModel
 
-    words = word_pieces(_training_texts(), 1_500)
+    texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
+    train = reviews.load("generated").split()["train"]
+    words = word_pieces([texts[n] for n in train.tolist()], 1_500)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = BertConfig(vocab_size=len(words), intermediate_size=128, **sizes)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -134,22 +127,13 @@ def tiny() -> Path:
 
 
 def word_pieces(texts: Sequence[str], size: int) -> list[str]:
-    """The `SPECIAL` pieces and those learned from texts, lower-cased, at most `size` in all.
-
-    The trainer numbers continuations ("##a") as it meets them, in an order that changes from run
-    to run and breaks ties between candidates. They are given to it in their order instead.
-    """
+    """The `SPECIAL` pieces and those learned from texts, lower-cased, at most `size` in all."""
     from tokenizers import BertWordPieceTokenizer
 
+    # the trainer would number continuations ("##a") in an order that changes from run to run
     letters = sorted({letter for text in texts for letter in text.lower() if letter.isalnum()})
     special = [*SPECIAL, *(f"##{letter}" for letter in letters)]
     learner = BertWordPieceTokenizer(lowercase=True)
     learner.train_from_iterator(texts, size, special_tokens=special, show_progress=False)
     numbers = learner.get_vocab()
     return sorted(numbers, key=numbers.__getitem__)
-
-
-def _training_texts() -> list[str]:
-    """The generated reviews that the chapters train on: neither dev nor test."""
-    texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
-    return [texts[n] for n in reviews.load("generated").split()["train"].tolist()]

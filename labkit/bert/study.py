@@ -14,16 +14,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec
-from labkit.bert.training import FineTuning, FrozenVectors, Reading
+from labkit.bert.model import POOLINGS, ClassifierSpec
+from labkit.bert.training import SHARES, FineTuning, FrozenVectors, Reading
 from labkit.film.corpus import Corpus
 from labkit.film.studies import logistic_regression
 from labkit.lab import store
 from labkit.measure.claims import MISSING, Row, number_row
-from labkit.measure.statistics import Measure, paired_difference, summarise
+from labkit.measure.statistics import Measure, summarise
 
 Probes = dict[int, dict[int, dict[str, Any]]]  # by the number of reviews, then by seed
 
@@ -39,7 +38,6 @@ SOURCE = {
     "5": (1e-6, 0.5, 2_000),
 }
 MAX_WORDS = 500  # that the recurrent and the linear rivals read
-SHARES = 2  # processes that compute vectors
 STRENGTHS = (0.0003, 0.003, 0.03, 0.3, 3.0)  # C, the inverse of the L2 penalty's weight
 
 
@@ -50,7 +48,7 @@ def source_setting(name: str, **training: Any) -> tuple[ClassifierSpec, FineTuni
     schedule = "halve" if name == "5" else "constant"
     plain = {"warmup": 0.0, "weight_decay": 0.0, "clip": 0.0, "fixed": True}
     return (
-        ClassifierSpec(pooling="last_position", head_sizes=(64,), dropout=dropout),
+        ClassifierSpec(pooling="last_position", head_size=64, dropout=dropout),
         FineTuning(lr=lr, head_lr=lr, schedule=schedule, **plain, **training),
     )
 
@@ -83,7 +81,7 @@ def frozen_runs(
     """
     largest = reading.with_train(max(sizes), corpus)
     tasks = [
-        FrozenVectors(reading=largest, seeds=seeds, share=share, shares=SHARES, **common)
+        FrozenVectors(reading=largest, seeds=seeds, share=share, **common)
         for share in range(SHARES)
     ]
     parts = store.train(tasks, name="frozen vectors")
@@ -136,33 +134,11 @@ def probe_measures(name: str, probes: Probes) -> dict[str, Measure]:
     """Summaries "<name>/<size>/held_out_accuracy" and ".../dev_accuracy" over the seeds."""
     measures = {}
     for size, by_seed in probes.items():
-        for quantity, key in (("held_out_accuracy", "test_accuracy"), ("dev_accuracy",) * 2):
-            raw = [fitted[key] for fitted in by_seed.values()]
+        for key, quantity in (("test", "held_out"), ("dev", "dev")):
+            raw = [fitted[f"{key}_accuracy"] for fitted in by_seed.values()]
             summary = summarise(raw, seeds=list(by_seed), student=True)
-            measures[f"{name}/{size}/{quantity}"] = summary
+            measures[f"{name}/{size}/{quantity}_accuracy"] = summary
     return measures
-
-
-def difference(a: Measure, b: Measure) -> Measure:
-    """The paired difference of two summaries over the seeds that both have; ValueError for none."""
-    first, second = (dict(zip(m["seeds"], m["raw"], strict=True)) for m in (a, b))
-    seeds = [seed for seed in first if seed in second]
-    if not seeds:
-        raise ValueError(f"no seed in common: {list(first)} and {list(second)}")
-    pair = [[values[seed] for seed in seeds] for values in (first, second)]
-    return paired_difference(*pair, seeds, student=True)
-
-
-@torch.no_grad()
-def mask_effects(model: BertClassifier, ids: Tensor, mask_id: int) -> tuple[float, Tensor]:
-    """P(positive) of a text's pieces `ids` (T,), and its fall as each inner one is masked, (T,)."""
-    inner = torch.arange(1, len(ids) - 1)
-    X = ids.repeat(len(inner) + 1, 1)
-    X[torch.arange(1, len(X)), inner] = mask_id
-    p = torch.cat([model(part, torch.ones_like(part)).softmax(1)[:, 1] for part in X.split(32)])
-    effects = torch.zeros(len(ids))
-    effects[inner] = p[0] - p[1:]
-    return p[0].item(), effects
 
 
 # the published figures
@@ -176,17 +152,6 @@ PEERS = ("bentrevett_bert_base_test_accuracy", "llms_from_scratch_bert_base_test
 def short_name(model: str) -> str:
     """A model for a reader: the last part of its name at the hub, or of its folder."""
     return model.rstrip("/").rpartition("/")[2]
-
-
-def claims(published: Mapping[str, Any]) -> dict[str, str]:
-    """The sources' claim in its three parts, each of which the chapter judges."""
-    bert = published["bert"]["held_out"]["bert_accuracy"]
-    bilstm = published["imdb_glove"]["held_out"]["bilstm_accuracy"]
-    return {
-        "beats": f"BERT is better than the BiLSTM: {bert} against {bilstm}.",
-        "size": "BERT is better because it is larger.",
-        "text": "BERT is better because it saw more text.",
-    }
 
 
 def about(published: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Reviews as word pieces, fine-tuning on them, and the vectors of the encoder as it came.
 
-The loop and the choice of the epoch by dev are chapter 04's; what is new stands here. Every step
-draws its dropout, and every epoch its order, from a number made of the seed and its own number.
+The loop over the epochs is chapter 04's. Every step draws its dropout, and every epoch its order,
+from a number made of the seed and its own number.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,14 +22,14 @@ from labkit.bert.pretrained import Pretrained, find, load_encoder, load_tokenize
 from labkit.film import corpus as reviews
 from labkit.film import training
 from labkit.film.corpus import Corpus
-from labkit.film.training import KEPT, draw, held_out
+from labkit.film.training import KEPT, draw, held_out, restore
 from labkit.lab import code, store
 from labkit.lab.specification import Arrays, Progress, Seeds, Specification, specification
 
 Part = Literal["head", "tail", "head_tail"]
-PARTS = get_args(Part)
 HEAD_SHARE = 0.25  # of "head_tail", as the 128 first of 510 pieces in Sun et al. (2019)
 EVALUATION_BATCH = 64
+SHARES = 2  # processes that compute vectors
 
 
 # reviews as word pieces
@@ -39,11 +39,10 @@ EVALUATION_BATCH = 64
 class Reading:
     """Which reviews a network reads, and how much of them.
 
-    `digest` names the reviews, the weights and the words of the model, and its tokenizer's rules.
-    A review is cut to `max_len` pieces, [CLS] and [SEP] included: of a longer one its "head" is
-    kept, its "tail", or "head_tail", a quarter from its head and the rest from its tail.
-    `num_train` training reviews are drawn by a seed, half of either label, all for 0; `num_dev` dev
-    reviews likewise, the same for every seed. `test` names those that are answered at the end.
+    `digest` is of the reviews, the model's weights and its tokenizer. Of a review that is longer
+    than `max_len` pieces, [CLS] and [SEP] included, the "head" is kept, the "tail", or "head_tail",
+    a quarter from its head and the rest from its tail. `num_train` reviews are drawn by a seed,
+    half of either label, all for 0; `num_dev` likewise, the same for every seed.
     """
 
     corpus: Literal["imdb", "generated"]
@@ -72,13 +71,9 @@ class Reading:
             raise ValueError(f"max_len is {self.max_len}, {self.model} reads {limit} pieces")
         whole, digest = _encoded(self.corpus, pretrained)
         if digest != self.digest:
-            raise ValueError(
-                f"the reviews of {self.corpus!r} or the model {self.model!r} have changed: run the "
-                "chapter from its beginning"
-            )
-        rows = [
-            _cut(row, self.max_len, self.part) for row in whole.tokens.split(whole.length.tolist())
-        ]
+            raise ValueError(f"{self.corpus} or {self.model} has changed: run the chapter anew")
+        uncut = whole.tokens.split(whole.length.tolist())
+        rows = [_cut(pieces, self.max_len, self.part) for pieces in uncut]
         length = torch.tensor([0, *map(len, rows)])
         return replace(whole, tokens=torch.cat(rows), offsets=length.cumsum(0)), whole.length
 
@@ -288,11 +283,7 @@ class BertTraining(Specification):
         """The model as its seed starts it, or with the parameters that a training has kept."""
         encoder = load_encoder(find(self.reading.model))
         torch.manual_seed(self.seed)
-        model = BertClassifier(encoder, self.model)
-        if arrays is not None:
-            kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
-            model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
-        return model
+        return restore(BertClassifier(encoder, self.model), arrays)
 
     def train(self, progress: Progress | None = None) -> Arrays:
         """Train, choose the epoch by dev accuracy, and answer the test reviews once.
@@ -319,15 +310,12 @@ class BertTraining(Specification):
 
 @specification
 class FrozenVectors(Specification):
-    """The pooled vectors of all reviews that trainings with these seeds read, padded to `max_len`.
-
-    Of `shares` such tasks, side by side, this one does number `share`, from 0.
-    """
+    """The pooled vectors of every `SHARES`th review, from `share` on, that trainings with these
+    seeds read, all padded to `max_len`."""
 
     reading: Reading
     seeds: Seeds
-    share: NonNegativeInt = 0
-    shares: PositiveInt = 1
+    share: NonNegativeInt
     precision: Precision = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -338,7 +326,7 @@ class FrozenVectors(Specification):
         (corpus, _), device = self.reading.encode(), torch.device(self.device)
         draws = [self.reading.draw(corpus, seed) for seed in self.seeds]
         chosen = torch.cat([index for parts in draws for index in parts.values()]).unique()
-        chosen = chosen[self.share :: self.shares]
+        chosen = chosen[self.share :: SHARES]
 
         encoder = load_encoder(find(self.reading.model)).to(device)
         vectors: dict[str, list[Tensor]] = {name: [] for name in POOLINGS}

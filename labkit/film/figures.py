@@ -9,31 +9,27 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from labkit.measure.plots import COLOURS, PALETTE, new_figure
 
-CELLS = {"rnn": COLOURS["srn"], "lstm": COLOURS["lstm"], "gru": COLOURS["gru"]}
-KINDS = {"source": "the sources'", "sound": "sound", "mistake": "mistakes"}  # of study B
+CELLS = COLOURS | {"rnn": COLOURS["srn"]}
 
 
 def corpus_plot(length: np.ndarray, rating: np.ndarray, max_len: int) -> Figure:
     """How long the reviews are, in words, and how they are rated; both (N,)."""
     longest = np.percentile(length, 99.5)
-    limit = f"the {max_len} words that the models read at most"
-    inside = max_len <= longest
     fig, (left, right) = new_figure(
         "corpus",
-        "Left: a histogram of the reviews' lengths in words, without the longest 0.5 %; "
-        + (f"the dashed line marks {limit}. " if inside else f"it ends before {limit}. ")
-        + "Right: bars, one for each rating from 1 to 10, with no bars at 5 and 6, negative and "
-        "positive in two colours.",
+        f"Left: a histogram of the reviews' lengths in words, up to {longest:.0f}, which 0.5 % "
+        f"exceed; a dashed line marks the {max_len} words that the models read at most, unless it "
+        "lies beyond. Right: bars, one for each rating from 1 to 10, with no bars at 5 and 6, "
+        "negative and positive in two colours.",
         ncols=2,
         figsize=(9.0, 3.2),
     )
     sns.histplot(x=length, bins=50, binrange=(0, longest), color=PALETTE[0], ax=left)
-    if inside:
-        left.axvline(max_len, color="black", linestyle="--", linewidth=1)
+    left.axvline(max_len, color="black", linestyle="--", linewidth=1)
     left.set(xlabel="words in a review", ylabel="reviews", xlim=(0, longest))
     values, counts = np.unique(rating, return_counts=True)
     right.bar(values, counts, color=[PALETTE[1 if v < 6 else 2] for v in values])
@@ -46,32 +42,28 @@ def curves(
     what: str,
     panels: Mapping[str, Mapping[str, np.ndarray]],
     *,
+    x: Sequence[float] | None = None,
+    xlabel: str = "epoch",
     published: Mapping[str, Mapping[int, float]] | None = None,
     log: Sequence[str] = (),
     figsize: tuple[float, float] = (2.9, 2.6),
 ) -> Figure:
-    """Quantities over the epochs: `panels[title][label]` is (seeds, K), drawn as mean and range.
+    """Quantities over `x` (K,), by default the epochs from 1: `panels[title][label]` is (seeds, K).
 
     `published[title]` holds published values by epoch; panels in `log` have a logarithmic axis.
     `figsize` is that of one panel.
     """
     published = published or {}
-    columns, labels = (
-        min(4, len(panels)),
-        list(dict.fromkeys(n for p in panels.values() for n in p)),
-    )
-    rows = -(-len(panels) // columns)
+    columns, rows = min(4, len(panels)), -(-len(panels) // 4)
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     fig, axes = new_figure(
         name,
-        f"{what} over the epochs"
-        + (f", one panel for each of: {'; '.join(panels)}. " if len(panels) > 1 else ". ")
-        + f"One colour for each of: {'; '.join(labels)}; lines are means over the seeds, bands "
-        "reach from the lowest seed to the highest, and equal lines lie on each other"
-        + ("; open circles are published." if published else "."),
+        f"{what}; panels: {'; '.join(panels)}. One colour for each of: {'; '.join(labels)}; lines "
+        "are means over the seeds, bands reach from the lowest seed to the highest, and equal "
+        "lines lie on each other" + ("; open circles are published." if published else "."),
         rows,
         columns,
         figsize=(figsize[0] * columns + 0.4, figsize[1] * rows + 0.7),
-        sharex=True,
         sharey=not log,
         squeeze=False,
     )
@@ -79,20 +71,18 @@ def curves(
         for label, values in lines.items():
             seeds, K = np.shape(values)
             sns.lineplot(
-                x=np.tile(np.arange(1, K + 1), seeds), y=np.ravel(values), errorbar=("pi", 100),
-                color=PALETTE[labels.index(label)], label=label, legend=False, ax=ax,
+                x=np.tile(range(1, K + 1) if x is None else x, seeds), y=np.ravel(values),
+                errorbar=("pi", 100), color=CELLS.get(label, PALETTE[labels.index(label)]),
+                label=label, legend=False, ax=ax,
             )  # fmt: skip
         if points := published.get(title):
             style = {"color": "black", "mfc": "none", "markersize": 4, "linewidth": 1}
             ax.plot(list(points), list(points.values()), "o--", label="published", **style)
-        ax.set(title=title, yscale="log" if title in log else "linear")
-        ax.title.set_fontsize(10)
+        ax.set(xlabel=xlabel, yscale="log" if title in log else "linear")
+        ax.set_title(title, fontsize=10)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    for ax in axes.flat[: len(panels)][-columns:]:  # the lowest panel of each column
-        ax.set_xlabel("epoch")
-        ax.tick_params(axis="x", labelbottom=True)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(fig, axes.flat)
     return fig
 
@@ -118,20 +108,18 @@ def dots(
 ) -> Figure:
     """One row for each summary in `rows`: every seed a dot, the centre with its 95 % interval.
 
-    Rows of study B are called "<kind>/<setting>". `published` gives single numbers of the sources
-    by row, `lines` reference values by name.
+    `published` gives single numbers of the sources by row, `lines` reference values by name.
     """
     published, lines = published or {}, lines or {}
-    labels = {row: _spoken(row) for row in rows}
     fig, ax = new_figure(
         name,
-        f"{what}. One row for each of: {'; '.join(labels.values())}. Grey dots are seeds or runs, "
+        f"{what}. One row for each of: {'; '.join(rows)}. Grey dots are seeds or runs, "
         "black dots their centres with 95 % intervals where there are at least three"
         + ("; open diamonds are published figures" if published else "")
         + (f"; vertical lines: {', '.join(lines)}." if lines else "."),
         figsize=(8.2, 0.29 * len(rows) + 1.5),
     )
-    raw = [(value, labels[row]) for row, summary in rows.items() for value in summary["raw"]]
+    raw = [(value, row) for row, summary in rows.items() for value in summary["raw"]]
     x, y = zip(*raw, strict=True)
     sns.stripplot(x=x, y=y, orient="h", jitter=False, size=4, color=PALETTE[7], ax=ax)
     for place, (row, summary) in enumerate(rows.items()):
@@ -145,48 +133,9 @@ def dots(
     for k, (label, value) in enumerate(lines.items()):
         style = {"color": PALETTE[(2, 4, 1, 0)[k]], "linestyle": ":" if k < 2 else "--"}
         ax.axvline(value, linewidth=1.6, label=label, **style)
-    ax.set(xlabel=xlabel, ylabel="")
+    ax.set(xlabel=xlabel, ylabel="", ylim=(len(rows) - 0.5, -0.5))
     ax.tick_params(axis="y", labelsize=9)
     _legend(fig, [ax])
-    return fig
-
-
-def _spoken(row: str) -> str:
-    """A row's name for the reader."""
-    kind, _, setting = row.partition("/")
-    return f"{KINDS[kind]}: {setting.replace('/', ' ')}" if kind in KINDS else row
-
-
-def length_plot(by_model: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Accuracy over the review's length: rows of `studies.by_length` for "cell/pooling"."""
-    poolings = sorted({name.split("/")[1] for name in by_model})
-    fig, axes = new_figure(
-        "accuracy_over_length",
-        "Test accuracy over the length of a review, mean of the seeds with 95 % Wilson intervals "
-        "of the number of reviews in a range. One panel for each vector of a review: "
-        f"{' and '.join(poolings)}; RNN, LSTM and GRU in three colours, a little apart. The axis "
-        "of the lengths is logarithmic.",
-        ncols=len(poolings),
-        figsize=(4.6 * len(poolings) + 0.4, 3.6),
-        sharey=True,
-        squeeze=False,
-    )
-    for name, rows in by_model.items():
-        cell, pooling = name.split("/")
-        ax, shift = axes[0][poolings.index(pooling)], 0.97 + 0.03 * list(CELLS).index(cell)
-        x, y, low, high = (
-            np.array([row[key] for row in rows]) for key in ("length", "accuracy", "low", "high")
-        )
-        ax.errorbar(
-            x * shift, y, yerr=np.clip([y - low, high - y], 0, None), fmt="o-", markersize=4,
-            capsize=2, linewidth=1.3, color=CELLS[cell], label=cell.upper(),
-        )  # fmt: skip
-        ax.set(xscale="log", xlabel="words in a review (log scale)")
-        ax.set_title(f"review vector: {pooling}")
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        ax.xaxis.set_major_formatter("{x:g}")
-    axes[0][0].set_ylabel("test accuracy")
-    _legend(fig, axes[0])
     return fig
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from labkit.cells import layers, parity
@@ -48,11 +48,11 @@ class ReviewSpec:
     bidirectional: bool = False
     pooling: Literal["last", "mean", "max", "mean_max", "last_step"] = "last"
     skip: bool = False
-    head_size: Annotated[int, Field(ge=0)] = 0
+    head_size: NonNegativeInt = 0
     activation: Literal["relu", "tanh"] = "relu"
     dropout: Share = 0.0
     embedding_dropout: Share = 0.0
-    embedding_scale: Annotated[float, Field(ge=0)] = 1.0
+    embedding_scale: NonNegativeFloat = 1.0
     vectors: Literal["learned", "glove", "glove_tuned", "random"] = "learned"
     num_classes: Annotated[int, Field(ge=2)] = 2
 

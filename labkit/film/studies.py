@@ -8,21 +8,24 @@ pretrained word vectors. Every setting is a name with what it changes of `Review
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from labkit.film.corpus import PAD_ID, Corpus, numericalize, tokenize
-from labkit.film.model import ReviewClassifier, ReviewSpec
-from labkit.film.training import FilmTraining, TrainSpec, accuracy, held_out, positive
+from labkit.film.corpus import Corpus, numericalize, tokenize
+from labkit.film.model import ReviewClassifier
+from labkit.film.training import FilmTraining, accuracy, held_out, positive
 from labkit.lab import store
 from labkit.lab.specification import Arrays
 from labkit.measure.claims import MISSING, Row, number_row
-from labkit.measure.statistics import Measure, accuracy_interval, number, summarise
+from labkit.measure.statistics import Measure, number, summarise
 
 Setting = tuple[dict[str, Any], dict[str, Any]]  # what changes of the model, of the training
 Study = dict[str, list[FilmTraining]]  # by the name "<study>/<setting>", one for each seed
@@ -140,56 +143,37 @@ def padded(names: Iterable[str], to: int) -> dict[str, Setting]:
 def study(
     prefix: str,
     settings: Mapping[str, Setting],
-    corpus: Corpus,
-    *,
-    corpus_name: str,
-    seeds: Sequence[int],
-    model: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
+    base: FilmTraining,
+    seeds: Iterable[int],
     keep: Iterable[str] = (),
-    glove_words: int = 0,
-    **common: Any,
 ) -> Study:
     """A training for each setting and seed, by the name "<prefix>/<setting>".
 
-    `model` and `training` hold for all of them, unless a setting says otherwise; `keep` names the
-    settings whose parameters are kept; `common` goes to `FilmTraining`. Without `glove_words` the
-    pretrained vectors are learned ones.
+    `base` holds unless a setting says otherwise; `keep` names the settings whose parameters are
+    kept. Without lines of GloVe the pretrained vectors are learned ones.
     """
     trainings: Study = {}
-    for name, (its_model, its_training) in settings.items():
-        model_spec = {**(model or {}), **its_model}
-        if not glove_words:
-            model_spec["vectors"] = "learned"
-        spec = ReviewSpec(**model_spec)
-        trainings[f"{prefix}/{name}"] = [
-            FilmTraining(
-                corpus=corpus_name,
-                digest=corpus.digest,
-                vocab_size=len(corpus.words),
-                seed=seed,
-                model=spec,
-                training=TrainSpec(**{**(training or {}), **its_training}),
-                keep=name in keep,
-                glove_words=glove_words if spec.vectors != "learned" else 0,
-                **common,
-            )
-            for seed in seeds
-        ]
+    for name, (model, training) in settings.items():
+        spec = replace(base.model, **model)
+        if not base.glove_words:
+            spec = replace(spec, vectors="learned")
+        of_setting = replace(
+            base,
+            model=spec,
+            training=replace(base.training, **training),
+            keep=name in keep,
+            glove_words=base.glove_words if spec.vectors != "learned" else 0,
+        )
+        trainings[f"{prefix}/{name}"] = [replace(of_setting, seed=seed) for seed in seeds]
     return trainings
 
 
 def train(trainings: Study, name: str) -> Runs:
     """Carry out the trainings that are not kept; the results by setting and seed."""
     # the longest first, so that no process is left with one of them at the end
-    queue = sorted(
-        itertools.chain(*trainings.values()), key=lambda training: training.cost, reverse=True
-    )
+    queue = sorted(itertools.chain(*trainings.values()), key=lambda t: t.cost, reverse=True)
     results = dict(zip(queue, store.train(queue, name=name), strict=True))
-    return {
-        setting: {training.seed: results[training] for training in of_setting}
-        for setting, of_setting in trainings.items()
-    }
+    return {name: {t.seed: results[t] for t in group} for name, group in trainings.items()}
 
 
 # measures
@@ -226,105 +210,80 @@ def measures_of(
     for name, by_seed in runs.items():
         arrays = list(by_seed.values())
         p = [torch.from_numpy(a["test_probability"]) for a in arrays]
-        of_slice = [held_out_probability(a, corpus) for a in arrays]
+        slices = [held_out_probability(a, corpus) for a in arrays]
         values = {"test_accuracy": [accuracy(q, y) for q in p if len(q) == len(y)]}
-        if len(values["test_accuracy"]) < len(p):
-            del values["test_accuracy"]
-        values |= {
-            "held_out_accuracy": [accuracy(q, y_slice) for q in of_slice],
-            "dev_accuracy": [a["dev_accuracy"].max() for a in arrays],
-            "best_epoch": [a["best_epoch"].item() for a in arrays],
-            "seconds": [a["seconds"].sum() for a in arrays],
-        }
+        values["held_out_accuracy"] = [accuracy(q, y_slice) for q in slices]
+        values["dev_accuracy"] = [a["dev_accuracy"].max() for a in arrays]
+        for quantity in ("best_epoch", "seconds"):
+            values[quantity] = [a[quantity].sum() for a in arrays]
         for curve in curves:
             for k in range(1, len(arrays[0].get(curve, ())) + 1):
                 if epochs is None or k in epochs:
                     values[f"{curve}/{k}"] = [a[curve][k - 1] for a in arrays]
         for quantity, raw in values.items():
             timing = {"unit": "s", "timing": True} if quantity == "seconds" else {}
-            measures[f"{name}/{quantity}"] = summarise(
-                [float(value) for value in raw], seeds=list(by_seed), student=True, **timing
-            )
+            if len(raw) == len(by_seed):
+                measures[f"{name}/{quantity}"] = summarise(
+                    list(map(float, raw)), seeds=list(by_seed), student=True, **timing
+                )
     return measures
 
 
 def by_length(
-    probabilities: Sequence[Tensor], label: Tensor, length: Tensor, edges: Sequence[int]
-) -> list[dict[str, float]]:
-    """Accuracy of models of several seeds on reviews of `edges[k]` to `edges[k + 1]` - 1 words.
+    runs: Mapping[int, Arrays], corpus: Corpus, edges: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy on test reviews of `edges[k]` to `edges[k + 1]` - 1 words, for each seed, (S, K).
 
-    `probabilities` holds (N,) for each seed, `label` and `length` are (N,). One row for each range
-    that has reviews: their median length, their number n, the mean accuracy, and low and high, the
-    Wilson interval of that mean on n reviews.
+    Also the median length in each of these ranges, (K,); ranges without a review are left out.
     """
-    rows = []
-    for first, last in itertools.pairwise(edges):
-        inside = (length >= first) & (length < last)
-        if n := int(inside.sum()):
-            mean = float(np.mean([accuracy(p[inside], label[inside]) for p in probabilities]))
-            low, high = accuracy_interval(round(mean * n), n)
-            middle = float(length[inside].double().median())
-            rows.append({"length": middle, "n": n, "accuracy": mean, "low": low, "high": high})
-    return rows
+    test = corpus.split()["test"]
+    length, y = corpus.length[test], corpus.label[test]
+    ranges = [(length >= a) & (length < b) for a, b in itertools.pairwise(edges)]
+    ranges = [inside for inside in ranges if inside.any()]
+    p = [torch.from_numpy(arrays["test_probability"]) for arrays in runs.values()]
+    shares = [[accuracy(q[inside], y[inside]) for inside in ranges] for q in p]
+    medians = [float(length[inside].double().median()) for inside in ranges]
+    return np.array(medians), np.array(shares)
 
 
 # linear models, and what a trained network reads
 
-KINDS = ("binary", "tfidf_pairs")
+_WORDS = {"tokenizer": list, "token_pattern": None, "lowercase": False, "dtype": np.float32}
+VECTORIZERS = {  # of lists of words; a word or pair counts that stands in two training reviews
+    "binary": CountVectorizer(binary=True, min_df=2, **_WORDS),
+    "tfidf_pairs": TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, **_WORDS),
+}
 STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # C, the inverse of the L2 penalty's weight
-
-
-def make_vectorizer(kind: str, min_reviews: int = 2):
-    """scikit-learn's vectorizer of lists of words: binary words, or tf-idf of words and pairs."""
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-
-    common = {
-        "tokenizer": list, "token_pattern": None, "lowercase": False, "min_df": min_reviews,
-        "dtype": np.float32,
-    }  # fmt: skip
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    if kind == "binary":
-        return CountVectorizer(binary=True, **common)
-    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **common)
 
 
 def logistic_regression(
     corpus: Corpus,
     kind: str,
     *,
-    train: Tensor,
-    dev: Tensor,
-    test: Tensor,
-    max_len: int | None = None,
+    max_len: int,
     strengths: Sequence[float] = STRENGTHS,
+    **parts: Tensor,
 ) -> dict[str, Any]:
-    """Fit the reviews `train` (indices) for every strength, choose by dev accuracy, test once.
+    """Fit the reviews `train` for every strength, choose by `dev` accuracy, score `test` once.
 
-    Only the first `max_len` words of a review are read, all for None. Returns "C", "dev_accuracy",
-    "test_accuracy", "num_features", and "test_probability" (n,) of "positive".
+    `parts` are the indices of these three; the first `max_len` words of a review are read. Returns
+    "C", "dev_accuracy", "test_accuracy", "num_features", and "test_probability" (n,) of "positive".
     """
-    from sklearn.linear_model import LogisticRegression
-
-    parts = {"train": train, "dev": dev, "test": test}
     words = {n: [corpus.review(i)[:max_len] for i in part.tolist()] for n, part in parts.items()}
     y = {name: corpus.label[part].numpy() for name, part in parts.items()}
-    vectorizer = make_vectorizer(kind)
+    vectorizer = clone(VECTORIZERS[kind])
     X = {"train": vectorizer.fit_transform(words["train"])}
     X |= {name: vectorizer.transform(words[name]) for name in ("dev", "test")}
-    models = [
-        LogisticRegression(C=C, solver="liblinear", random_state=0).fit(X["train"], y["train"])
-        for C in strengths
-    ]
-    scores = [float(model.score(X["dev"], y["dev"])) for model in models]
-    best = int(np.argmax(scores))
-    probability = models[best].predict_proba(X["test"])[:, 1]
+    models = {C: LogisticRegression(C=C, solver="liblinear", random_state=0) for C in strengths}
+    scores = {C: m.fit(X["train"], y["train"]).score(X["dev"], y["dev"]) for C, m in models.items()}
+    best = max(scores, key=scores.get)
+    p = torch.from_numpy(models[best].predict_proba(X["test"])[:, 1])
     return {
-        "C": float(strengths[best]),
-        "dev_accuracy": scores[best],
-        "test_accuracy": float(((probability >= 0.5) == y["test"]).mean()),
+        "C": float(best),
+        "dev_accuracy": float(scores[best]),
+        "test_accuracy": accuracy(p, corpus.label[parts["test"]]),
         "num_features": X["train"].shape[1],
-        "test_probability": torch.from_numpy(probability),
+        "test_probability": p,
     }
 
 
@@ -334,9 +293,7 @@ def read_aloud(model: ReviewClassifier, ids: Tensor, size: int = 64) -> Tensor:
     p = []
     for length in torch.arange(1, len(ids) + 1).split(size):
         X = ids[: int(length.max())].long().expand(len(length), -1)
-        inside = torch.arange(X.shape[1]) < length.unsqueeze(1)
-        X = X.where(inside, torch.tensor(PAD_ID))
-        p.append(positive(model(X, length).softmax(1)))
+        p.append(positive(model(X, length).softmax(1)))  # what stands behind a length is not read
     return torch.cat(p)
 
 
@@ -345,8 +302,7 @@ def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[st
     words = tokenize(text)
     if not words:
         raise ValueError(f"there is no word in {text!r}; type a sentence")
-    numbers = {word: number for number, word in enumerate(corpus.words)}
-    ids = numericalize(words, numbers)
+    ids = numericalize(words, {word: number for number, word in enumerate(corpus.words)})
     return [corpus.words[i] for i in ids], read_aloud(model, torch.tensor(ids))
 
 
@@ -391,22 +347,19 @@ LEFT_OUT = "this profile leaves it out; `make reproduce CHAPTERS=04 PROFILE=full
 
 
 def about(published: Mapping[str, Any]) -> str:
-    """What the published figures were measured on."""
+    """What the published figures were measured on, and what ours beside them are."""
     a, b = published["imdb"], published["imdb_glove"]
     return (
         f"Published, study A: {a['vocab_size']:,} words, embedding {a['embedding_dim']}, hidden "
         f"{a['hidden_size']}, {a['epochs']} epochs on {a['n_train']:,} reviews, batches of "
-        f"{a['batch_size']}; one training each, chosen by the test curve. Study B: "
-        f"{b['n_train']:,} reviews, GloVe {b['embedding_dim']}d, front padding to {b['max_len']} "
-        f"words, batches of {b['batch_size']}, {b['n_test']:,} test reviews; its mistakes are a "
+        f"{a['batch_size']}; one training each, chosen by the test curve. Our curves are over "
+        f"5,000 test reviews. Study B: {b['n_train']:,} reviews, GloVe {b['embedding_dim']}d, "
+        f"front padding to {b['max_len']} words, batches of {b['batch_size']}; its mistakes are a "
         "softmax before the cross-entropy, states carried from batch to batch, and the last step "
-        "of a bidirectional output. In study A our curves are over 5,000 test reviews, and a test "
-        "accuracy without an epoch is that of the epoch chosen by dev, on all 25,000; in study B "
-        f"both are over the slice of 2,000 that the {b['n_test']:,} of the published final test "
-        "come from; for its other test figures the source names no reviews. A training with "
+        "of a bidirectional output. Ours are over the slice of 2,000 that the "
+        f"{b['n_test']:,} reviews of the published final test come from. A training with "
         f"stochastic gradient descent *learned* where it got at least {LEARNED:.0%} of its "
-        "training reviews right in the end, else it *did not learn*. The peers' baselines and best "
-        "models read all 25,000."
+        "training reviews right in the end. The peers' models read all 25,000."
     )
 
 
@@ -418,151 +371,105 @@ def rows(
     What a run with these settings does not train has the verdict "no result yet"; KeyError for any
     other measure that is missing.
     """
-    row, outcome = (partial(kind, measures, settings) for kind in (_row, _outcome))
-    a, glove, to = published["imdb"], published["imdb_glove"], settings["small_pad_to"]
+    to = settings["small_pad_to"]
     size = (
         f" (ours: {settings['small_hidden']} hidden units, {settings['small_epochs']} epochs, "
         f"vectors of {settings['glove_words']:,} words, padded "
         f"{f'to {to} words' if to else 'inside the batch'})"
     )
-    tables = {
-        f"Study A, {table.replace('_', ' ')}, ours `{name}`{ASSUMED.get(name, '')}": [
-            row(f"{printed.replace('_', ' ')}, epoch {k}", value, f"a/{name}/{curve}", k, better)
-            for printed, curve, better in PRINTED
-            for k, value in enumerate(a[table].get(printed, ()), start=1)
-        ]
-        for name, table in PUBLISHED_A.items()
-    }
-    seconds = a["handwritten_lstm_batch128"]["seconds_for_5_epochs"]
-    tables["Study A, seconds for five epochs"] = [
-        row(f"batches of {B}", seconds[f"batch{B}"], f"a/{name}/seconds", better=False, unit="s")
-        for B, name in ((64, "handwritten/mean"), (128, "handwritten/batch128"))
-    ]
-    tables[f"Study B, bidirectional LSTM{size}"] = [
-        *_adam_rows(row, glove, ""),
-        *(_adam_rows(row, glove, ", padded") if "all" in settings["also_padded"] else ()),
-        *_variation_rows(row, glove),
-    ]
-    tables[f"Study B, stochastic gradient descent{size}"] = list(_sgd_rows(outcome, glove))
-    tables["Peers: public material on the same data"] = [
-        *(
-            row(peer.replace("_", " "), published["peers"][f"{peer}_test_accuracy"], name)
-            for peer, name in (
-                ("bentrevett_nbow", "baseline/averaged_embeddings/test_accuracy"),
-                ("bentrevett_bilstm", "best/model/test_accuracy"),
-                ("nndl_textbook_bilstm", "best/model/test_accuracy"),
-            )
-        ),
-        *(_linear_row(measures, kind, published["peers"]) for kind in KINDS),
-    ]
+    tables: dict[str, list[Row]] = {}
+    for heading, *facts in (*_study_a(published), *_study_b(published, settings["also_padded"])):
+        heading += size if heading.startswith("Study B") else ""
+        tables.setdefault(heading, []).append(_row(measures, settings, *facts))
     return tables
+
+
+def _study_a(published: Mapping[str, Any]) -> Iterator[tuple]:
+    """A heading and what `_row` takes, for every figure of study A and of the peers."""
+    a, peers = published["imdb"], published["peers"]
+    for name, table in PUBLISHED_A.items():
+        heading = f"Study A, {table.replace('_', ' ')}, ours `{name}`{ASSUMED.get(name, '')}"
+        for printed, curve, better in PRINTED:
+            for k, value in enumerate(a[table].get(printed, ()), start=1):
+                what = f"{printed.replace('_', ' ')}, epoch {k}"
+                yield heading, what, value, f"a/{name}/{curve}", k, better
+    seconds = a["handwritten_lstm_batch128"]["seconds_for_5_epochs"]
+    for size, name in (("64", "mean"), ("128", "batch128")):
+        what, name = f"batches of {size}", f"a/handwritten/{name}/seconds"
+        yield "Study A, seconds for five epochs", what, seconds[f"batch{size}"], name, 0, False
+    for peer, name in (
+        ("bentrevett_nbow", "baseline/averaged_embeddings"),
+        ("bentrevett_bilstm", "best/model"),
+        ("nndl_textbook_bilstm", "best/model"),
+        *(("llms_from_scratch_logreg", f"baseline/{kind}") for kind in VECTORIZERS),
+    ):
+        what, value = peer.replace("_", " "), peers[f"{peer}_test_accuracy"]
+        yield "Peers: public material on the same data", what, value, f"{name}/test_accuracy"
+
+
+def _study_b(published: Mapping[str, Any], also_padded: Sequence[str]) -> Iterator[tuple]:
+    """The same for study B; words are the outcome of a training by gradient descent."""
+    heading, glove = "Study B, bidirectional LSTM", published["imdb_glove"]
+    adam, l2, tested = glove["bilstm_adam"], glove["bilstm_adam_l2"], "held_out_accuracy"
+    for end in ("", ", padded") if "all" in also_padded else ("",):
+        note = f", ours padded to {glove['max_len']} words likewise" if end else ""
+        for k, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
+            what, name = f"Adam, test accuracy at epoch {k}", f"b/mistake/all{end}/curve_accuracy"
+            yield heading, f"{what}{note}", percent / 100, name, k
+    what, value = "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"]
+    yield heading, what, value, "b/mistake/all/train_accuracy", 31, None
+    percents = glove["bilstm_adam_dropout"]["test_accuracy_percent_range"]
+    for which, percent in zip(("lowest", "highest"), percents, strict=True):
+        what = f"dropout 0.5, {which} test accuracy"
+        yield heading, what, percent / 100, f"b/source/dropout/{tested}"
+    for weight, percent in zip(l2["lambda"], l2["test_accuracy_percent"], strict=True):
+        what, name = f"L2 penalty λ = {weight:g}, test accuracy", f"b/source/l2/{weight:g}/{tested}"
+        yield heading, what, percent / 100, name
+    value = glove["held_out"]["bilstm_accuracy"]
+    for how, name in (("with them likewise", "all"), ("without them", "none")):
+        what = f"held-out slice, published with its three mistakes, ours {how}"
+        yield heading, what, value, f"b/mistake/{name}/{tested}"
+
+    heading, sgd, both = "Study B, gradient descent", glove["lstm_sgd"], glove["bilstm_sgd"]
+    for k, last, outcome in zip(sgd["halve_every"], sgd["epochs"], sgd["outcome"], strict=True):
+        what = f"LSTM, rate 0.1 halved every {k} epochs, {last} epochs"
+        yield heading, what, outcome, f"b/source/lstm_sgd/{k}", last
+    what = "bidirectional, rate 0.03 halved every 20 epochs, 100 epochs"
+    outcome = f"{both['test_accuracy_percent']} %, training {both['train_accuracy']}"
+    yield heading, what, outcome, "b/source/bilstm_sgd", 100
+    stack = glove["handwritten_two_layer_sgd"]
+    outcome = f"{stack['test_accuracy_percent']} %, {stack['outcome']}"
+    for lr in ("0.1", "0.001", "1e-06"):
+        what = f"handwritten two-layer stack, plain SGD, rate {lr}"
+        yield heading, what, outcome, f"b/stack/sgd/{lr}"
 
 
 def _row(
     measures: Mapping[str, Any],
     settings: Mapping[str, Any],
     what: str,
-    value: float,
+    value: float | str,
     name: str,
     epoch: int = 0,
     better: bool | None = True,
-    **shown: str,
 ) -> Row:
-    """The row of a published number: of the epoch that dev chose, or of `epoch`, from 1."""
+    """The row of a number, of the epoch that dev chose or of `epoch`; or of an outcome in words."""
     last = settings["epochs" if name.startswith("a/") else "small_epochs"]
-    name = f"{name}/{epoch}" if epoch else name
-    if name not in measures and (epoch > last or not settings["everything"]):
-        return Row(what, shown.get("shown", str(value)), "–", MISSING, LEFT_OUT)
-    return number_row(what, value, measures, name, higher_is_better=better, **shown)
-
-
-def _outcome(
-    measures: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    what: str,
-    published: str,
-    setting: str,
-    quantity: str = "held_out_accuracy",
-    epochs: int = 0,
-) -> Row:
-    """The row of what a training came to after `epochs`: whether ours learned at all."""
-    last = settings["small_epochs"]
-    if f"{setting}/{quantity}" not in measures and not settings["everything"]:
-        return Row(what, published, "–", MISSING, LEFT_OUT)
-    training = measures[f"{setting}/train_accuracy/{last}"]
-    ours = training if quantity == "train_accuracy" else measures[f"{setting}/{quantity}"]
-    verdict = "learned" if training["mean"] >= LEARNED else "did not learn"
-    reason = f"training accuracy {number(training['mean'])} after our {last} epochs"
-    if last < epochs:
-        reason += f", too few to test what is published after {epochs}"
-    if ours["n"] < 3:
-        reason += "; too few seeds for an interval"
-    return Row(what, published, f"{number(ours)}, n = {ours['n']}", verdict, reason)
-
-
-def _adam_rows(row: Callable[..., Row], glove: Mapping[str, Any], end: str) -> Iterator[Row]:
-    """The recipe with its three mistakes; `end` ", padded" for the one that is padded likewise."""
-    adam, note = glove["bilstm_adam"], f", ours padded to {glove['max_len']} words" if end else ""
-    for epoch, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
-        yield row(
-            f"Adam, test accuracy at epoch {epoch}{note}", percent / 100,
-            f"b/mistake/all{end}/curve_accuracy", epoch, shown=f"{percent} %",
-        )  # fmt: skip
-    yield row(
-        f"Adam, training accuracy at epoch 31{note}", adam["train_accuracy_epoch_31"],
-        f"b/mistake/all{end}/train_accuracy", 31, None,
-    )  # fmt: skip
-    yield row(
-        f"held-out slice, published with its three mistakes, ours with them likewise{note}",
-        glove["held_out"]["bilstm_accuracy"], f"b/mistake/all{end}/held_out_accuracy",
-    )  # fmt: skip
-
-
-def _variation_rows(row: Callable[..., Row], glove: Mapping[str, Any]) -> Iterator[Row]:
-    yield row(
-        "held-out slice, published with its three mistakes, ours without them",
-        glove["held_out"]["bilstm_accuracy"], "b/mistake/none/held_out_accuracy",
-    )  # fmt: skip
-    l2, ends = glove["bilstm_adam_l2"], glove["bilstm_adam_dropout"]["test_accuracy_percent_range"]
-    figures = [
-        (f"dropout 0.5, {end}", percent, "dropout")
-        for end, percent in zip(("lowest", "highest"), ends, strict=True)
-    ]
-    figures += [
-        (f"L2 penalty λ = {weight:g},", percent, f"l2/{weight:g}")
-        for weight, percent in zip(l2["lambda"], l2["test_accuracy_percent"], strict=True)
-    ]
-    for what, percent, name in figures:
-        yield row(
-            f"{what} test accuracy",
-            percent / 100,
-            f"b/source/{name}/held_out_accuracy",
-            shown=f"{percent} %",
-        )
-
-
-def _sgd_rows(outcome: Callable[..., Row], glove: Mapping[str, Any]) -> Iterator[Row]:
-    lstm, both, stack = (glove[n] for n in ("lstm_sgd", "bilstm_sgd", "handwritten_two_layer_sgd"))
-    for k, epochs, text in zip(lstm["halve_every"], lstm["epochs"], lstm["outcome"], strict=True):
-        what = f"LSTM, rate 0.1 halved every {k} epochs, {epochs} epochs"
-        yield outcome(what, text, f"b/source/lstm_sgd/{k}", epochs=epochs)
-    what = "bidirectional, rate 0.03 halved every 20 epochs, 100 epochs"
-    for split, quantity, text in (
-        ("test", "held_out_accuracy", f"{both['test_accuracy_percent']} %"),
-        ("training", "train_accuracy", str(both["train_accuracy"])),
-    ):
-        yield outcome(f"{what}, {split} accuracy", text, "b/source/bilstm_sgd", quantity, 100)
-    text = f"{stack['test_accuracy_percent']} %, {stack['outcome']}"
-    for lr in ("0.1", "0.001", "1e-06"):
-        what = f"handwritten two-layer stack, plain SGD, rate {lr}"
-        yield outcome(what, text, f"b/stack/sgd/{lr}")
-
-
-def _linear_row(measures: Mapping[str, Any], kind: str, peers: Mapping[str, Any]) -> Row:
-    ours, value = (
-        measures[f"baseline/{kind}/test_accuracy"],
-        peers["llms_from_scratch_logreg_test_accuracy"],
-    )
-    verdict = "ours better" if ours > value else "ours worse"
-    reason = f"{ours - value:+.3f}; logistic regression, `{kind}`, no seed"
-    return Row("llms from scratch logreg", str(value), number(ours), verdict, reason)
+    in_words = isinstance(value, str)
+    ours = f"{name}/held_out_accuracy" if in_words else f"{name}/{epoch}" if epoch else name
+    if ours not in measures and (not settings["everything"] or (epoch > last and not in_words)):
+        return Row(what, str(value), "–", MISSING, LEFT_OUT)
+    measure = measures[ours]
+    if in_words:
+        mean = measures[f"{name}/train_accuracy/{last}"]["mean"]
+        verdict = "learned" if mean >= LEARNED else "did not learn"
+        reason = f"training accuracy {number(mean)} after our {last} epochs"
+        if last < epoch:
+            reason += f", too few to test what is published after {epoch}"
+        return Row(what, value, f"{number(measure)}, n = {measure['n']}", verdict, reason)
+    if not isinstance(measure, dict):
+        verdict = "ours better" if measure > value else "ours worse"
+        reason = f"{measure - value:+.3f}; `{name.split('/')[1]}`, which has no seeds"
+        return Row(what, str(value), number(measure), verdict, reason)
+    unit = "s" if measure["timing"] else ""
+    return number_row(what, value, measures, ours, higher_is_better=better, unit=unit)

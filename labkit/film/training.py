@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +23,6 @@ from labkit.lab.specification import Arrays, Progress, Specification, specificat
 EVALUATION_BATCH = 256
 CURVE_SAMPLE = 5_000
 KEPT = "parameters."  # how the names of kept parameters begin among a training's arrays
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 @specification
@@ -46,23 +45,17 @@ class TrainSpec:
     batch_size: PositiveInt = 64
     lr: PositiveFloat = 1e-3
     optimiser: Literal["adam", "adamax", "sgd"] = "adam"
-    momentum: NonNegative = 0.0
+    momentum: NonNegativeFloat = 0.0
     halve_every: NonNegativeInt = 0
     decay: bool = False
-    weight_decay: NonNegative = 0.0
-    clip: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    clip: NonNegativeFloat = 0.0
     loss: Literal["ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid"] = "ce"
     max_len: PositiveInt = 500
     front: bool = False
     pad_to: NonNegativeInt = 0
     carry: bool = False
     word_dropout: Share = 0.0
-
-    @model_validator(mode="after")
-    def _padding_holds_the_words(self) -> TrainSpec:
-        if self.pad_to and self.pad_to < self.max_len:
-            raise ValueError(f"pad_to must be 0 or at least {self.max_len}, got {self.pad_to}")
-        return self
 
 
 def loss_of(logits: Tensor, y: Tensor, kind: str) -> Tensor:
@@ -83,12 +76,12 @@ def loss_of(logits: Tensor, y: Tensor, kind: str) -> Tensor:
 def make_optimiser(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
     """The optimiser over what the model trains; L2 penalties act through the gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    common = {"lr": spec.lr, "weight_decay": spec.weight_decay}
-    if spec.optimiser == "adam":
-        return torch.optim.Adam(parameters, **common, fused=True)
-    if spec.optimiser == "adamax":
-        return torch.optim.Adamax(parameters, **common)
-    return torch.optim.SGD(parameters, **common, momentum=spec.momentum)
+    kind, more = {
+        "adam": (torch.optim.Adam, {"fused": True}),
+        "adamax": (torch.optim.Adamax, {}),
+        "sgd": (torch.optim.SGD, {"momentum": spec.momentum}),
+    }[spec.optimiser]
+    return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay, **more)
 
 
 def drop_words(X: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -106,9 +99,9 @@ class Trainer:
         self.model, self.corpus, self.spec, self.device = model.to(device), corpus, spec, device
         self.optimiser = make_optimiser(model, spec)
         self._states: list | None = [] if spec.carry else None
-        self._start = {name: p.detach().clone() for name, p in self._inner()}
+        self._start = {name: p.detach().clone() for name, p in self.inner()}
 
-    def _inner(self) -> list[tuple[str, nn.Parameter]]:
+    def inner(self) -> list[tuple[str, nn.Parameter]]:
         """The model's parameters by name, without the embedding's."""
         named = self.model.named_parameters()
         return [(name, p) for name, p in named if not name.startswith("embedding")]
@@ -186,7 +179,7 @@ class Trainer:
         loss = loss_of(logits, y, self.spec.loss)
         self.optimiser.zero_grad()
         loss.backward()
-        norm = nn.utils.get_total_norm([p.grad for _, p in self._inner() if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for _, p in self.inner() if p.grad is not None])
         if self.spec.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
         self.optimiser.step()
@@ -211,7 +204,7 @@ class Trainer:
         return logits, y.to(self.device)
 
     def _moved(self) -> float:
-        pairs = [(p.detach(), self._start[name]) for name, p in self._inner()]
+        pairs = [(p.detach(), self._start[name]) for name, p in self.inner()]
         distance = sum(float((now - start).square().sum()) for now, start in pairs)
         return math.sqrt(distance / sum(float(start.square().sum()) for _, start in pairs))
 
@@ -256,6 +249,14 @@ def accuracy(probability: Tensor, y: Tensor) -> float:
     return float(((probability >= 0.5) == y.bool()).double().mean())
 
 
+def restore(model: nn.Module, arrays: Arrays | None) -> Any:
+    """The model with the parameters that a training has kept, if there are any."""
+    if arrays is not None:
+        kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
+        model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
+    return model
+
+
 def positive(classes: Tensor) -> Tensor:
     """P(positive) (n,) from probabilities (n, C): the upper half of the classes or ratings."""
     return classes[:, classes.shape[1] // 2 :].sum(1)
@@ -278,7 +279,7 @@ def held_out(corpus: Corpus) -> Tensor:
     for label, first, last in ((0, 0.40, 0.48), (1, 0.20, 0.28)):
         index = (corpus.is_test & (corpus.label == label)).nonzero().flatten()
         parts.append(index[round(first * len(index)) : round(last * len(index))])
-    return torch.cat(parts)
+    return torch.cat(parts).sort().values
 
 
 def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
@@ -320,12 +321,6 @@ class FilmTraining(Specification):
     glove_words: NonNegativeInt = 0
     device: Literal["cpu", "cuda"] = "cpu"
 
-    @model_validator(mode="after")
-    def _vectors_need_lines(self) -> FilmTraining:
-        if (self.model.vectors == "learned") != (self.glove_words == 0):
-            raise ValueError(f"vectors {self.model.vectors!r} with {self.glove_words} glove_words")
-        return self
-
     @property
     def title(self) -> str:
         """Cell, pooling and seed."""
@@ -343,21 +338,14 @@ class FilmTraining(Specification):
         """The corpus; ValueError when the texts are not those that were meant."""
         corpus = reviews.load(self.corpus, self.vocab_size)
         if corpus.digest != self.digest:
-            raise ValueError(
-                f"the reviews of {self.corpus!r} have changed: their digest is "
-                f"{corpus.digest[:16]}, not {self.digest[:16]}"
-            )
+            raise ValueError(f"the reviews of {self.corpus!r} are not those that were asked for")
         return corpus
 
     def make_model(self, corpus: Corpus, arrays: Arrays | None = None) -> ReviewClassifier:
         """The model as its seed starts it, or with the parameters that a training has kept."""
         table = glove_table(corpus, self.glove_words) if self.glove_words else None
         torch.manual_seed(self.seed)
-        model = ReviewClassifier(self.model, len(corpus.words), table)
-        if arrays is not None:
-            kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
-            model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
-        return model
+        return restore(ReviewClassifier(self.model, len(corpus.words), table), arrays)
 
     def train(self, progress: Progress | None = None) -> Arrays:
         """Train, choose the epoch by dev accuracy, and test that checkpoint once.
@@ -371,12 +359,9 @@ class FilmTraining(Specification):
         split = corpus.split()
         train = draw(corpus, split["train"], self.num_train, self.seed)
         dev = draw(corpus, split["dev"], self.num_dev, 0)
-        curve = None
-        if self.curve == "held_out":
-            curve = held_out(corpus)
-        elif self.curve:
+        curve = held_out(corpus) if self.curve == "held_out" else None
+        if self.curve == "test_sample":
             curve = draw(corpus, split["test"], min(CURVE_SAMPLE, len(split["test"])), 0)
-
         model = self.make_model(corpus)
         trainer = Trainer(model, corpus, self.training, torch.device(self.device))
         arrays = trainer.fit(train, dev, self.seed, curve=curve, progress=progress)
@@ -386,8 +371,7 @@ class FilmTraining(Specification):
         arrays["dev_probability"] = trainer.probabilities(dev)
         if classes.shape[1] > 2:
             arrays["test_classes"] = classes
-        inner = [p for name, p in model.named_parameters() if not name.startswith("embedding")]
-        arrays["num_parameters"] = torch.tensor(sum(p.numel() for p in inner))
+        arrays["num_parameters"] = torch.tensor(sum(p.numel() for _, p in trainer.inner()))
         if self.keep:
             arrays |= {KEPT + name: p.detach() for name, p in model.named_parameters()}
         return {name: value.cpu().numpy() for name, value in arrays.items()}

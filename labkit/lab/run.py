@@ -375,7 +375,7 @@ class Execution:
         def started(cell: NotebookNode, cell_index: int) -> None:
             nonlocal index
             index = cell_index
-            progress.cell = f"cell {cell_index + 1} of {len(source.cells)}"
+            progress.cell = f"cell {cell_index + 1} of {len(source.cells) + 1}"  # one is injected
 
         with (
             contextlib.closing(progress),

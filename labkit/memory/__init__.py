@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from labkit.lab.settings import ChapterSettings, Count
-
-Length = Literal[5, 10, 15, 20, 25, 30, 35]  # the textbook has files for these
 
 
 def _distinct(values: list) -> list:
@@ -17,25 +15,22 @@ def _distinct(values: list) -> list:
     return values
 
 
-Distinct = AfterValidator(_distinct)
+T = TypeVar("T")
+Distinct = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]
+Length = Literal[5, 10, 15, 20, 25, 30, 35]  # the textbook has files for these
+Setting = Literal["zero/trained", "zero/frozen", "xavier/trained", "xavier/frozen"]
 
 
 class SweepSettings(ChapterSettings):
     """Parameters of chapter 02; `settings` name the recurrent start and the embedding."""
 
     num_seeds: Count
-    lengths: Annotated[list[Length], Field(min_length=2), Distinct]
-    settings: Annotated[
-        list[Literal["zero/trained", "zero/frozen", "xavier/trained", "xavier/frozen"]],
-        Field(min_length=1),
-        Distinct,
-    ]
+    lengths: Annotated[Distinct[Length], Field(min_length=2)]
+    settings: Distinct[Setting]
     steps: Count
     evaluate_every: Count
-    shuffled_lengths: Annotated[list[Length], Field(min_length=1), Distinct]
-    sound_lengths: Annotated[
-        list[Annotated[int, Field(ge=3, le=100)]], Field(min_length=1), Distinct
-    ]
+    shuffled_lengths: Distinct[Length]
+    sound_lengths: Distinct[Annotated[int, Field(ge=3, le=100)]]
     explosion_seeds: Count
     explosion_epochs: Count
 
@@ -44,6 +39,6 @@ class GateSettings(ChapterSettings):
     """Parameters of chapter 03; `starts` are those of the recurrent weights."""
 
     num_seeds: Count
-    starts: Annotated[list[Literal["zero", "xavier"]], Field(min_length=1), Distinct]
+    starts: Distinct[Literal["zero", "xavier"]]
     steps: Count
     evaluate_every: Count

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -85,20 +84,16 @@ def published_files() -> dict[str, bytes]:
     return dict(zip(file_names(LENGTHS), contents, strict=True))
 
 
-def load_published(length: int, folder: Path | None = None) -> dict[str, Split]:
-    """Read the textbook's train, dev and test data of one length; ValueError if a file is changed.
-
-    `folder` takes the place of data/.
-    """
+def load_published(length: int) -> dict[str, Split]:
+    """The textbook's train, dev and test data of one length; ValueError if a file is changed."""
     if length not in LENGTHS:
         raise ValueError(f"length must be one of {', '.join(map(str, LENGTHS))}; got {length!r}")
     splits = {}
     for split, name in zip(SPLITS, file_names([length]), strict=True):
-        path = (folder or machine.DATA) / name
-        content = path.read_bytes()
+        content = (machine.DATA / name).read_bytes()
         if content != published_files()[name]:
             raise ValueError(
-                f"{path} is not the textbook's file: restore it with `git checkout -- data`"
+                f"data/{name} is not the textbook's: `git checkout -- data` restores it"
             )
         lines = content.decode().splitlines()
         table = torch.tensor([[int(number) for number in line.split()] for line in lines])
@@ -109,19 +104,13 @@ def load_published(length: int, folder: Path | None = None) -> dict[str, Split]:
 # fresh data
 
 
-def _pairs(length: int) -> Tensor:
-    """The hundred digit pairs (100, 2) in order, for sequences of that many digits."""
-    if length <= ADDENDS:
-        raise ValueError(f"length must be at least 3 (two addends and one other), got {length}")
-    return torch.cartesian_prod(torch.arange(10), torch.arange(10))
-
-
 def all_pairs(length: int) -> Split:
     """All hundred digit pairs in order, only zeros behind them: X (100, length), y (100,)."""
-    pairs = _pairs(length)
+    if length <= ADDENDS:
+        raise ValueError(f"length must be at least 3 (two addends and one other), got {length}")
     X = torch.zeros(100, length, dtype=torch.int64)
-    X[:, :ADDENDS] = pairs
-    return Split(X, pairs.sum(1))
+    X[:, :ADDENDS] = torch.cartesian_prod(torch.arange(10), torch.arange(10))
+    return Split(X, X.sum(1))
 
 
 def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
@@ -137,15 +126,13 @@ def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
     return changed
 
 
-def _draw(pairs: Tensor, copies: int, length: int, generator: torch.Generator) -> Split:
-    """`copies` sequences of each pair (P, 2), each with one random digit at a random place."""
-    addends = pairs.repeat_interleave(copies, 0)
-    N = len(addends)
-    X = torch.zeros(N, length, dtype=torch.int64)
-    X[:, :ADDENDS] = addends
-    position = torch.randint(ADDENDS, length, (N,), generator=generator)
+def _draw(pairs: Tensor, copies: int, generator: torch.Generator) -> Split:
+    """`copies` sequences of each of `pairs` (P, T), with one random digit at a random place."""
+    X = pairs.repeat_interleave(copies, 0)
+    y, N = X.sum(1), len(X)
+    position = torch.randint(ADDENDS, X.shape[1], (N,), generator=generator)
     X[torch.arange(N), position] = torch.randint(0, 10, (N,), generator=generator)
-    return Split(X, addends.sum(1))
+    return Split(X, y)
 
 
 def sound_data(length: int, seed: int) -> dict[str, Split]:
@@ -156,16 +143,16 @@ def sound_data(length: int, seed: int) -> dict[str, Split]:
     held-out pair. Every sum keeps at least one trained pair, so no class is unknown.
     """
     generator = torch.Generator().manual_seed(1_000_003 * seed + length)
-    pairs = _pairs(length)[torch.randperm(100, generator=generator)]
+    order = torch.randperm(100, generator=generator)
+    pairs, sums = (values[order] for values in all_pairs(length))
 
     # the first pair of each sum is never held out; of the 81 others, the last 20 are
-    sums = pairs.sum(1)
     is_first = torch.tensor([s not in sums[:k] for k, s in enumerate(sums)])
     pairs = torch.cat([pairs[is_first], pairs[~is_first]])
     seen, unseen = pairs[:80], pairs[80:]
     return {
-        "train": _draw(seen, 4, length, generator),
-        "dev": _draw(seen, 5, length, generator),
-        "seen_pairs": _draw(seen, 50, length, generator),
-        "unseen_pairs": _draw(unseen, 200, length, generator),
+        "train": _draw(seen, 4, generator),
+        "dev": _draw(seen, 5, generator),
+        "seen_pairs": _draw(seen, 50, generator),
+        "unseen_pairs": _draw(unseen, 200, generator),
     }

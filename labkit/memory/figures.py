@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from labkit.measure.claims import MIN_SEEDS
-from labkit.measure.plots import COLOURS, LABELS, PALETTE, new_figure, show
+from labkit.measure.plots import (
+    COLOURS,
+    LABELS,
+    PALETTE,
+    legend_below,
+    new_figure,
+    seed_lines,
+    show,
+)
 from labkit.measure.statistics import Measure
 from labkit.memory.model import Ensemble
 from labkit.memory.sweep import PublishedRow
@@ -34,10 +42,12 @@ PANELS = {
     "o": ("output gate", 0.0, 1.0, "viridis"),
     "c": ("cell state", -5.0, 5.0, "vlag"),
 }
-STARTS = {"zero": (PALETTE[0], "o"), "xavier": (PALETTE[1], "D")}
-STATES = {"c": ("0.15", "cell state c", "o"), "h": (PALETTE[4], "hidden state h", "s")}
-JUDGED = {("f", "falls"), ("o", "falls"), ("o", "rises"), ("c", "falls"), ("c", "rises")}
-DIRECTIONS = (("rises", 1, PALETTE[2]), ("falls", -1, PALETTE[4]))
+STARTS = {
+    "zero": {"color": PALETTE[0], "marker": "o"},
+    "xavier": {"color": PALETTE[1], "marker": "D"},
+}
+STATES = {"c": ("0.15", "cell state c"), "h": (PALETTE[4], "hidden state h")}
+JUDGED = {"f/falls", "o/falls", "o/rises", "c/falls", "c/rises"}
 MARKS = (
     f"Every model is a dot, a level line the mean; from {MIN_SEEDS} models on, an upright line its "
     "95 % interval."
@@ -63,46 +73,19 @@ def _grid(
     return fig, axes
 
 
-def _every_seed(
-    ax: Axes,
-    x: Sequence,
-    values: Array,
-    colour: Any,
-    label: str,
-    marker: str | None = None,
-    average: Callable[..., np.ndarray] = np.mean,
-) -> float:
-    """Values (seeds, len(x)): a faint line for each seed, a strong one for their average, whose
-    largest value is returned."""
-    values = np.asarray(values)
-    middle = average(values, axis=0)
-    ax.plot(x, values.T, color=colour, alpha=0.35, lw=0.8)
-    ax.plot(x, middle, color=colour, marker=marker, ms=4, lw=2.2, label=label)
-    return float(middle.max())
-
-
-def _strip(
-    ax: Axes, x: float, measure: Measure, colour: Any, marker: str, label: str | None, width: float
-) -> None:
+def _strip(ax: Axes, x: float, measure: Measure, width: float, color: Any, **style: Any) -> None:
     """Every seed a dot, the mean a level line; with enough seeds its interval an upright line."""
     raw = np.asarray(measure["raw"])
     spread = np.linspace(-width, width, len(raw)) if len(raw) > 1 else np.zeros(1)
-    ax.scatter(x + spread, raw, s=12, color=colour, marker=marker, alpha=0.5, lw=0, zorder=3)
-    ax.hlines(measure["mean"], x - 1.6 * width, x + 1.6 * width, color=colour, lw=2.4, label=label)
+    label = style.pop("label", None)
+    ax.scatter(x + spread, raw, s=12, color=color, alpha=0.5, lw=0, zorder=3, **style)
+    ax.hlines(measure["mean"], x - 1.6 * width, x + 1.6 * width, color=color, lw=2.4, label=label)
     if measure["n"] >= MIN_SEEDS:
-        ax.vlines(x, measure["low"], measure["high"], color=colour, lw=1.4)
+        ax.vlines(x, measure["low"], measure["high"], color=color, lw=1.4)
 
 
 def _level(ax: Axes, value: float, label: str = "chance") -> None:
     ax.axhline(value, color=COLOURS["chance"], ls=":", lw=1.2, label=label)
-
-
-def _legend_below(fig: Figure, axes: np.ndarray, ncols: int) -> None:
-    """One legend for several panels, each entry once."""
-    entries = {}
-    for ax in axes.flat:
-        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    fig.legend(entries.values(), entries, loc="outside lower center", ncols=ncols, fontsize=9)
 
 
 # chapter 02
@@ -127,11 +110,11 @@ def loss_curves(name: str, setting: str, curves: Mapping[str, Mapping[int, Array
     for ax, (split, length) in zip(axes.flat, product(("train", "dev"), lengths), strict=True):
         for cell, by_length in curves.items():
             x, losses = by_length[length]["step"] / 1000, by_length[length][f"{split}_loss"]
-            style = COLOURS[cell], LABELS[cell]
-            top = max(top, _every_seed(ax, x, losses, *style, average=np.median))
+            seed_lines(ax, x, losses, COLOURS[cell], LABELS[cell])
+            top = max(top, float(np.median(losses, axis=0).max()))
         _level(ax, guessing, f"class frequencies, {guessing:.2f}")
     axes[0, 0].set_ylim(0, 1.1 * top)
-    _legend_below(fig, axes[0], 3)
+    legend_below(fig, 3)
     return fig
 
 
@@ -160,7 +143,7 @@ def accuracy_over_length(
         by_cell = accuracies[title][quantity]
         for shift, (cell, by_length) in zip((-0.6, 0.6), by_cell.items(), strict=True):
             for length, measure in by_length.items():
-                _strip(ax, length + shift, measure, COLOURS[cell], "o", None, 0.35)
+                _strip(ax, length + shift, measure, 0.35, COLOURS[cell])
             x, means = [n + shift for n in by_length], [m["mean"] for m in by_length.values()]
             ax.plot(x, means, color=COLOURS[cell], lw=1.4, label=f"mean, {LABELS[cell]}")
         for row in published:
@@ -171,7 +154,7 @@ def accuracy_over_length(
         _level(ax, chance[title])
         ax.set(xticks=list(by_length), xlim=(min(by_length) - 3, max(by_length) + 3))
         ax.set_ylim(-0.02, 1.02)
-    _legend_below(fig, axes, 6)
+    legend_below(fig, 6)
     return fig
 
 
@@ -184,13 +167,13 @@ def one_seed_studies(
     alt = (
         "LSTM test accuracy over the sequence length, one thin line for each seed: each line is "
         f"the row that a study with that one seed would have printed. Panels: {'; '.join(rows)}. "
-        "The strong line is the mean of all seeds; dashed lines with open markers are the "
+        "The strong line is the median of all seeds; dashed lines with open markers are the "
         "published rows; the dotted line is chance."
     )
     fig, axes = _grid("one_seed_studies", alt, rows, ["LSTM test accuracy"], LENGTHS, (4.3, 3.7))
     for ax, (setting, by_length) in zip(axes[0], rows.items(), strict=True):
         values = np.array(list(by_length.values())).T  # (seeds, lengths)
-        _every_seed(ax, list(by_length), values, COLOURS["lstm"], "mean")
+        seed_lines(ax, list(by_length), values, COLOURS["lstm"], "median")
         wanted = (setting, "lstm", "test_accuracy")
         printed = [r for r in published if (r.setting, r.cell, r.quantity) == wanted]
         for colour, row in zip(PALETTE[3:], printed, strict=False):
@@ -203,32 +186,29 @@ def one_seed_studies(
 
 
 def explosion_plot(runs: Mapping[str, Arrays], max_norm: float, steps_per_epoch: int = 5) -> Figure:
-    """Gradient norms and loss of the exploding SRN, `runs[clip]` as `sweep.explode` gives.
+    """Gradient norm and loss of the exploding SRN, `runs[clip]` as `sweep.explode` gives.
 
     Each point is the largest value of one epoch; norms below 0.001 are drawn at 0.001.
     """
     alt = (
-        "An SRN on 20 digits under SGD with learning rate 0.2 on a summed loss: L2 norms of the "
-        "gradients of W, U and b before clipping, and the loss, the largest of each epoch, on "
-        f"logarithmic axes. One colour for each of: {', '.join(runs)}. Every seed is a faint "
-        f"line, the median strong; the dashed line is the clipping norm {max_norm:g}; norms below "
-        "0.001 are drawn at 0.001."
+        "An SRN on 20 digits under SGD with learning rate 0.2 on a summed loss: L2 norm of the "
+        "gradient of U before clipping, and the loss, the largest of each epoch, on logarithmic "
+        f"axes. One colour for each of: {', '.join(runs)}. Every seed is a faint line, the median "
+        f"strong; the dashed line is the clipping norm {max_norm:g}; norms below 0.001 are drawn "
+        "at 0.001."
     )
-    fig, axes = new_figure("explosion", alt, ncols=4, figsize=(13.0, 3.6))
-    for ax, quantity in zip(axes, ("gradient/W", "gradient/U", "gradient/b", "loss"), strict=True):
+    fig, axes = new_figure("explosion", alt, ncols=2, figsize=(9.0, 3.6))
+    for ax, quantity in zip(axes, ("gradient", "loss"), strict=True):
         for colour, (clip, run) in zip(CLIPPING, runs.items(), strict=False):
             values = np.asarray(run[quantity]).reshape(len(run["saturated"]), -1, steps_per_epoch)
             values = values.max(axis=2).clip(min=1e-3)
-            epochs = np.arange(1, values.shape[1] + 1)
-            _every_seed(ax, epochs, values, colour, clip, average=np.median)
+            seed_lines(ax, np.arange(1, values.shape[1] + 1), values, colour, clip)
         ax.set(yscale="log", xlabel="epoch")
-        if quantity == "loss":
-            _level(ax, np.log(19), "guessing, ln 19")
-            ax.set(title="loss (nats a sequence)", ylim=(1.5, None))
-        else:
-            ax.axhline(max_norm, color="black", ls="--", lw=0.9)
-            ax.set(title=f"gradient norm of {quantity[-1]}", ylim=(5e-4, 1e5))
-    _legend_below(fig, axes[-1:], 4)
+    axes[0].axhline(max_norm, color="black", ls="--", lw=0.9)
+    axes[0].set(title="norm of ∂L/∂U", ylim=(5e-4, 1e5))
+    _level(axes[1], np.log(19), "guessing, ln 19")
+    axes[1].set(title="loss (nats a sequence)", ylim=(1.5, None))
+    legend_below(fig, 4)
     return fig
 
 
@@ -264,31 +244,24 @@ def gate_maps(
     return fig
 
 
-def _conditions(ax: Axes, by_start: Summaries) -> list[str]:
-    """A strip for each condition and start; returns the conditions."""
-    conditions = list(next(iter(by_start.values())))
-    for shift, (start, by_name) in zip((-0.2, 0.2), by_start.items(), strict=False):
-        for x, condition in enumerate(conditions):
-            label = f"{start} start" if x == 0 else None
-            _strip(ax, x + shift, by_name[condition], *STARTS[start], label, 0.09)
-    ax.set_xticks(range(len(conditions)), conditions)
-    ax.set_xlim(-0.5, len(conditions) - 0.5)
-    return conditions
-
-
-def input_gate_spreads(by_start: Summaries, limit: float) -> Figure:
-    """`by_start[start][name]` a summary over seeds; the limit is drawn over all but the last."""
-    alt = (
-        "Spread of the input gate over zeros only, over the zeros around a disturbing digit, over "
-        "those before and after it, and over the ten digits at one step; "
-        f"{' and '.join(by_start)} start. A dotted line marks the limit for zeros, {limit}. {MARKS}"
-    )
-    fig, ax = new_figure("input_gate_spread", alt, figsize=(8.2, 4.2))
-    zeros = len(_conditions(ax, by_start)) - 1
-    ax.hlines(limit, -0.5, zeros - 0.5, color="black", ls=":", label="limit for zeros")
-    ax.axvline(zeros - 0.5, color=COLOURS["chance"], lw=0.8)
-    ax.set(ylabel="spread of the input gate\n(standard deviation)", ylim=(0, None))
-    ax.legend(**BESIDE)
+def condition_strips(
+    name: str, what: str, panels: Mapping[str, Summaries], level: float, label: str
+) -> Figure:
+    """A strip for each condition and start, `panels[ylabel][start][condition]` a summary over
+    seeds; `what` says what is measured, a dotted line marks a `level` with its `label`."""
+    alt = f"{what}; {' and '.join(next(iter(panels.values())))} start. "
+    alt += f"The dotted line is {label}, {level:g}. {MARKS}"
+    fig, axes = _grid(name, alt, [""], panels, "", (7.6, 3.0 + 0.6 / len(panels)))
+    for ax, by_start in zip(axes[:, 0], panels.values(), strict=True):
+        for shift, (start, by_name) in zip((-0.2, 0.2), by_start.items(), strict=False):
+            style = STARTS[start] | {"label": f"{start} start"}
+            for x, measure in enumerate(by_name.values()):
+                _strip(ax, x + shift, measure, 0.09, **style)
+                style.pop("label", None)
+        _level(ax, level, label)
+        ax.set_xticks(range(len(by_name)), list(by_name))
+        ax.set(xlim=(-0.5, len(by_name) - 0.5), ylim=(0, None))
+    axes[0, 0].legend(**BESIDE)
     return fig
 
 
@@ -297,20 +270,18 @@ def digit_responses(shares: Mapping[str, Arrays], limit: float) -> Figure:
     alt = (
         "Share of hidden units that fall (below the axis) and rise (above it) where a digit from 1 "
         "to 9 stands instead of a zero. Columns: input gate, forget gate, output gate, size of the "
-        f"cell state; rows: {' and '.join(shares)} start. Bars are means, every dot is a model; "
-        f"dotted lines mark the limit, {limit:g}, of what is claimed."
+        f"cell state; rows: {' and '.join(shares)} start. Bars are means over the models; dotted "
+        f"lines mark the limit, {limit:g}, of what is claimed."
     )
     titles = ["input gate", "forget gate", "output gate", "size of the cell state"]
     labels = [f"{start} start\nfalls ← share of units → rises" for start in shares]
     fig, axes = _grid("digit_responses", alt, titles, labels, "digit instead of 0", (2.6, 2.6))
     digits = np.arange(1, 10)
     for ax, (start, panel) in zip(axes.flat, product(shares, PANELS), strict=True):
-        for way, sign, colour in DIRECTIONS:
-            values = sign * np.asarray(shares[start][f"{panel}/{way}"])[:, 1:]  # (R, 9)
-            ax.bar(digits, values.mean(0), color=colour, alpha=0.6)
-            x = digits + np.linspace(-0.2, 0.2, len(values))[:, None]  # (R, 9)
-            ax.scatter(x, values, s=7, color="0.15", alpha=min(1.0, 8 / len(values)), lw=0)
-            if (panel, way) in JUDGED:
+        for sign, name in ((1, f"{panel}/rises"), (-1, f"{panel}/falls")):
+            values = sign * np.asarray(shares[start][name])[:, 1:]  # (R, 9)
+            ax.bar(digits, values.mean(0), color=PALETTE[3 - sign], alpha=0.6)
+            if name in JUDGED:
                 ax.axhline(sign * limit, color="black", ls=":", lw=1)
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(digits)
@@ -329,34 +300,17 @@ def read_out_curves(accuracy: Mapping[str, Arrays], chance: Mapping[str, float])
         "Accuracy with which a linear probe reads the sum after each step. Columns: probed pairs "
         "known, held out, and held out of sequences without a disturbing digit; rows: "
         f"{' and '.join(accuracy)} start. Cell state and hidden state in two colours, every seed a "
-        "faint line, their mean a strong one; the dotted line is chance."
+        "faint line, their median a strong one; the dotted line is chance."
     )
     labels = [f"{start} start\naccuracy of the probe" for start in accuracy]
     fig, axes = _grid("read_out", alt, kinds.values(), labels, "digits read", (3.7, 2.8))
     for ax, (start, kind) in zip(axes.flat, product(accuracy, kinds), strict=True):
         steps = range(1, accuracy[start][f"c/{kind}"].shape[1] + 1)
-        for state, style in STATES.items():
-            _every_seed(ax, steps, accuracy[start][f"{state}/{kind}"], *style)
+        for state, (colour, label) in STATES.items():
+            seed_lines(ax, steps, accuracy[start][f"{state}/{kind}"], colour, label)
         _level(ax, chance[kind.removesuffix("_zeros")])
         ax.set(xticks=steps, ylim=(-0.02, 1.05))
     axes[0, 0].legend(frameon=True, loc="lower right", fontsize=9)
-    return fig
-
-
-def ablation_plot(accuracies: Mapping[str, Summaries], chance: float) -> Figure:
-    """Accuracies by condition, `accuracies[when][start][condition]` a summary over seeds."""
-    alt = (
-        "Accuracy over all pairs, places and digits, as trained and with the input, forget or "
-        f"output gate held at 1 or at its mean. Panels: {', '.join(accuracies)}; the dotted line "
-        f"is chance. {MARKS}"
-    )
-    labels = [f"held {when}\naccuracy" for when in accuracies]
-    fig, axes = _grid("ablation", alt, [""], labels, "", (7.6, 3.0))
-    for ax, by_start in zip(axes[:, 0], accuracies.values(), strict=True):
-        _conditions(ax, by_start)
-        _level(ax, chance)
-        ax.set_ylim(0, 1.05)
-    axes[0, 0].legend(**BESIDE)
     return fig
 
 
@@ -367,16 +321,15 @@ def place_curves(accuracy: Mapping[str, Arrays]) -> Figure:
     """
     alt = (
         "Accuracy over all pairs against the place of a disturbing digit from 1 to 9, "
-        f"{' and '.join(accuracy)} start: every model a faint line, their mean a strong one. "
+        f"{' and '.join(accuracy)} start: every model a faint line, their median a strong one. "
         "Dashed: the mean without a disturbing digit."
     )
     fig, ax = new_figure("accuracy_by_place", alt, figsize=(7.6, 3.6))
     for start, by_name in accuracy.items():
-        colour, marker = STARTS[start]
         places = range(3, by_name["places"].shape[1] + 3)
-        _every_seed(ax, places, by_name["places"], colour, f"{start} start", marker)
-        label, alone = f"{start} start, only zeros", float(by_name["zeros"].mean())
-        ax.axhline(alone, color=colour, ls="--", lw=1.2, label=label)
+        seed_lines(ax, places, by_name["places"], STARTS[start]["color"], f"{start} start")
+        style = {"color": STARTS[start]["color"], "label": f"{start} start, only zeros"}
+        ax.axhline(float(by_name["zeros"].mean()), ls="--", lw=1.2, **style)
     ax.set(xlabel="step of the disturbing digit", ylabel="accuracy", ylim=(0, 1.05), xticks=places)
     ax.legend(**BESIDE)
     return fig
@@ -397,13 +350,13 @@ def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
         model = f"seed {seed}, {start} start"
         show(gate_maps(trace, chosen, predicted, model, min(step, len(chosen)) - 1))
 
-    row, step = " ".join(map(str, digits)), min(5, len(digits))
-    start, seeds = next(iter(ensembles)), next(iter(ensembles.values())).seeds
+    row, start = " ".join(map(str, digits)), next(iter(ensembles))
+    seeds = ensembles[start].seeds
     if os.environ.get("LABKIT_PROGRESS"):
-        draw(row, step, start, seeds[0])
+        draw(row, 5, start, seeds[0])
         return
-    import ipywidgets as widgets
+    from ipywidgets import IntSlider, Text, interact
 
-    text = widgets.Text(row, continuous_update=False, description="digits")
-    slider = widgets.IntSlider(step, 1, len(digits))
-    widgets.interact(draw, row=text, step=slider, start=list(ensembles), seed=list(seeds))
+    text = Text(row, continuous_update=False, description="digits")
+    step = IntSlider(5, 1, len(digits))
+    interact(draw, row=text, step=step, start=list(ensembles), seed=list(seeds))

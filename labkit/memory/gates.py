@@ -37,10 +37,10 @@ def zero_variances(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
 
     `traces[0]` belongs to sequences with only zeros behind the addends, the others to the same
     sequences with another digit at step `position`. "alone" is the variance over the zeros of the
-    first; "zeros" that over the zeros of the others, "before" and "after" over those on one side of
-    the digit; "shift" the squared difference of the two sides' means; "digits" the variance over
-    all traces at that one step `position`. Each is a mean over sequences and units. A side with
-    fewer than two zeros has no entry.
+    first; "zeros", "before" and "after" over the zeros of the others, all or on one side of the
+    digit; "shift" the squared difference of the two sides' means; "digits" the variance over all
+    traces at that step. Each is a mean over sequences and units. A side with fewer than two zeros
+    has no entry.
     """
     gates = [trace["i"] for trace in traces]
     steps = range(ADDENDS, gates[0].shape[2])
@@ -63,11 +63,10 @@ def changed_shares(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
 
     `traces` as in `zero_variances`. A unit falls if its value at step `position` is lower than with
     a zero there by more than `CHANGE`, and rises likewise; the cell state counts by its absolute
-    value, so that it "shrinks" towards zero. Returns "f/falls", "f/rises" and so on for i, f, o and
-    c; "f_next/..." for the forget gate one step later; and "f_seen/..." and so on for the change
-    from the step before, as a reader of one picture sees it; they are left out right behind the
-    addends, where the step before read an addend. Each is a mean over sequences, (R, D) with one
-    column for each trace; column 0 is the zero itself.
+    value. Returns "f/falls", "f/rises" and so on for i, f, o and c; "f_next/..." for the forget
+    gate one step later; "f_seen/..." and so on for the change from the step before, as a reader of
+    one picture sees it, but not right behind the addends. Each is a mean over sequences, (R, D),
+    with one column for each trace; column 0 is the zero itself.
     """
 
     def at(trace: Trace, name: str, step: int) -> Tensor:
@@ -136,8 +135,7 @@ def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tens
     member = torch.nn.functional.one_hot(labels).double()  # (N_fit, C)
     means = member.T @ A / member.sum(0).unsqueeze(-1)  # (..., C, H)
     rest = A - means[..., labels, :]
-    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    covariance = rest.mT @ rest / len(labels) + 1e-3 * identity
+    covariance = rest.mT @ rest / len(labels) + 1e-3 * torch.eye(A.shape[-1], dtype=A.dtype)
 
     W = torch.linalg.solve(covariance, means.mT)  # (..., H, C)
     b = member.mean(0).log() - (means.mT * W).sum(-2) / 2
@@ -185,8 +183,7 @@ def read_out(ensemble: Ensemble, X: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Tensor) -> Tensor:
-    """`linear_probe` on the rows of `test` in one fold after another, fitted on `fit` without it;
-    over all folds together (...,)."""
+    """Accuracy (...,) on the rows of `test` in all folds, each with a probe fitted without it."""
     right = torch.zeros(features.shape[:-2], dtype=torch.float64)
     for fold in range(FOLDS):
         left_out = folds == fold

@@ -1,11 +1,9 @@
 """The digit-sum model: one to read, and many replicas of it that are trained at once.
 
-A model is small: at batch 8 and hidden size 32 a training step spends its time on calling
-operators, not on arithmetic. So `Ensemble` stacks R replicas along a leading axis and every
-operator serves all of them. Nothing is shared: each keeps its own start, data order, gradients and
-Adam moments, and a replica trained here equals the same replica trained alone. The backward pass is
-written by hand: four operators a step of time, the rest for all steps together. Tests compare it
-with autograd through `SequenceClassifier`.
+A model is so small that a training step spends its time on calling operators, not on arithmetic.
+So `Ensemble` stacks R replicas along a leading axis and every operator serves all of them. Nothing
+is shared between them, so a replica equals the same replica trained alone. The backward pass is
+written by hand; tests compare it with autograd through `SequenceClassifier`.
 
 Shapes: R replicas, B sequences, T steps, V digits, E embedding, H hidden, G gates, C classes.
 Gate columns stand in the order o, i, f, c: the first three are sigmoids, the last three depend on
@@ -160,8 +158,6 @@ class Ensemble:
     def __len__(self) -> int:
         return len(self.seeds)
 
-    # parameters in and out
-
     def _named_views(self) -> dict[str, Tensor]:
         """Views of the parameters under the names and shapes of `SequenceClassifier`."""
         p, H = self.parameters, self.spec.hidden_size
@@ -190,8 +186,6 @@ class Ensemble:
             raise ValueError(f"missing, unknown or of another shape in load_state_dict: {wrong}")
         for name, view in views.items():
             view.copy_(state[name])
-
-    # forward
 
     def _read(self, X: Tensor, held: Held = None, first: int = 0) -> _Workspace:
         """Read the sequences X; leaves all gates and states in a workspace.
@@ -280,8 +274,6 @@ class Ensemble:
         logits, y = self.logits(X), y.expand(len(self), X.shape[-2])
         losses = nn.functional.cross_entropy(logits.mT, y, reduction="none")
         return losses.mean(1), (logits.argmax(-1) == y).to(logits.dtype).mean(1)
-
-    # loss and backward
 
     @torch.no_grad()
     def loss_and_gradients(self, X: Tensor, y: Tensor, *, reduction: str = "mean") -> Tensor:

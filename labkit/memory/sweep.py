@@ -18,30 +18,16 @@ from labkit.memory.training import batches, place
 FIRST_LOSS = "published/lstm/zero/trained/first_step_loss"
 
 
-# gradient explosion
-
-
-def clip_per_tensor(ensemble: Ensemble, max_norm: float) -> None:
-    """Scale each gradient tensor of each replica down to the L2 norm `max_norm`, where above it."""
-    for gradient in ensemble.gradients.values():
-        norm = gradient.flatten(1).norm(dim=1).view(-1, 1, 1)
-        gradient.mul_((max_norm / norm.clamp(min=1e-30)).clamp(max=1.0))
-
-
-def clip_global(ensemble: Ensemble, max_norm: float) -> None:
-    """Scale all gradients of each replica together, as `torch.nn.utils.clip_grad_norm_` does."""
+def clip_gradients(ensemble: Ensemble, max_norm: float, *, together: bool) -> None:
+    """Scale gradients down to the L2 norm `max_norm` where above it: all of a replica `together`,
+    as `torch.nn.utils.clip_grad_norm_` does, or each tensor on its own."""
     gradients = list(ensemble.gradients.values())
-    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients])
-    scale = (max_norm / squares.sum(0).sqrt().clamp(min=1e-30)).clamp(max=1.0).view(-1, 1, 1)
-    for gradient in gradients:
-        gradient.mul_(scale)
-
-
-CLIPPERS = {
-    "none": lambda ensemble, max_norm: None,
-    "per_tensor": clip_per_tensor,
-    "global": clip_global,
-}
+    norms = [gradient.flatten(1).norm(dim=1) for gradient in gradients]  # (R,) each
+    if together:
+        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
+        norms = [squares.sum(0).sqrt()] * len(gradients)
+    for gradient, norm in zip(gradients, norms, strict=True):
+        gradient.mul_((max_norm / norm.clamp(min=1e-30)).clamp(max=1.0).view(-1, 1, 1))
 
 
 def explode(
@@ -52,23 +38,20 @@ def explode(
 
     `clip` is "none", "per_tensor" (the textbook's framework) or "global" (torch's
     `clip_grad_norm_`), to `max_norm`. Returns, for R replicas and K steps, "loss" (R, K), a mean
-    per sequence, and the L2 norms before clipping "gradient/W", "gradient/U", "gradient/b" (R, K);
-    and at the end (R,) "dev_accuracy" and "saturated", the share of hidden values on the dev set
-    beyond ±0.999.
+    per sequence, and "gradient" (R, K), the L2 norm of U's before clipping; and at the end (R,)
+    "dev_accuracy" and "saturated", the share of hidden values on the dev set beyond ±0.999.
     """
-    if clip not in CLIPPERS:
-        raise ValueError(f"clip must be one of {', '.join(CLIPPERS)}; got {clip!r}")
+    if clip not in (ways := ("none", "per_tensor", "global")):
+        raise ValueError(f"clip must be one of {', '.join(ways)}; got {clip!r}")
     ensemble, data = Ensemble(ModelSpec(cell="srn"), seeds), load_published(20)
     stream = batches(data["train"], seeds, batch_size=64)
-    curves: dict[str, list[Tensor]] = {}
+    curves: dict[str, list[Tensor]] = {"loss": [], "gradient": []}
     for _ in range(epochs * -(-len(data["train"].y) // 64)):
         X, y = next(stream)
-        now = {"loss": ensemble.loss_and_gradients(X, y, reduction="sum") / y.shape[1]}
-        for name in ("W", "U", "b"):
-            now[f"gradient/{name}"] = ensemble.gradients[name].flatten(1).norm(dim=1)
-        for name, value in now.items():
-            curves.setdefault(name, []).append(value)
-        CLIPPERS[clip](ensemble, max_norm)
+        curves["loss"].append(ensemble.loss_and_gradients(X, y, reduction="sum") / y.shape[1])
+        curves["gradient"].append(ensemble.gradients["U"].flatten(1).norm(dim=1))
+        if clip != "none":
+            clip_gradients(ensemble, max_norm, together=clip == "global")
         with torch.no_grad():
             ensemble.trainable -= 0.2 * ensemble.trainable.grad
     hidden = ensemble.trace(data["dev"].X)["h"]
@@ -76,9 +59,6 @@ def explode(
         "dev_accuracy": ensemble.evaluate(*data["dev"])[1],
         "saturated": (hidden.abs() > 0.999).to(hidden.dtype).mean(dim=(1, 2, 3)),
     }
-
-
-# what the write-ups printed
 
 
 class PublishedRow(NamedTuple):

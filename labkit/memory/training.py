@@ -123,8 +123,7 @@ class DigitSumTraining(Specification):
 
     @property
     def title(self) -> str:
-        model = self.model
-        return f"{self.protocol} {model.cell.upper()}, {model.setting}, {self.length} digits"
+        return self.name
 
     def train(self, progress: Progress = lambda done, total: None) -> Arrays:
         """Train the replicas and test each one's best checkpoint.

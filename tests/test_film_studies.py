@@ -1,0 +1,391 @@
+"""The studies: the sources' settings, what is measured, linear models, published figures, plots."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.film import figures, studies
+from labkit.film.corpus import Corpus
+from labkit.film.model import ReviewClassifier, ReviewSpec
+from labkit.film.training import FilmTraining, TrainSpec
+from labkit.lab import machine, record, store
+from labkit.lab.notebooks import read_notebook
+from labkit.lab.settings import SettingsError, resolve
+from labkit.measure.statistics import summarise
+
+PUBLISHED = record.published()
+GROUPS = {
+    "a": studies.STUDY_A,
+    "best": studies.BEST,
+    "mistake": studies.MISTAKES,
+    "source": studies.SOURCE_B,
+    "sound": studies.SOUND_B,
+    "stack": studies.STACK,
+}
+BASE = FilmTraining(corpus="generated", digest="d", vocab_size=9, seed=0)
+
+
+def corpus_of(reviews: list[tuple[str, int, bool]]) -> Corpus:
+    """A corpus of (text, label, whether it is of the test part)."""
+    words = ("<unk>", "<pad>", *sorted({w for text, _, _ in reviews for w in text.split()}))
+    rows = [[words.index(w) for w in text.split()] for text, _, _ in reviews]
+    label = torch.tensor([label for _, label, _ in reviews])
+    return Corpus(
+        tokens=torch.tensor([i for row in rows for i in row], dtype=torch.int32),
+        offsets=torch.tensor([0, *itertools.accumulate(map(len, rows))]),
+        label=label,
+        rating=label * 8 + 1,
+        number=torch.arange(len(label)),
+        is_test=torch.tensor([test for _, _, test in reviews]),
+        words=words,
+        digest="d",
+    )
+
+
+# settings
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_setting_is_one_that_can_be_trained_and_no_two_are_the_same(group):
+    for lines in (0, 1000):
+        base = FilmTraining(**vars(BASE) | {"glove_words": lines})
+        trainings = studies.study(group, GROUPS[group], base, [3, 4], keep=["lstm/mean"])
+        assert [[t.seed for t in of_setting] for of_setting in trainings.values()] == (
+            [[3, 4]] * len(GROUPS[group])
+        )
+        for name, (training, _) in trainings.items():
+            assert (training.model.vectors == "learned") == (training.glove_words == 0)
+            assert lines or training.glove_words == 0
+            assert training.keep == (name == "a/lstm/mean")
+        distinct = set(itertools.chain(*trainings.values()))
+        assert len(distinct) == 2 * len(trainings) or (group == "sound" and not lines)
+
+
+def facts(setting: studies.Setting) -> dict:
+    return asdict(ReviewSpec(**setting[0])) | asdict(TrainSpec(**setting[1]))
+
+
+def changes(setting: studies.Setting, base: studies.Setting) -> dict:
+    return {k: v for k, v in facts(setting).items() if v != facts(base)[k]}
+
+
+def test_settings_are_those_of_the_sources():
+    a, glove = PUBLISHED["imdb"], PUBLISHED["imdb_glove"]
+    plain = facts(studies.CORE["lstm/mean"])
+    assert plain["embedding_size"] == a["embedding_dim"]
+    for name in ("hidden_size", "epochs", "batch_size"):
+        assert plain[name] == a[name]
+    assert facts(studies.MISTAKES["all"])["embedding_size"] == glove["embedding_dim"]
+    for weight in glove["bilstm_adam_l2"]["lambda"]:
+        assert facts(studies.SOURCE_B[f"l2/{weight:g}"])["weight_decay"] == weight
+    for k in glove["lstm_sgd"]["halve_every"]:
+        assert facts(studies.SOURCE_B[f"lstm_sgd/{k}"])["halve_every"] == k
+    tables = {name for name in a if isinstance(a[name], dict)} - {"claims"}
+    assert set(studies.PUBLISHED_A) <= set(studies.STUDY_A)
+    assert set(studies.PUBLISHED_A.values()) == tables
+
+
+def test_each_mistake_is_one_change_and_all_are_the_three():
+    none = studies.MISTAKES["none"]
+    mistakes = {
+        "softmax": {"loss": "ce_on_softmax"},
+        "carry": {"carry": True},
+        "last_step": {"pooling": "last_step"},
+    }
+    mistakes["all"] = {k: v for change in mistakes.values() for k, v in change.items()}
+    assert {n: changes(s, none) for n, s in studies.MISTAKES.items() if n != "none"} == mistakes
+    (name, padded), *more = studies.padded(["all"], 592).items()
+    assert (name, more) == ("all, padded", [])
+    assert changes(padded, studies.MISTAKES["all"]) == {"pad_to": 592}
+
+
+def test_a_settings_choice_wins_over_that_of_the_study():
+    base = FilmTraining(**vars(BASE) | {"training": TrainSpec(lr=0.5, epochs=2)})
+    settings = {"x": ({"hidden_size": 7}, {"lr": 0.1})}
+    ((training,),) = studies.study("p", settings, base, [0]).values()
+    assert (training.model.hidden_size, training.training.lr) == (7, 0.1)
+    assert training.training.epochs == 2
+
+
+def test_the_longest_training_comes_first_and_results_find_their_places(monkeypatch):
+    costs: list[float] = []
+
+    def train(trainings, *, name):
+        costs.extend(t.cost for t in trainings)
+        return [{"of": t} for t in trainings]
+
+    monkeypatch.setattr(store, "train", train)
+    trainings = studies.study("x", studies.CORE, BASE, [3, 1])
+    for name, by_seed in studies.train(trainings, "n").items():
+        assert by_seed == {t.seed: {"of": t} for t in trainings[name]}
+    assert costs == sorted(costs, reverse=True)
+    assert len(set(costs)) == 3
+
+
+# measures
+
+
+def test_measures_have_their_names_values_and_seeds():
+    """25 test reviews of either label, of which the two seeds get the first 20 and 10 right."""
+    corpus = corpus_of([("film", k % 2, k < 50) for k in range(100)])
+    y, right = corpus.label[:50], corpus.number[:50] // 2
+    arrays = {
+        seed: {
+            "test_probability": torch.where((right < hits) == y.bool(), 0.9, 0.1).numpy(),
+            "dev_accuracy": np.array([0.5, 0.8, 0.7]) + seed / 1000,
+            "best_epoch": np.array(2),
+            "seconds": np.array([1.0, 2.0, 3.0]),
+            "train_loss": np.array([0.6, 0.4, 0.2]),
+        }
+        for seed, hits in ((7, 20), (8, 10))
+    }
+    measures = studies.measures_of({"a/lstm": arrays}, corpus, epochs=[2, 99])
+    # of 25 negative ones the slice holds those from 10 to 11, of the positive ones from 5 to 6
+    expected = {
+        "test_accuracy": [0.8, 0.4],
+        "held_out_accuracy": [1.0, 0.5],
+        "dev_accuracy": [0.807, 0.808],
+        "best_epoch": [2, 2],
+        "seconds": [6, 6],
+        "train_loss/2": [0.4, 0.4],
+    }
+    assert measures.keys() == {f"a/lstm/{name}" for name in expected}
+    for name, raw in expected.items():
+        assert measures[f"a/lstm/{name}"]["raw"] == pytest.approx(raw), name
+        assert measures[f"a/lstm/{name}"]["seeds"] == [7, 8]
+    assert [name for name, m in measures.items() if m["timing"]] == ["a/lstm/seconds"]
+    part = {s: a | {"test_probability": a["test_probability"][:4]} for s, a in arrays.items()}
+    assert "x/test_accuracy" not in studies.measures_of({"x": part}, corpus)
+
+
+def test_accuracy_over_the_length_by_hand():
+    label, length = [1, 1, 0, 0, 1, 1], [1, 2, 3, 9, 10, 40]
+    corpus = corpus_of([("w " * n, y, True) for n, y in zip(length, label, strict=True)])
+    answers = {0: [0.9, 0.1, 0.2, 0.8, 0.9, 0.5], 1: [0.9, 0.9, 0.2, 0.8, 0.1, 0.5]}
+    runs = {seed: {"test_probability": np.array(p)} for seed, p in answers.items()}
+    lengths, shares = studies.by_length(runs, corpus, [1, 4, 10, 30, 35, 50])
+    assert lengths.tolist() == [2, 9, 10, 40]  # no review has 30 to 34 words
+    np.testing.assert_allclose(shares, [[2 / 3, 0, 1, 1], [1, 0, 0, 1]])
+
+
+# linear models
+
+
+def parts_of(corpus: Corpus) -> dict[str, torch.Tensor]:
+    return dict(zip(("train", "dev", "test"), torch.arange(len(corpus)).chunk(3), strict=True))
+
+
+def linear(corpus: Corpus, kind: str, **options) -> dict:
+    return studies.logistic_regression(corpus, kind, **parts_of(corpus), max_len=9, **options)
+
+
+def test_only_pairs_see_not_good():
+    """The same words in two orders: "not good, bad" against "not bad, good"."""
+    fillers = ("the film", "an actor", "the story", "an ending", "the music")
+    texts = [
+        (f"{a} {words} {b} {part}", y, False)
+        for part in ("one", "two", "three")
+        for a, b in itertools.product(fillers, fillers)
+        for y, words in enumerate(("not good bad", "not bad good"))
+    ]
+    fits = {kind: linear(corpus_of(texts), kind) for kind in studies.VECTORIZERS}
+    assert fits["binary"]["test_accuracy"] == pytest.approx(0.5)
+    assert fits["binary"]["num_features"] == 11  # and not "two" or "three", of dev and test
+    assert fits["tfidf_pairs"]["test_accuracy"] == fits["tfidf_pairs"]["dev_accuracy"] == 1.0
+
+
+def test_features_are_words_of_two_training_reviews_as_they_are():
+    vectorizer = studies.VECTORIZERS["binary"]
+    X = vectorizer.fit_transform([["so", "so", "GOOD", "n't"], ["so", "n't", "!"], ["once"]])
+    assert vectorizer.get_feature_names_out().tolist() == ["n't", "so"]
+    assert X.toarray().tolist() == [[1, 1], [1, 1], [0, 0]]
+
+
+def test_dev_chooses_the_strength_and_test_does_not():
+    """Labels that many weak words tell together, so that the penalty matters."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for y in (0, 1) * 90:
+        lean = rng.random(12) < (0.62 if y else 0.38)
+        texts.append((" ".join(f"{'pn'[int(up)]}{rng.integers(30)}" for up in lean), y, False))
+    corpus, strengths = corpus_of(texts), (1e-4, 0.03, 1.0, 100.0)
+    alone = {C: linear(corpus, "binary", strengths=[C]) for C in strengths}
+    dev, test = ([fit[f"{part}_accuracy"] for fit in alone.values()] for part in ("dev", "test"))
+    fit = linear(corpus, "binary", strengths=strengths)
+    assert fit["C"] == strengths[int(np.argmax(dev))]  # the first of the best
+    assert np.argmax(test) != np.argmax(dev)
+    turned = corpus.label.clone()
+    turned[120:] = 1 - turned[120:]
+    other = linear(Corpus(**vars(corpus) | {"label": turned}), "binary", strengths=strengths)
+    assert other["C"] == fit["C"]
+    assert other["test_accuracy"] == pytest.approx(1 - fit["test_accuracy"])
+
+
+# what a network reads
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean_max", "last_step"])
+def test_reading_aloud_equals_every_beginning_alone(pooling):
+    torch.manual_seed(0)
+    corpus = corpus_of([("film good is it n't not", 1, True)])
+    spec = ReviewSpec(embedding_size=5, hidden_size=4, bidirectional=True, pooling=pooling)
+    model = ReviewClassifier(spec, len(corpus.words)).eval()
+    words, p = studies.predict(model, corpus, "The film ISN'T good!<br />")
+    assert words == ["<unk>", "film", "is", "n't", "good"]
+    ids = torch.tensor([[corpus.words.index(word) for word in words]])
+    expected = [model(ids[:, :n], torch.tensor([n])).softmax(1)[0, 1].item() for n in range(1, 6)]
+    assert p.tolist() == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(studies.read_aloud(model, ids[0], size=2), p)
+    with pytest.raises(ValueError, match=r"there is no word in '\?!'; type a sentence"):
+        studies.predict(model, corpus, "?!")
+
+
+def test_the_worst_errors_are_the_most_confident_ones():
+    p, label = torch.tensor([0.9, 0.1, 0.99, 0.2, 0.6]), torch.tensor([1, 1, 0, 0, 0])
+    assert studies.worst_errors(p, label, 2).tolist() == [2, 1]
+    assert studies.worst_errors(p, label, 9).tolist() == [2, 1, 4]
+
+
+# published figures
+
+FULL = {
+    "everything": True, "epochs": 5, "small_epochs": 100, "small_hidden": 128, "small_pad_to": 592,
+    "glove_words": 400_000, "also_padded": [],
+}  # fmt: skip
+
+
+class Everything(dict):
+    """Whatever is asked for is there, and noted."""
+
+    def __missing__(self, name: str) -> object:
+        linear = name.startswith("baseline/") and "averaged" not in name
+        value = 0.87 if linear else summarise([0.4, 0.5, 0.6], seeds=[0, 1, 2], student=True)
+        return self.setdefault(name, value)
+
+
+def rows_of(measures: dict, **settings) -> dict:
+    return studies.rows(measures, FULL | settings, PUBLISHED)
+
+
+def left_out(tables: dict) -> int:
+    return sum(row.verdict == "no result yet" for rows in tables.values() for row in rows)
+
+
+def test_every_published_number_has_its_row():
+    a, glove = PUBLISHED["imdb"], PUBLISHED["imdb_glove"]
+    tables = rows_of(measures := Everything())
+    assert left_out(tables) == 0
+    sizes = {heading: len(rows) for heading, rows in tables.items()}
+    for name, table in studies.PUBLISHED_A.items():
+        (size,) = (n for heading, n in sizes.items() if f"ours `{name}`" in heading)
+        assert size == sum(len(v) for v in a[table].values() if isinstance(v, list)), name
+    adam, l2 = glove["bilstm_adam"], glove["bilstm_adam_l2"]
+    small = {"bidirectional": len(adam["epochs"]) + 1 + 2 + len(l2["lambda"]) + 2, "gradient": 7}
+    for kind, count in small.items():
+        (heading,) = (h for h in sizes if f"Study B, {kind}" in h)
+        assert "128 hidden units, 100 epochs" in heading
+        assert sizes[heading] == count
+    assert sizes["Peers: public material on the same data"] == 5
+    for row in tables["Study A, rnn, ours `rnn/mean`"]:
+        assert float(row.published) in itertools.chain(*a["rnn"].values())
+    for gone in ("a/gru/last/curve_loss/3", "b/stack/sgd/0.1/held_out_accuracy", "best/model/"
+                 "test_accuracy", "b/mistake/all/train_accuracy/31"):  # fmt: skip
+        with pytest.raises(KeyError, match=gone):
+            rows_of({name: m for name, m in measures.items() if name != gone})
+
+
+def test_what_the_settings_leave_out_is_said_to_be_left_out():
+    measures = Everything()
+    rows_of(measures, small_epochs=15)
+    short = {name: m for name, m in measures.items() if not name.endswith(("/20", "/25", "/30"))}
+    assert left_out(rows_of(short, small_epochs=15)) == 4  # and the accuracy at epoch 31
+    few = {name: m for name, m in measures.items() if "adamax" not in name and "l2/" not in name}
+    assert left_out(rows_of(few, small_epochs=15, everything=False)) == 4 + 20 + 4
+    padded = itertools.chain(*rows_of(Everything(), also_padded=["all"]).values())
+    assert sum("ours padded to 592 words likewise" in row.what for row in padded) == 6
+
+
+@pytest.mark.parametrize("accuracy, verdict", [(0.59, "did not learn"), (0.6, "learned")])
+def test_an_outcome_is_told_by_the_training_accuracy(accuracy, verdict):
+    measures = Everything({"b/source/lstm_sgd/20/train_accuracy/15": summarise([accuracy])})
+    (row,) = (
+        row
+        for rows in rows_of(measures, small_epochs=15).values()
+        for row in rows
+        if "halved every 20 epochs, 20" in row.what
+    )
+    assert row.verdict == verdict
+    assert row.reason.endswith("after our 15 epochs, too few to test what is published after 20")
+
+
+def test_the_published_setting_is_described():
+    text = studies.about(PUBLISHED)
+    for part in ("20,001 words", "20,000 reviews", "GloVe 100d", "padding to 592", "1,984 reviews"):
+        assert part in text
+
+
+# parameters
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("small_train=1602", "'small_train': .* multiple of 4"),
+        ("small_train=1604", "small_train is at most 1,600 for corpus 'generated'"),
+        ("speed_batches=26", "speed_batches is at most 25"),
+        ("small_dev=3", "'small_dev': .* multiple of 2"),
+        ("small_pad_to=500", "small_pad_to must be 0 or at least 592"),
+        ("also_padded=['dropout']", "also_padded"),
+        ("lr=0.0", "'lr'"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(change, message):
+    cells = read_notebook(machine.NOTEBOOKS / "04_imdb_recurrent.ipynb").cells
+    with pytest.raises(SettingsError, match=message):
+        resolve("04_imdb_recurrent", cells, "quick", [change])
+
+
+# plots
+
+
+def make_figures(shift: float = 0.0) -> dict:
+    rng = np.random.default_rng(0)
+    length, rating = rng.integers(5, 900, 200) + int(1000 * shift), rng.choice([1, 3, 8, 10], 200)
+    values = np.array([[0.5, 0.7, 0.8], [0.5, 0.6, 0.9]]) + shift
+    rows = {"lstm/last": summarise([0.8 + shift, 0.82, 0.85]), "one seed": summarise([0.7])}
+    return {
+        "corpus": lambda: figures.corpus_plot(length, rating, 500),
+        "curves": lambda: figures.curves(
+            "curves", "Accuracy", {f"s{k}": {"dev": values, "training": values} for k in range(5)},
+            published={"s1": {1: 0.6, 3: 0.7}}, log=["s2"], x=[1, 2, 3],
+        ),
+        "dots": lambda: figures.dots(
+            "dots", "Accuracy", rows, published={"one seed": 0.75}, lines={"linear": 0.88}
+        ),
+        "reading": lambda: figures.reading_plot(
+            "reading", ["not", "a", "good", "film"], {"lstm": np.full(4, 0.4 + shift)}
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", make_figures())
+def test_figures_have_a_name_a_text_labels_and_data(name, check_figure):
+    check_figure(name, make_figures()[name], make_figures(0.05)[name])
+
+
+def test_figures_draw_the_numbers_that_they_are_given():
+    first, second, third, _, fifth = make_figures()["curves"]().axes[:5]
+    np.testing.assert_allclose(first.lines[0].get_ydata(), [0.5, 0.65, 0.85])  # the seeds' mean
+    assert second.lines[-1].get_xydata().tolist() == [[1, 0.6], [3, 0.7]]
+    assert (first.get_yscale(), third.get_yscale()) == ("linear", "log")
+    assert fifth.get_title() == "s4"
+    (ax,) = make_figures()["dots"]().axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["lstm/last", "one seed"]
+    (interval,) = (c for c in ax.collections if hasattr(c, "get_segments"))
+    measure = summarise([0.8, 0.82, 0.85])
+    assert interval.get_segments()[0][:, 0].tolist() == [measure["low"], measure["high"]]
