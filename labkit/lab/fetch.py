@@ -10,12 +10,13 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import filelock
@@ -43,8 +44,8 @@ class DownloadError(OSError):
 class Source:
     """A file of the downloads, its SHA-256 in hexadecimal digits and its size in bytes.
 
-    It is published at the https `urls`, or `packed_in` another file, from which `unpack` yields its
-    pieces. A mirror may pack it differently, because what is unpacked is hashed, too. No more bytes
+    It is published at the https `urls`, or `packed_in` another file, in which `unpack` opens it. A
+    mirror may pack it differently, because what is unpacked is hashed, too. No more bytes
     are read than the sizes allow.
     """
 
@@ -53,7 +54,7 @@ class Source:
     size: int
     urls: tuple[str, ...] = ()
     packed_in: Source | None = None
-    unpack: Callable[[Path], Iterable[bytes]] | None = None
+    unpack: Callable[[Path], IO[bytes]] | None = None
 
 
 def fetch(source: Source) -> Path:
@@ -138,9 +139,9 @@ def _fetched(place: str, source: Source, published: Source, staging: Path) -> Pa
     download = partial(_download, size=max(published.size, source.size))
     path = Path(pooch.retrieve(place, known_hash, published.name, staging, downloader=download))
     if source.unpack:
-        pieces, path = source.unpack(path), staging / "unpacked"
-        with open(path, "wb") as output:
-            for piece in pieces:
+        packed, path = path, staging / "unpacked"
+        with source.unpack(packed) as file, open(path, "wb") as output:
+            while piece := file.read(2**20):
                 if output.tell() + len(piece) > source.size:
                     raise ValueError(f"it holds more than the {source.size:,} bytes expected")
                 output.write(piece)
