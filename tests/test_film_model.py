@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from labkit.cells import parity
+from labkit.cells import layers
 from labkit.film.corpus import PAD_ID
 from labkit.film.model import TORCH_LAYERS, ReviewClassifier, ReviewSpec, backward_order, pool
 
@@ -149,7 +149,7 @@ def test_the_handwritten_cell_computes_what_chapter_01_does(options):
     fast, slow = (make("handwritten", pooling="mean", **options) for _ in range(2))
     for layer in slow.layers:
         for direction, module in enumerate(layer):
-            layer[direction] = parity.from_torch(module)
+            layer[direction] = layers.from_torch(module)
     close(fast(batch(), LENGTH), slow(batch(), LENGTH))
 
 

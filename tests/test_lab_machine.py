@@ -50,8 +50,7 @@ def test_the_kernels_environment_fixes_what_must_be_set_before_the_start():
 
 
 def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
-    """Fewer than the machine has, in a container or under Slurm."""
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 5)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 5)  # knows of Slurm and containers
     assert machine.cpu_count() == 5
 
 

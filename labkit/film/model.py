@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from labkit.cells import layers, parity
+from labkit.cells import layers
 from labkit.film.corpus import PAD_ID
 from labkit.lab.specification import specification
 
@@ -142,7 +142,7 @@ def _layer(spec: ReviewSpec, input_size: int) -> nn.Module:
         return TORCH_LAYERS[spec.cell](input_size, spec.hidden_size, batch_first=True)
     written = layers.LSTM(input_size, spec.hidden_size)
     with torch.random.fork_rng(devices=[]):  # nn.LSTM draws a start that is overwritten
-        layer = parity.to_torch(written)
+        layer = layers.to_torch(written)
     layer.bias_hh_l0.requires_grad_(False)  # it is zero; trained, it would double the first's steps
     return layer
 
