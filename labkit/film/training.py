@@ -225,7 +225,7 @@ class Trainer:
         length = self.corpus.length[index].clamp(max=self.spec.max_len)
         size = self.spec.batch_size if self.spec.carry else EVALUATION_BATCH
         states, self._states = self._states, [] if self.spec.carry else None
-        for batch in reviews.in_order(length, size):
+        for batch in length.argsort(stable=True).split(size):
             if self._states and len(batch) < size:
                 self._states = []  # the last batch is smaller, its states start anew
             classes[batch] = self._forward(index[batch])[0].softmax(1).cpu()
@@ -305,7 +305,7 @@ class FilmTraining(Specification):
     `num_train` reviews are drawn by the seed, half of either label, all for 0; `num_dev` likewise,
     the same for every seed. `curve` names reviews to evaluate after every epoch, for show only.
     `keep` returns the parameters, too. `glove_words`: how many lines of GloVe are read, 0 where the
-    vectors are learned.
+    vectors are learned; `glove`: the SHA-256 of its file.
     """
 
     corpus: Literal["imdb", "generated"]
@@ -319,6 +319,7 @@ class FilmTraining(Specification):
     curve: Literal["", "test_sample", "held_out"] = ""
     keep: bool = False
     glove_words: NonNegativeInt = 0
+    glove: str = reviews.GLOVE.sha256
     device: Literal["cpu", "cuda"] = "cpu"
 
     @property
