@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from labkit.memory import training
@@ -100,7 +99,6 @@ def test_trace_agrees_with_the_readable_lstm():
 
 @pytest.mark.parametrize("first", [0, 2])
 def test_gates_held_from_a_step_on_leave_the_steps_before_alone(first):
-    """Against the readable step, with its forget gate replaced."""
     ensemble, (X, _) = Ensemble(LSTM, [3, 8], dtype=torch.float64), sequences(7, N=200)
     held = {"f": torch.full((2, 1, 32), 0.7, dtype=torch.float64)}
     model = single(LSTM, 8, torch.float64)
@@ -135,27 +133,23 @@ def test_state_dict_loads_strictly():
     state, other = Ensemble(LSTM, [0, 1]).state_dict(), Ensemble(LSTM, [8, 9])
     other.load_state_dict(state)
     assert largest_difference(other.state_dict(), state) == 0
-    bias = state["head.bias"]
-    for wrong in ({"extra": bias}, {"head.bias": bias[:1]}):
-        with pytest.raises(ValueError, match=f"missing, unknown or .*{next(iter(wrong))}"):
+    bias = state.pop("head.bias")
+    for wrong in ({}, {"head.bias": bias[:1]}, {"head.bias": bias, "extra": bias}):
+        with pytest.raises(ValueError, match=r"missing, unknown or .*(head\.bias|extra)"):
             other.load_state_dict(state | wrong)
-    del state["head.bias"]
-    with pytest.raises(ValueError, match=r"missing, unknown or .*head\.bias"):
-        other.load_state_dict(state)
 
 
-def test_public_methods_check_the_digits_and_a_training_does_once(monkeypatch):
+def test_no_method_reads_what_is_no_digit():
+    """Its row of the look-up table would be that of another replica."""
     ensemble, bad = Ensemble(SRN, [0, 1]), torch.full((4, 5), 10)
-    for method in (ensemble.logits, ensemble.trace, lambda X: ensemble.evaluate(X, X[:, 0])):
+    for method in (
+        ensemble.logits,
+        ensemble.trace,
+        lambda X: ensemble.evaluate(X, X[:, 0]),
+        lambda X: training.fit(ensemble, Split(X, X[:, 0]), sequences(5), steps=1),
+    ):
         with pytest.raises(ValueError, match=r"numbers 0\.\.9"):
             method(bad)
-    with pytest.raises(ValueError, match=r"numbers 0\.\.9"):
-        training.fit(ensemble, Split(bad, bad[:, 0]), sequences(5), steps=1)
-
-    data, checked = sequences(5), []
-    monkeypatch.setattr(training, "check", lambda *arguments, replicas: checked.append(arguments))
-    training.fit(ensemble, data, data, steps=30)
-    assert len(checked) == 1
 
 
 def test_starts_of_one_seed_share_embedding_and_head():
@@ -166,17 +160,3 @@ def test_starts_of_one_seed_share_embedding_and_head():
     assert float(b["recurrent.layers.0.W"].abs().max()) == 0
     assert 0.29 < float(a["recurrent.layers.0.W_i"].abs().max()) <= (6 / 64) ** 0.5
     assert 0.3 < float(a["recurrent.layers.0.b_f"].abs().max()) <= (6 / 33) ** 0.5
-
-
-@pytest.mark.parametrize(
-    "arguments, field",
-    [
-        ({"cell": "gru"}, "cell"),
-        ({"cell": "srn", "init": "ones"}, "init"),
-        ({"cell": "srn", "hidden_size": 0}, "hidden_size"),
-        ({"cell": "srn", "train_embedding": 1}, "train_embedding"),
-    ],
-)
-def test_a_model_that_does_not_exist_is_refused(arguments, field):
-    with pytest.raises(ValidationError, match=field):
-        ModelSpec(**arguments)
