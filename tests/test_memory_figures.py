@@ -14,14 +14,9 @@ from labkit.memory.model import Ensemble, ModelSpec
 
 SEQUENCE = [6, 7, 0, 0, 1, 0, 0, 0, 0, 0]
 RAW = [0.2, 0.4, 0.9, 0.5]
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Ensemble:
-    """Two models with large random weights, so that what they predict depends on what they read."""
-    ensemble = Ensemble(ModelSpec(cell="lstm"), [3, 8])
-    ensemble.load_state_dict({k: 3 * v for k, v in ensemble.state_dict().items()})
-    return ensemble
+# large random weights, so that what they predict depends on what they read
+ENSEMBLE = Ensemble(ModelSpec(cell="lstm"), [3, 8])
+ENSEMBLE.load_state_dict({name: 3 * value for name, value in ENSEMBLE.state_dict().items()})
 
 
 def draw(content: dict, **layout):
@@ -75,8 +70,8 @@ def test_printed_rows_are_open_markers_at_their_lengths_and_means_over_lengths_a
     assert same_color(a.get_markeredgecolor(), plots.COLOURS["lstm"])
 
 
-def test_the_picture_shows_units_down_digits_across_and_the_published_scales(ensemble):
-    trace = {k: v[0, 0] for k, v in ensemble.trace(torch.tensor([SEQUENCE])).items()}
+def test_the_picture_shows_units_down_digits_across_and_the_published_scales():
+    trace = {k: v[0, 0] for k, v in ENSEMBLE.trace(torch.tensor([SEQUENCE])).items()}
     fig = figures.gate_maps(trace, SEQUENCE, 13, "seed 3", framed=4)
     for ax, name in zip(fig.axes[:4], "ifoc", strict=True):
         mesh = ax.collections[0]
@@ -87,26 +82,22 @@ def test_the_picture_shows_units_down_digits_across_and_the_published_scales(ens
     assert "6 7 0 0 1 0 0 0 0 0, seed 3, which predicts 13" in fig.labkit_alt
 
 
-def test_the_explorer_follows_its_controls_and_is_a_plain_figure_where_nobody_turns_them(
-    ensemble, monkeypatch
-):
+def test_the_explorer_follows_its_controls_and_is_a_figure_where_nobody_turns_them(monkeypatch):
     shown, chosen = [], []
     monkeypatch.setattr(plots, "show", shown.append)
-    monkeypatch.setattr(
-        ipywidgets, "interact", lambda draw, **controls: chosen.append((draw, controls))
-    )
-    figures.explore({"xavier": ensemble}, SEQUENCE)  # the lab runs the notebook
+    monkeypatch.setattr(ipywidgets, "interact", lambda draw, **knobs: chosen.append((draw, knobs)))
+    figures.explore({"xavier": ENSEMBLE}, SEQUENCE)  # the lab runs the notebook
     assert shown[0].labkit_name == "gate_maps"
     assert not chosen
 
     monkeypatch.delenv("LABKIT_PROGRESS")
-    figures.explore({"xavier": ensemble}, SEQUENCE)
+    figures.explore({"xavier": ENSEMBLE}, SEQUENCE)
     ((draw, controls),) = chosen
     assert controls["row"].value == "6 7 0 0 1 0 0 0 0 0"
     assert (controls["step"], controls["seed"]) == ((1, 10), [3, 8])
     row = "1 9 0 0 0 0 0 8 0 0"
     draw(row=row, step=2, start="xavier", seed=8)
-    predicted = int(ensemble.logits(torch.tensor([[*map(int, row.split())]]))[1].argmax())
+    predicted = int(ENSEMBLE.logits(torch.tensor([[*map(int, row.split())]]))[1].argmax())
     alt = shown[-1].labkit_alt
     assert f"reading {row}, seed 8, xavier start, which predicts {predicted}" in alt
     assert "the column of step 2 is framed" in alt

@@ -14,17 +14,11 @@ from labkit.memory.training import DigitSumTraining
 
 SRN, LSTM = ModelSpec(cell="srn"), ModelSpec(cell="lstm")
 SHORT = {"length": 5, "steps": 60, "evaluate_every": 20}
-
-
-def numbered(N: int, R: int | None = None) -> Split:
-    """Sequences whose first entry tells their row, so that a batch shows where it comes from."""
-    shape = (N,) if R is None else (R, N)
-    y = torch.arange(N).expand(shape).contiguous()
-    return Split(y.unsqueeze(-1).expand(*shape, 3).contiguous(), y)
+NUMBERED = Split(torch.arange(10).view(10, 1).expand(10, 3), torch.arange(10))
 
 
 def test_without_shuffling_batches_come_in_file_order_again_and_again():
-    stream = training.batches(numbered(10), (0, 1), batch_size=4)
+    stream = training.batches(NUMBERED, (0, 1), batch_size=4)
     expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3]]
     assert [next(stream).y.tolist() for _ in range(4)] == [[rows, rows] for rows in expected]
 
@@ -32,7 +26,7 @@ def test_without_shuffling_batches_come_in_file_order_again_and_again():
 def test_shuffled_epochs_hold_every_row_once_and_depend_on_the_replicas_seed_only():
     epochs = {}
     for seeds in ((0, 1), (1,)):
-        stream = training.batches(numbered(10, len(seeds)), seeds, batch_size=4, shuffle=True)
+        stream = training.batches(NUMBERED, seeds, batch_size=4, shuffle=True)
         read = [next(stream) for _ in range(6)]
         assert all(torch.equal(batch.X[..., 0], batch.y) for batch in read)
         epochs[seeds] = [torch.cat([b.y for b in read[k : k + 3]], 1) for k in (0, 3)]
@@ -48,9 +42,8 @@ def test_fit_keeps_the_best_checkpoint_of_each_replica():
     """With a large step the accuracy goes up and down; what stays is the best, not the last."""
     X = torch.randint(0, 10, (40, 4), generator=torch.Generator().manual_seed(0))
     data, ensemble, calls = Split(X, X[:, :2].sum(1)), Ensemble(SRN, [0, 1, 2]), []
-    arrays = training.fit(
-        ensemble, data, data, 105, 10, lr=0.1, progress=lambda *call: calls.append(call)
-    )
+    progress = {"progress": lambda done, total: calls.append((done, total))}
+    arrays = training.fit(ensemble, data, data, 105, 10, lr=0.1, **progress)
     best, at = arrays["dev_curve"].max(1)
     assert torch.equal(arrays["dev_accuracy"], best)
     assert torch.equal(arrays["best_step"], arrays["step"][at])  # the first of several
@@ -67,12 +60,10 @@ def test_scores_belong_to_the_stored_parameters(protocol):
     specification = DigitSumTraining(model=LSTM, seeds=[0, 3], protocol=protocol, **SHORT)
     arrays = specification.train()
     ensemble = specification.load(arrays)
-    kinds = {"dev": "dev_accuracy", "test": "test_accuracy"}
+    data, kinds = digit_sum.load_published(5), {"dev": "dev_accuracy", "test": "test_accuracy"}
     if protocol == "sound":  # the second replica's own data
         data = digit_sum.sound_data(5, seed=3)
         kinds = {kind: f"test_accuracy_{kind}" for kind in ("seen_pairs", "unseen_pairs")}
-    else:
-        data = digit_sum.load_published(5)
     model = SequenceClassifier(LSTM)  # the readable model answers the same
     model.load_state_dict(ensemble.parameters_of(1))
     for kind, name in kinds.items():

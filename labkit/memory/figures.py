@@ -166,11 +166,8 @@ def _strip(ax: Axes, side: int, by_x: Mapping[Any, Measure], color: Any, label: 
 def gate_maps(
     trace: Mapping[str, Any], digits: Sequence[int], predicted: int, model: str, framed: int
 ) -> Figure:
-    """Four heat maps of one sequence: `trace` holds "i", "f", "o" and "c", each (T, H).
-
-    `model` says which model it is, `predicted` the sum that it gives; a frame is drawn around the
-    column of step `framed`, from 0.
-    """
+    """Four heat maps of one sequence: `trace` holds "i", "f", "o" and "c", each (T, H); a frame is
+    drawn around the column of step `framed`, from 0."""
     text = " ".join(map(str, digits))
     alt = (
         f"Four heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: input, "
@@ -211,8 +208,7 @@ def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
     row, start = " ".join(map(str, digits)), next(iter(ensembles))
     seeds = ensembles[start].seeds
     if os.environ.get("LABKIT_PROGRESS"):
-        draw(row, 5, start, seeds[0])
-        return
+        return draw(row, 5, start, seeds[0])
     from ipywidgets import Text, interact
 
     text = Text(row, continuous_update=False, description="digits")
