@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,26 @@ def test_there_are_no_circles():
 
     for name in MODULES:
         visit(name, ())
+
+
+def unpickling(source: str) -> list[str]:
+    """What in a source could load a pickle."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    wrong = [c for c in calls if any(k.arg == "allow_pickle" for k in c.keywords)]
+    words = (
+        r"\b(torch|joblib)\.load\b|read_pickle|import (c?pickle|dill|cloudpickle|shelve|marshal)"
+    )
+    return [*map(ast.unparse, wrong), *(m.group() for m in re.finditer(words, source))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_unpickles(name):
+    assert unpickling(MODULES[name].read_text("utf-8")) == []
+
+
+def test_unpickling_is_noticed():
+    for source in ("import pickle", "torch.load('x')", "np.load('x', allow_pickle=True)"):
+        assert unpickling(source)
 
 
 @pytest.mark.parametrize("folder", LIMITS)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from labkit.cells import parity
+from labkit.cells import layers
 from labkit.film.corpus import PAD_ID
 from labkit.film.model import TORCH_LAYERS, ReviewClassifier, ReviewSpec, backward_order, pool
 
@@ -105,16 +105,6 @@ def test_padding_changes_no_answer(cell, options, pooling):
         close(model(X[row : row + 1, :n], LENGTH[row : row + 1])[0], together[row])
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_padding_gets_no_gradient(pooling):
-    model = make(bidirectional=True, pooling=pooling)
-    X, unused = batch(extra=2), V - 1
-    model(X.masked_fill(X == PAD_ID, unused), LENGTH).square().sum().backward()
-    gradient = model.embedding.weight.grad.abs().amax(1)
-    assert gradient[unused] == 0
-    assert gradient[int(X[2, 0])] > 0
-
-
 def test_a_backward_direction_reads_the_words_reversed_and_the_padding_in_place():
     length = torch.tensor([3, 1, 4])
     assert backward_order(4, length).tolist() == [[2, 1, 0, 3], [0, 1, 2, 3], [3, 2, 1, 0]]
@@ -159,7 +149,7 @@ def test_the_handwritten_cell_computes_what_chapter_01_does(options):
     fast, slow = (make("handwritten", pooling="mean", **options) for _ in range(2))
     for layer in slow.layers:
         for direction, module in enumerate(layer):
-            layer[direction] = parity.from_torch(module)
+            layer[direction] = layers.from_torch(module)
     close(fast(batch(), LENGTH), slow(batch(), LENGTH))
 
 
@@ -259,20 +249,12 @@ def test_vectors_start_and_train_as_they_should(kind):
 # refusals
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"cell": "transformer"}, "cell"),
-        ({"pooling": "sum"}, "pooling"),
-        ({"hidden_size": 0}, "hidden_size"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"units": 3}, "units"),
-        ({"skip": True}, "skip needs a pooling over time, not 'last'"),
-    ],
-)
-def test_bad_settings_are_refused(options, message):
-    with pytest.raises(ValidationError, match=message):
-        ReviewSpec(**options)
+def test_bad_settings_are_refused():
+    for name, value in {"cell": "cnn", "pooling": "sum", "hidden_size": 0, "dropout": 1.0}.items():
+        with pytest.raises(ValidationError, match=name):
+            ReviewSpec(**{name: value})
+    with pytest.raises(ValidationError, match="skip needs a pooling over time, not 'last'"):
+        ReviewSpec(skip=True)
 
 
 @pytest.mark.parametrize("table, got", [(None, "none"), (torch.ones(V, E + 1), r"\(30, 6\)")])

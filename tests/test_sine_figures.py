@@ -1,57 +1,36 @@
-"""The plots of the sine chapter: each draws what it is given, says so, and repeats itself."""
+"""The plots of the sine chapter draw what they are given, and its rows of the report."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+import torch
 
+from labkit.lab import record
+from labkit.measure.statistics import summarise
 from labkit.sine import figures
+from labkit.sine.study import LENGTHS
 
-SEEDS = 3
-RNG = np.random.default_rng(0)
-BASE = np.abs(RNG.normal(size=(SEEDS, 9))) + 0.1
-ENDS = np.linspace(0.9, 1.9, 20)
-NOTE = {
-    "label": [0.34 + k / 100 for k in range(9)],
-    "initial_prediction": [1e-5 * (k + 1) for k in range(9)],
-    "final_prediction": [0.03 * (k + 1) for k in range(9)],
-}
-
-
-def curves(shift: float = 0.0, length: int = 20) -> np.ndarray:
-    return np.linspace(0.2, 0.5, length) + 0.01 * np.arange(SEEDS)[:, None] + shift
+PUBLISHED = record.published()["sine"]
+NOTE = PUBLISHED["every_step"]
+VALUES = torch.rand(3, 9, generator=torch.Generator().manual_seed(0)) + 0.1  # three seeds
+ENDS = torch.linspace(0.9, 1.9, 9)
 
 
 def make_all(shift: float = 0.0) -> dict:
-    ways = dict.fromkeys(figures.WAYS, BASE + shift)
-    blocks = {"adam": BASE[:, :6] + shift, "sgd": BASE[:, :6] + 1}
-    scan = {"adam": {1e-3: BASE[:, 0] + shift}, "sgd": {1e-2: BASE[:, 1], 1.0: BASE[:, 2]}}
-    gate = (curves(shift), curves(0.2))
-    names = ["last/nine", "every/mixed"]
+    moved, two = VALUES + shift, ("last/nine", "every/mixed")
+    blocks = {"adam": moved[:, :6], "sgd": VALUES[:, :6] + 1}
+    ways = dict.fromkeys(figures.WAYS, moved)
+    by_length = dict.fromkeys(figures.WAYS, VALUES[:, : len(LENGTHS)])
+    strokes = dict(zip(("again", "on", "fitted"), VALUES, strict=True))
     return {
-        "loss": lambda: figures.loss_plot(
-            {"gluon": blocks, "xavier": blocks}, {"adam": [0.3, 0.2], "sgd": [0.4, 0.3]}, 0.007
-        ),
-        "why_sgd_is_slow": lambda: figures.slow_plot(
-            {"cell 1 weights": BASE[:, 0] + shift, "cell 3 biases": BASE[:, 1]},
-            scan, {"adam": 1e-3, "sgd": 1e-2}, 60,
-        ),
-        "note": lambda: figures.note_plot(BASE / 1e5, {100: BASE + shift, 1000: BASE}, NOTE),
-        "predictions": lambda: figures.prediction_plot(
-            {T: {way: curves(shift) for way in names} for T in (3, 90)}, ENDS, 1.09
-        ),
-        "error_over_place_and_length": lambda: figures.error_plot(
-            ways, {way: v[:, :4] for way, v in ways.items()}, (3, 9, 18, 90), {"the mean": 0.117}
-        ),
-        "output_gate": lambda: figures.gate_plot(ENDS, dict.fromkeys(names, gate), (1, 2)),
+        "loss": lambda: figures.loss_plot(dict.fromkeys(figures.STARTS, blocks), PUBLISHED, 0.007),
+        "note": lambda: figures.note_plot(VALUES / 1e5, {100: moved, 1000: VALUES}, NOTE),
+        "error_over_place_and_length": lambda: figures.error_plot(ways, by_length, {"mean": 0.1}),
+        "output_gate": lambda: figures.gate_plot(ENDS, dict.fromkeys(two, (moved, VALUES))),
         "free_run": lambda: figures.free_run_plot(
-            curves()[0],
-            {way: curves(shift)[0] for way in names},
-            {way: curves(shift) for way in names},
-            {"line": curves()[1], "fitted": curves()[2] * 1e-5},
-            0.05,
+            VALUES[0], dict.fromkeys(two, moved[0]), dict.fromkeys(two, moved), strokes
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", make_all())
@@ -61,19 +40,17 @@ def test_figures_have_a_name_a_text_labels_and_stable_data(name, check_figure):
 
 def lines(ax) -> dict[str, list[float]]:
     """The labelled lines of a panel."""
-    return {
-        line.get_label(): np.asarray(line.get_ydata()).tolist()
-        for line in ax.lines
-        if not line.get_label().startswith("_")
-    }
+    labelled = [line for line in ax.lines if not line.get_label().startswith("_")]
+    return {line.get_label(): torch.as_tensor(line.get_ydata()).tolist() for line in labelled}
 
 
 def test_losses_stand_at_the_end_of_their_batches_beside_the_published_ones():
     left, _ = make_all()["loss"]().axes
-    circles = [line for line in left.lines if line.get_label() == "published"]
-    assert [line.get_ydata().tolist() for line in circles] == [[0.3, 0.2], [0.4, 0.3]]
-    assert circles[0].get_xdata().tolist() == [20, 40]
-    assert lines(left)["Adam"] == pytest.approx(BASE[:, :6].mean(0).tolist())
+    adam, sgd = (line for line in left.lines if line.get_label() == "published")
+    assert adam.get_xdata().tolist() == [20, 40, 60, 80, 100]
+    assert [*adam.get_ydata()] == PUBLISHED["adam_loss"]
+    assert [*sgd.get_ydata()] == PUBLISHED["sgd_loss"]
+    assert lines(left)["Adam"] == pytest.approx(VALUES[:, :6].median(0).values.tolist())
 
 
 def test_the_note_shows_the_labels_and_their_half():
@@ -81,5 +58,48 @@ def test_the_note_shows_the_labels_and_their_half():
     assert lines(right)["printed labels, sin t"] == NOTE["label"]
     assert lines(right)["sin(t)/2"] == pytest.approx([v / 2 for v in NOTE["label"]])
     assert lines(right)["published outputs"] == NOTE["final_prediction"]
-    assert lines(right)["ours, 1,000 batches"] == pytest.approx(BASE.mean(0).tolist())
-    assert lines(left)["published outputs"] == pytest.approx([k + 1 for k in range(9)])
+    assert lines(right)["ours, 1,000 batches"] == pytest.approx(VALUES.median(0).values.tolist())
+    assert lines(left)["published outputs"] == [1e5 * v for v in NOTE["initial_prediction"]]
+
+
+def measures(shift: float = 0.0) -> dict:
+    """Twelve seeds around each published number, or beside it by a share `shift` of it."""
+    columns = {"note/0": NOTE["initial_prediction"]}
+    columns |= dict.fromkeys(("note/100", "note/end"), NOTE["final_prediction"])
+    for start in figures.STARTS:
+        columns |= {f"loss/{start}/{o}": PUBLISHED[f"{o}_loss"] for o in figures.OPTIMISERS}
+    return {
+        f"{name}/{k}": summarise([value * (1 + shift + j / 100) for j in range(-6, 6)])
+        for name, column in columns.items()
+        for k, value in enumerate(column, start=1)
+    }
+
+
+def rows(measures: dict) -> list:
+    return list(figures.rows(measures, {"batches": 1_500}, {"sine": PUBLISHED}).items())
+
+
+def test_every_published_number_has_a_row_in_its_order():
+    tables = rows(measures())
+    assert [heading for heading, _ in tables[1:]] == [
+        "Losses, ours with Xavier start",
+        "Outputs before training",
+        "Outputs after training, ours after 100 batches",
+        "Outputs after training, ours after 1,500 batches",
+    ]
+    columns = [PUBLISHED["adam_loss"] + PUBLISHED["sgd_loss"]] * 2
+    columns += [NOTE["initial_prediction"], NOTE["final_prediction"], NOTE["final_prediction"]]
+    for (_, table), column in zip(tables, columns, strict=True):
+        assert [row.published for row in table] == [repr(value) for value in column]
+        assert {row.verdict for row in table} == {"inside our seeds"}
+    assert tables[0][1][9].what == "SGD, 0.01, loss of batches 81 to 100"
+
+
+def test_a_lower_loss_is_better_and_an_output_is_neither():
+    verdicts = [{row.verdict for row in table} for _, table in rows(measures(-0.5))]
+    assert verdicts == [{"ours better"}] * 2 + [{"outside our seeds"}] * 3
+
+
+def test_a_missing_measure_is_an_error():
+    with pytest.raises(KeyError, match="note/end/4"):
+        rows({name: value for name, value in measures().items() if name != "note/end/4"})

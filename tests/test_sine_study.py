@@ -1,4 +1,4 @@
-"""What the sine chapter measures, and its rows of the report."""
+"""The sine's data, and its cells and training against torch's; what the chapter measures."""
 
 from __future__ import annotations
 
@@ -6,81 +6,245 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from labkit.measure.statistics import summarise
+from labkit.lab import notebooks, record, settings
+from labkit.lab.machine import NOTEBOOKS
 from labkit.sine import study as sine
-from labkit.sine import training as st
+from labkit.sine.study import SIZES, SineTraining
 
-from .test_sine_training import LABEL, PUBLISHED, large, read, torch_layers
-
-
-def silent() -> st.Parameters:
-    """A net that always says 0."""
-    return [{n: torch.zeros_like(v) for n, v in c.items()} for c in st.initial_parameters([0])]
+PUBLISHED = record.published()["sine"]
+LABEL = torch.tensor(PUBLISHED["every_step"]["label"], dtype=torch.float64)
+TORCH_NAMES = {"weight_ih_l0": "W", "weight_hh_l0": "U", "bias_ih_l0": "b_W", "bias_hh_l0": "b_U"}
+SMALL = {"batches": 6, "batch_size": 4}
 
 
-# errors
+def train(dtype: torch.dtype = torch.float64, **fields) -> dict:
+    return SineTraining(**fields).train(lambda done, total: None, dtype)
+
+
+def large(seeds=(0, 1), factor: float = 8.0, dtype: torch.dtype = torch.float64) -> sine.Parameters:
+    """Nets with large weights, biases among them, so that their gates move."""
+    draw = torch.Generator().manual_seed(99)
+    cells = sine.initial_parameters(seeds, "xavier", torch.float64)
+    for cell in cells:
+        for name, value in cell.items():
+            noise = torch.rand(value.shape, generator=draw, dtype=torch.float64) - 0.5
+            cell[name] = (factor / 4 * value + noise).to(dtype)
+    return cells
+
+
+def torch_layers(parameters: sine.Parameters, replica: int) -> list[nn.LSTM]:
+    """torch's layers with the weights of one net; torch's gates stand in the order i, f, g, o."""
+    layers = []
+    for cell, inputs, H in zip(parameters, (1, *SIZES[:-1]), SIZES, strict=True):
+        layer = nn.LSTM(inputs, H, batch_first=True, dtype=cell["W"].dtype)
+        order = torch.arange(4 * H).view(4, H)[[0, 1, 3, 2]].flatten()
+        shapes = {name: value.shape for name, value in layer.state_dict().items()}
+        state = {t: cell[n][replica][:, order].T.reshape(shapes[t]) for t, n in TORCH_NAMES.items()}
+        layer.load_state_dict(state)
+        layers.append(layer)
+    return layers
+
+
+def read(layers: list[nn.LSTM], X: Tensor) -> Tensor:
+    signal = X.unsqueeze(-1)
+    for layer in layers:
+        signal = layer(signal)[0]
+    return signal.squeeze(-1)
+
+
+def test_windows_lie_on_the_published_grid_whose_labels_are_sin_t_and_not_its_half():
+    assert LABEL.asin().diff().numpy() == pytest.approx(0.01, abs=5e-8)
+    assert (2 * LABEL).asin().diff().min() > 0.025
+    end = LABEL[-1:].asin()
+    X, y = sine.time_windows(end, 9)
+    assert (2 * y[0]).numpy() == pytest.approx(LABEL.numpy(), abs=1e-7)
+    assert X[0, 1:].numpy() == pytest.approx(LABEL[:-1].asin().numpy(), abs=2e-7)
+    assert float(end - X[0, -1]) == pytest.approx(0.01)  # the last label's time is not read
+
+
+def test_windows_of_values_hold_what_follows_each_value():
+    X, y = sine.draw_windows("value", torch.tensor([0.0, 0.25]), 4)
+    assert X[1].tolist() == pytest.approx([math.cos(k / 10) / 2 for k in range(4)])
+    assert y[:, :-1].tolist() == X[:, 1:].tolist()
+    assert float(y[0, -1]) == pytest.approx(math.sin(0.4) / 2)
+
+
+@pytest.mark.parametrize("T", [1, 5, 13])
+def test_no_training_on_time_sees_a_label_beyond_the_range(T):
+    X, y = sine.draw_windows("time", torch.tensor([0.0, 1.0]), T)
+    assert X[0, 0] == pytest.approx(0, abs=1e-7)
+    assert float(y[1, -1]) == pytest.approx(math.sin(sine.SEEN) / 2)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("batches=0", "parameter 'batches': Input should be greater than or equal to 100"),
+        ("contrast_batches=40", "parameter 'contrast_batches'.* 100, got 40 from --set"),
+        ("seed=-1", "parameter 'seed'"),
+        ("adam_rates=[0.1, -1.0]", r"parameter 'adam_rates\[1\]'"),
+        ("free_steps=62", "parameter 'free_steps'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(given, message):
+    cells = notebooks.read_notebook(NOTEBOOKS / "06_sine_forecast.ipynb").cells
+    settings.resolve("06_sine_forecast", cells, "cpu")
+    with pytest.raises(settings.SettingsError, match=message):
+        settings.resolve("06_sine_forecast", cells, "quick", [given])
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [({"loss": "first"}, "loss\n"), ({"longest": 109}, "longest must be below 109 where time")],
+)
+def test_a_training_that_cannot_be_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SineTraining(seeds=[0], **wrong)
+
+
+@pytest.mark.parametrize("start", ["gluon", "xavier"])
+def test_starts_have_their_bounds_and_zero_biases(start):
+    cells = sine.initial_parameters([3], start)
+    for cell, inputs, H in zip(cells, (1, 10, 20), SIZES, strict=True):
+        for name, rows in (("W", inputs), ("U", H)):
+            bound = 0.07 if start == "gluon" else math.sqrt(6 / (rows + H))
+            assert cell[name].shape == (1, rows, 4 * H)
+            assert bound / 2 < float(cell[name].abs().max()) <= bound
+        assert not torch.cat([cell["b_W"], cell["b_U"]]).any()
+
+
+def test_the_start_of_gluon_says_as_little_as_the_published_one():
+    """The published outputs before training lie among ours, those of a Xavier start far above."""
+    X = (LABEL.asin() - 0.01).float().unsqueeze(0)
+    gluon, xavier = (
+        sine.unroll(sine.initial_parameters(range(40), start), X)[0][:, 0].abs()
+        for start in ("gluon", "xavier")
+    )
+    for k, value in enumerate(PUBLISHED["every_step"]["initial_prediction"]):
+        assert gluon[:, k].min() < value < gluon[:, k].max(), k
+    assert float(xavier[:, -1].median()) > 100 * float(gluon[:, -1].median())
+
+
+def test_unrolling_equals_torchs_layers_net_by_net():
+    parameters = large()
+    X = torch.rand(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    outputs, ends, steps = sine.unroll(parameters, X)
+    for replica in range(2):
+        expected = read(torch_layers(parameters, replica), X[replica])
+        assert torch.allclose(outputs[replica], expected, atol=1e-12)
+    h, c, o = steps[-1]
+    assert torch.equal(h, o * c.tanh())
+    assert torch.equal(h, ends[-1][0])
+    shared, _, _ = sine.unroll(parameters, X[0])
+    assert torch.allclose(shared[0], outputs[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("optimiser, lr", [("sgd", 0.5), ("adam", 0.01)])
+@pytest.mark.parametrize("loss", ["last", "every"])
+def test_training_equals_torchs_own_net_trained_alone(optimiser, lr, loss):
+    """Half the mean squared error, torch's own autograd and optimiser, two biases."""
+    seeds = [2, 5]
+    arrays = train(seeds=seeds, start="xavier", optimiser=optimiser, lr=lr, loss=loss, **SMALL)
+    after = sine.parameters_after(arrays, SMALL["batches"])
+    for replica, seed in enumerate(seeds):
+        layers = torch_layers(sine.initial_parameters(seeds, "xavier", torch.float64), replica)
+        weights = [p for layer in layers for p in layer.parameters()]
+        step = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimiser](weights, lr=lr)
+        draw = torch.Generator().manual_seed(1_000_003 + seed)
+        for k in range(SMALL["batches"]):
+            u = torch.rand(SMALL["batch_size"], generator=draw).double()
+            t = u.unsqueeze(1) + 0.01 * torch.arange(9)
+            error = read(layers, t) - (t + 0.01).sin() / 2
+            value = (error if loss == "every" else error[:, -1]).square().mean() / 2
+            assert arrays["loss"][replica, k] == pytest.approx(value.item(), rel=1e-6)
+            step.zero_grad()
+            value.backward()
+            step.step()
+        X = torch.rand(3, 9, dtype=torch.float64)
+        assert torch.allclose(sine.unroll(after, X)[0][replica], read(layers, X), atol=1e-6)
+
+
+@pytest.mark.parametrize("reads", ["time", "value"])
+def test_seeds_trained_together_equal_seeds_trained_alone(reads):
+    fields = {
+        "reads": reads, "loss": "every", "shortest": 2, "longest": 5, "lr": 0.02, "decay": True,
+        "start": "xavier", **SMALL,
+    }  # fmt: skip
+    together = train(seeds=[1, 4, 6], **fields)
+    for replica, seed in enumerate([1, 4, 6]):
+        for name, value in train(seeds=[seed], **fields).items():
+            assert together[name][replica] == pytest.approx(value[0], abs=1e-12), name
+
+
+def test_the_first_losses_are_the_published_ones():
+    for optimiser, lr in (("adam", 1e-3), ("sgd", 1e-2)):
+        arrays = train(torch.float32, seeds=[0], optimiser=optimiser, lr=lr, batches=40)
+        means, printed = arrays["loss"].reshape(2, 20).mean(1), PUBLISHED[f"{optimiser}_loss"]
+        assert means.tolist() == pytest.approx(printed[:2], rel=0.05)
+
+
+def test_the_rate_falls_to_zero_along_a_cosine():
+    """Of two batches the second is trained at half the rate, so it moves half as far."""
+    fields = {"seeds": [0], "optimiser": "sgd", "lr": 0.4, "batches": 2, "snapshots": (1,)}
+    falling, constant = (train(decay=decay, **fields) for decay in (True, False))
+    moved = [(a["2/2/b_W"] - a["1/2/b_W"]) for a in (falling, constant)]
+    assert moved[0] == pytest.approx(moved[1] / 2, rel=1e-9)
+
+
+def test_snapshots_are_the_parameters_of_a_shorter_training():
+    arrays = train(seeds=[3], snapshots=(2, 7), **SMALL)
+    short = train(seeds=[3], **{**SMALL, "batches": 2})
+    for a, b in zip(sine.parameters_after(arrays, 2), sine.parameters_after(short, 2), strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (arrays["2/0/W"] != arrays["6/0/W"]).any()
+    assert "7/0/W" not in arrays
 
 
 def test_evaluation_times_are_apart_and_in_their_ranges():
     every = torch.cat([sine.TEST_ENDS, sine.DEV_ENDS])
     assert every.sort().values.diff().min() > 1e-3
-    assert 0.09 < every.min() < every.max() < st.SEEN
-    assert 0.9 < sine.SEEN_ENDS.min() < sine.SEEN_ENDS.max() < st.SEEN
-    assert st.SEEN < sine.UNSEEN_ENDS.min() < sine.UNSEEN_ENDS.max() < st.SEEN + 0.9
+    assert 0.09 < every.min() < every.max() < sine.SEEN
+    assert 0.9 < sine.SEEN_ENDS.min() < sine.SEEN_ENDS.max() < sine.SEEN
+    assert sine.SEEN < sine.UNSEEN_ENDS.min() < sine.UNSEEN_ENDS.max() < sine.SEEN + 0.9
 
 
 def test_a_silent_net_errs_by_the_labels_whatever_the_length():
+    silent = [{n: 0 * value for n, value in c.items()} for c in sine.initial_parameters([0])]
     expected = float((sine.SEEN_ENDS.sin() / 2).square().mean().sqrt())
-    by_length = sine.length_errors(silent(), sine.SEEN_ENDS)
+    by_length = sine.length_errors(silent, sine.SEEN_ENDS)
     assert by_length.shape == (1, len(sine.LENGTHS))
     assert by_length[0].tolist() == pytest.approx([expected] * len(sine.LENGTHS))
-    places = sine.place_errors(silent())
+    places = sine.step_errors(silent)
     for k in range(9):
         labels = (sine.TEST_ENDS - 0.01 * (8 - k)).sin() / 2
         assert float(places[0, k]) == pytest.approx(float(labels.square().mean().sqrt()), rel=1e-5)
-    at = sine.at_places(silent())
-    assert list(at) == ["steps 1 to 8", "3 points", "18 points", "45 points", "90 points"]
-    assert float(at["steps 1 to 8"]) == pytest.approx(float(places[0, :8].square().mean().sqrt()))
 
 
 def test_polynomials_need_no_memory_and_come_near():
-    mean, line, cubic = sine.polynomial_errors()
+    plain = sine.polynomial_errors()
     labels = sine.TEST_ENDS.double().sin() / 2
-    assert mean == pytest.approx(float(labels.std(correction=0)), rel=1e-3)
-    assert mean > 10 * line > 100 * cubic
-    (exact,) = sine.polynomial_errors(degrees=(11,))
-    assert exact < 1e-9
-
-
-def test_the_notes_window_is_read_one_step_before_its_labels():
-    parameters = large(dtype=torch.float32)
-    outputs = sine.outputs_on_grid(parameters, LABEL.tolist())
-    X, _ = st.time_windows(LABEL[-1:].asin().float(), 9)
-    assert torch.allclose(outputs, st.unroll(parameters, X)[0][:, 0], atol=1e-5)
-    later = st.unroll(parameters, X + 0.01)[0][:, 0]
-    assert float((outputs - later).abs().max()) > 1e-3
+    assert plain["mean"] == pytest.approx(float(labels.std(correction=0)), rel=1e-3)
+    assert plain["mean"] > 10 * plain["line"] > 100 * plain["cubic"]
 
 
 def test_gradient_norms_are_those_of_each_group():
     parameters = large((1, 2), dtype=torch.float32)
     norms = sine.gradient_norms(parameters)
-    assert len(norms) == 6
+    X, y = sine.time_windows(sine.DEV_ENDS, 9)
     for replica in range(2):
         layers = torch_layers(parameters, replica)
-        X, y = st.time_windows(sine.DEV_ENDS, 9)
         ((read(layers, X)[:, -1] - y[:, -1]).square().mean() / 2).backward()
         for number, layer in enumerate(layers, start=1):
             for kind, group in (("weight", "weights"), ("bias", "biases")):
                 parts = [p.grad.flatten() for n, p in layer.named_parameters() if kind in n]
-                expected = float(torch.cat(parts).norm())
-                assert float(norms[f"cell {number} {group}"][replica]) == pytest.approx(
-                    expected, rel=1e-3
-                )
+                norm = norms[f"cell {number} {group}"][replica]
+                assert torch.allclose(norm, torch.cat(parts).norm(), rtol=1e-3)
 
 
 def test_before_training_the_top_biases_have_nearly_all_of_the_gradient():
-    norms = sine.gradient_norms(st.initial_parameters(range(3)))
+    norms = sine.gradient_norms(sine.initial_parameters(range(3)))
     top = norms.pop("cell 3 biases")
     assert all((value < top / 5).all() for value in norms.values())
 
@@ -88,94 +252,44 @@ def test_before_training_the_top_biases_have_nearly_all_of_the_gradient():
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_no_weights_get_beyond_what_the_steps_allow(steps):
     X = 50 * torch.ones(1, steps, dtype=torch.float64)
-    outputs, _, _ = st.unroll(large(range(30), 400.0), X)
+    outputs, _, _ = sine.unroll(large(range(30), 400.0), X)
     assert 0.95 < float(outputs[..., -1].abs().max()) / math.tanh(steps) <= 1 + 1e-9
-
-
-# free runs
 
 
 def test_a_free_run_reads_its_own_outputs():
     parameters = large()
-    warm, _ = sine.truth(5, 1)
+    warm = sine.wave(sine.FIRST_PHASES.double(), 5)
     said = sine.free_run(parameters, warm, 4)
     X = warm.expand(2, *warm.shape)
     for k in range(4):
-        following = st.unroll(parameters, X)[0][..., -1:]  # from the start, all read anew
+        following = sine.unroll(parameters, X)[0][..., -1:]  # from the start, all read anew
         assert torch.allclose(said[..., k : k + 1], following, atol=1e-12)
         X = torch.cat([X, following], dim=-1)
 
 
 def test_the_two_term_rule_is_exact_and_the_others_are_not():
-    warm, true = sine.truth(9, 1_000)
-    exact = sine.two_term_run(warm, 1_000, 2 * math.cos(st.VALUE_STEP))
+    values = sine.wave(sine.FIRST_PHASES.double(), 1_009)
+    warm, true = values[:, :9], values[:, 9:]
+    exact = sine.two_term_run(warm, 1_000, 2 * math.cos(sine.VALUE_STEP))
     assert float((exact - true).abs().max()) < 1e-9
     line = sine.two_term_run(warm, 3, 2.0)
     assert torch.allclose(line[:, 2], warm[:, -1] + 3 * (warm[:, -1] - warm[:, -2]))
     assert torch.equal(sine.two_term_run(warm, 3, 1.0, 0.0)[:, 2], warm[:, -1])
-    assert sine.fitted_terms(0) == pytest.approx((2 * math.cos(0.1), -1), abs=1e-4)
 
 
-def test_drift_is_the_first_step_beyond_the_limit_over_all_windows():
-    error = torch.zeros(3, 4, 6)
-    error[0, 0, 2] = 0.3  # root mean square 0.15
-    error[1, :, 5] = 0.11
-    assert sine.drift_step(error, 0.1).tolist() == [3, 6, 7]
+def test_drift_is_the_first_step_whose_error_over_all_windows_is_beyond_the_limit():
+    errors = torch.zeros(3, 4, 6)
+    errors[0, 0, 2] = 0.15  # root mean square 0.075
+    errors[1, :, 5] = 0.06
+    errors[2, 0, 0] = 0.09  # 0.045
+    assert sine.drift_step(sine.root_mean_square(errors)).tolist() == [3, 6, 7]
 
 
 def test_amplitude_and_phase_of_a_known_wave():
-    _, true = sine.truth(9, 140)
-    t = sine.FIRST_PHASES.double().unsqueeze(1) + 0.1 * torch.arange(9, 149).double()
+    first = sine.FIRST_PHASES.double()
+    true, t = sine.wave(first, 140), first.unsqueeze(1) + 0.1 * torch.arange(140).double()
     said = torch.stack([0.2 * (t + 0.3).sin(), 0.5 * (t - 1.1).sin()])
     amplitude, phase = sine.amplitude_and_phase(said, true)
     assert amplitude.shape == phase.shape == (2, 2)  # 140 values hold two whole periods
     assert amplitude.flatten().tolist() == pytest.approx([0.4, 0.4, 1, 1])
     assert phase.flatten().tolist() == pytest.approx([0.3, 0.3, 1.1, 1.1])
-
-
-# the report
-
-
-def measures(shift: float = 0.0) -> dict:
-    """Twelve seeds around each published number, or beside it by a share `shift` of it."""
-    steps = PUBLISHED["every_step"]
-    columns = {"note/0": steps["initial_prediction"]}
-    columns |= dict.fromkeys(("note/100", "note/end"), steps["final_prediction"])
-    for start in sine.STARTS:
-        columns |= {f"loss/{start}/{o}": PUBLISHED[f"{o}_loss"] for o in sine.OPTIMISERS}
-    return {
-        f"{name}/{k}": summarise([value * (1 + shift + j / 100) for j in range(-6, 6)])
-        for name, column in columns.items()
-        for k, value in enumerate(column, start=1)
-    }
-
-
-def rows(measures: dict) -> list:
-    return list(sine.rows(measures, {"batches": 1_500}, {"sine": PUBLISHED}).items())
-
-
-def test_every_published_number_has_a_row_in_its_order():
-    tables = rows(measures())
-    assert [heading for heading, _ in tables[1:]] == [
-        "Losses, ours with Xavier start",
-        "Outputs before training",
-        "Outputs after training, ours after 100 batches",
-        "Outputs after training, ours after 1,500 batches",
-    ]
-    steps = PUBLISHED["every_step"]
-    columns = [PUBLISHED["adam_loss"] + PUBLISHED["sgd_loss"]] * 2
-    columns += [steps["initial_prediction"], steps["final_prediction"], steps["final_prediction"]]
-    for (_, table), column in zip(tables, columns, strict=True):
-        assert [row.published for row in table] == [repr(value) for value in column]
-        assert {row.verdict for row in table} == {"inside our seeds"}
-    assert tables[0][1][9].what == "SGD, 0.01, loss of batches 81 to 100"
-
-
-def test_a_lower_loss_is_better_and_an_output_is_neither():
-    verdicts = [{row.verdict for row in table} for _, table in rows(measures(-0.5))]
-    assert verdicts == [{"ours better"}] * 2 + [{"outside our seeds"}] * 3
-
-
-def test_a_missing_measure_is_an_error():
-    with pytest.raises(KeyError, match="note/end/4"):
-        rows({name: value for name, value in measures().items() if name != "note/end/4"})

@@ -68,10 +68,10 @@ def find(model: str) -> Pretrained:
     _check(folder)
     with open(folder / WEIGHTS, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if model in KNOWN and sha256 != KNOWN[model][1]:
+    expected = KNOWN[model][1] if model in KNOWN else sha256
+    if sha256 != expected:
         raise DownloadError(
-            f"{folder / WEIGHTS} has SHA-256 {sha256}, expected {KNOWN[model][1]}: it was altered, "
-            "or is another version; remove it and get it again"
+            f"{folder / WEIGHTS} has SHA-256 {sha256}, expected {expected}: remove it"
         )
     return Pretrained(model, folder, sha256)
 
@@ -104,13 +104,13 @@ def _check(folder: Path) -> None:
     from transformers.activations import ACT2FN
 
     config = _read_json(folder / CONFIG)
-    is_sound = {
+    checks = {
         "model_type": config.get("model_type") == "bert",
         "hidden_act": config.get("hidden_act") in ACT2FN,
         "layer_norm_eps": isinstance(config.get("layer_norm_eps"), float),
         **{size: isinstance(config.get(size), int) for size in SIZES},
     }
-    for fact in [fact for fact, sound in is_sound.items() if not sound]:
+    for fact in [fact for fact, is_sound in checks.items() if not is_sound]:
         says = f"{fact} {config[fact]!r}, which is not known" if fact in config else f"no {fact}"
         raise DownloadError(f"{folder / CONFIG} has {says}; the lab does not guess")
     _is_lower_case(folder)

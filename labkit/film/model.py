@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from labkit.cells import layers, parity
+from labkit.cells import layers
 from labkit.film.corpus import PAD_ID
 from labkit.lab.specification import specification
 
@@ -48,11 +48,11 @@ class ReviewSpec:
     bidirectional: bool = False
     pooling: Literal["last", "mean", "max", "mean_max", "last_step"] = "last"
     skip: bool = False
-    head_size: Annotated[int, Field(ge=0)] = 0
+    head_size: NonNegativeInt = 0
     activation: Literal["relu", "tanh"] = "relu"
     dropout: Share = 0.0
     embedding_dropout: Share = 0.0
-    embedding_scale: Annotated[float, Field(ge=0)] = 1.0
+    embedding_scale: NonNegativeFloat = 1.0
     vectors: Literal["learned", "glove", "glove_tuned", "random"] = "learned"
     num_classes: Annotated[int, Field(ge=2)] = 2
 
@@ -142,7 +142,7 @@ def _layer(spec: ReviewSpec, input_size: int) -> nn.Module:
         return TORCH_LAYERS[spec.cell](input_size, spec.hidden_size, batch_first=True)
     written = layers.LSTM(input_size, spec.hidden_size)
     with torch.random.fork_rng(devices=[]):  # nn.LSTM draws a start that is overwritten
-        layer = parity.to_torch(written)
+        layer = layers.to_torch(written)
     layer.bias_hh_l0.requires_grad_(False)  # it is zero; trained, it would double the first's steps
     return layer
 

@@ -8,9 +8,8 @@ pretrained word vectors. Every setting is a name with what it changes of `Review
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -372,136 +371,105 @@ def rows(
     What a run with these settings does not train has the verdict "no result yet"; KeyError for any
     other measure that is missing.
     """
-    row, outcome = (partial(kind, measures, settings) for kind in (_row, _outcome))
-    a, glove, peers = (published[name] for name in ("imdb", "imdb_glove", "peers"))
     to = settings["small_pad_to"]
     size = (
         f" (ours: {settings['small_hidden']} hidden units, {settings['small_epochs']} epochs, "
         f"vectors of {settings['glove_words']:,} words, padded "
         f"{f'to {to} words' if to else 'inside the batch'})"
     )
+    tables: dict[str, list[Row]] = {}
+    for heading, *facts in (*_study_a(published), *_study_b(published, settings["also_padded"])):
+        heading += size if heading.startswith("Study B") else ""
+        tables.setdefault(heading, []).append(_row(measures, settings, *facts))
+    return tables
+
+
+def _study_a(published: Mapping[str, Any]) -> Iterator[tuple]:
+    """A heading and what `_row` takes, for every figure of study A and of the peers."""
+    a, peers = published["imdb"], published["peers"]
+    for name, table in PUBLISHED_A.items():
+        heading = f"Study A, {table.replace('_', ' ')}, ours `{name}`{ASSUMED.get(name, '')}"
+        for printed, curve, better in PRINTED:
+            for k, value in enumerate(a[table].get(printed, ()), start=1):
+                what = f"{printed.replace('_', ' ')}, epoch {k}"
+                yield heading, what, value, f"a/{name}/{curve}", k, better
     seconds = a["handwritten_lstm_batch128"]["seconds_for_5_epochs"]
-    timed = {"better": False, "unit": "s"}
-    return {
-        f"Study A, {table.replace('_', ' ')}, ours `{name}`{ASSUMED.get(name, '')}": [
-            row(f"{printed.replace('_', ' ')}, epoch {k}", value, f"a/{name}/{curve}", k, better)
-            for printed, curve, better in PRINTED
-            for k, value in enumerate(a[table].get(printed, ()), start=1)
-        ]
-        for name, table in PUBLISHED_A.items()
-    } | {
-        "Study A, seconds for five epochs": [
-            row(f"batches of {B}", seconds[f"batch{B}"], f"a/handwritten/{name}/seconds", **timed)
-            for B, name in ((64, "mean"), (128, "batch128"))
-        ],
-        f"Study B, bidirectional LSTM{size}": [
-            *_adam_rows(row, glove, ""),
-            *(_adam_rows(row, glove, ", padded") if "all" in settings["also_padded"] else ()),
-            *_variation_rows(row, glove),
-        ],
-        f"Study B, stochastic gradient descent{size}": list(_sgd_rows(outcome, glove)),
-        "Peers: public material on the same data": [
-            *(
-                row(peer.replace("_", " "), peers[f"{peer}_test_accuracy"], f"{name}/test_accuracy")
-                for peer, name in (
-                    ("bentrevett_nbow", "baseline/averaged_embeddings"),
-                    ("bentrevett_bilstm", "best/model"),
-                    ("nndl_textbook_bilstm", "best/model"),
-                )
-            ),
-            *_linear_rows(measures, peers["llms_from_scratch_logreg_test_accuracy"]),
-        ],
-    }
+    for size, name in (("64", "mean"), ("128", "batch128")):
+        what, name = f"batches of {size}", f"a/handwritten/{name}/seconds"
+        yield "Study A, seconds for five epochs", what, seconds[f"batch{size}"], name, 0, False
+    for peer, name in (
+        ("bentrevett_nbow", "baseline/averaged_embeddings"),
+        ("bentrevett_bilstm", "best/model"),
+        ("nndl_textbook_bilstm", "best/model"),
+        *(("llms_from_scratch_logreg", f"baseline/{kind}") for kind in VECTORIZERS),
+    ):
+        what, value = peer.replace("_", " "), peers[f"{peer}_test_accuracy"]
+        yield "Peers: public material on the same data", what, value, f"{name}/test_accuracy"
+
+
+def _study_b(published: Mapping[str, Any], also_padded: Sequence[str]) -> Iterator[tuple]:
+    """The same for study B; words are the outcome of a training by gradient descent."""
+    heading, glove = "Study B, bidirectional LSTM", published["imdb_glove"]
+    adam, l2, tested = glove["bilstm_adam"], glove["bilstm_adam_l2"], "held_out_accuracy"
+    for end in ("", ", padded") if "all" in also_padded else ("",):
+        note = f", ours padded to {glove['max_len']} words likewise" if end else ""
+        for k, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
+            what, name = f"Adam, test accuracy at epoch {k}", f"b/mistake/all{end}/curve_accuracy"
+            yield heading, f"{what}{note}", percent / 100, name, k
+    what, value = "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"]
+    yield heading, what, value, "b/mistake/all/train_accuracy", 31, None
+    percents = glove["bilstm_adam_dropout"]["test_accuracy_percent_range"]
+    for which, percent in zip(("lowest", "highest"), percents, strict=True):
+        what = f"dropout 0.5, {which} test accuracy"
+        yield heading, what, percent / 100, f"b/source/dropout/{tested}"
+    for weight, percent in zip(l2["lambda"], l2["test_accuracy_percent"], strict=True):
+        what, name = f"L2 penalty λ = {weight:g}, test accuracy", f"b/source/l2/{weight:g}/{tested}"
+        yield heading, what, percent / 100, name
+    value = glove["held_out"]["bilstm_accuracy"]
+    for how, name in (("with them likewise", "all"), ("without them", "none")):
+        what = f"held-out slice, published with its three mistakes, ours {how}"
+        yield heading, what, value, f"b/mistake/{name}/{tested}"
+
+    heading, sgd, both = "Study B, gradient descent", glove["lstm_sgd"], glove["bilstm_sgd"]
+    for k, last, outcome in zip(sgd["halve_every"], sgd["epochs"], sgd["outcome"], strict=True):
+        what = f"LSTM, rate 0.1 halved every {k} epochs, {last} epochs"
+        yield heading, what, outcome, f"b/source/lstm_sgd/{k}", last
+    what = "bidirectional, rate 0.03 halved every 20 epochs, 100 epochs"
+    outcome = f"{both['test_accuracy_percent']} %, training {both['train_accuracy']}"
+    yield heading, what, outcome, "b/source/bilstm_sgd", 100
+    stack = glove["handwritten_two_layer_sgd"]
+    outcome = f"{stack['test_accuracy_percent']} %, {stack['outcome']}"
+    for lr in ("0.1", "0.001", "1e-06"):
+        what = f"handwritten two-layer stack, plain SGD, rate {lr}"
+        yield heading, what, outcome, f"b/stack/sgd/{lr}"
 
 
 def _row(
     measures: Mapping[str, Any],
     settings: Mapping[str, Any],
     what: str,
-    value: float,
+    value: float | str,
     name: str,
     epoch: int = 0,
     better: bool | None = True,
-    **shown: str,
 ) -> Row:
-    """The row of a published number: of the epoch that dev chose, or of `epoch`, from 1."""
+    """The row of a number, of the epoch that dev chose or of `epoch`; or of an outcome in words."""
     last = settings["epochs" if name.startswith("a/") else "small_epochs"]
-    name = f"{name}/{epoch}" if epoch else name
-    if name not in measures and (epoch > last or not settings["everything"]):
-        return Row(what, shown.get("shown", str(value)), "–", MISSING, LEFT_OUT)
-    return number_row(what, value, measures, name, higher_is_better=better, **shown)
-
-
-def _outcome(
-    measures: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    what: str,
-    published: str,
-    setting: str,
-    epochs: int = 0,
-) -> Row:
-    """The row of what a training came to after `epochs`: whether ours learned at all."""
-    last = settings["small_epochs"]
-    trained = f"{setting}/train_accuracy/{last}"
-    if trained not in measures and not settings["everything"]:
-        return Row(what, published, "–", MISSING, LEFT_OUT)
-    mean, ours = measures[trained]["mean"], measures[f"{setting}/held_out_accuracy"]
-    reason = f"training accuracy {number(mean)} after our {last} epochs"
-    if last < epochs:
-        reason += f", too few to test what is published after {epochs}"
-    if ours["n"] < 3:
-        reason += "; too few seeds for an interval"
-    verdict = "learned" if mean >= LEARNED else "did not learn"
-    return Row(what, published, f"{number(ours)}, n = {ours['n']}", verdict, reason)
-
-
-def _adam_rows(row: Callable[..., Row], glove: Mapping[str, Any], end: str) -> Iterator[Row]:
-    """The recipe with its three mistakes; `end` ", padded" for the one that is padded likewise."""
-    adam, note = glove["bilstm_adam"], f", ours padded to {glove['max_len']} words" if end else ""
-    setting = f"b/mistake/all{end}"
-    for k, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
-        what = f"Adam, test accuracy at epoch {k}{note}"
-        yield row(what, percent / 100, f"{setting}/curve_accuracy", k, shown=f"{percent} %")
-    what, value = f"Adam, training accuracy at epoch 31{note}", adam["train_accuracy_epoch_31"]
-    yield row(what, value, f"{setting}/train_accuracy", 31, None)
-    what = f"held-out slice, published with its three mistakes, ours with them likewise{note}"
-    yield row(what, glove["held_out"]["bilstm_accuracy"], f"{setting}/held_out_accuracy")
-
-
-def _variation_rows(row: Callable[..., Row], glove: Mapping[str, Any]) -> Iterator[Row]:
-    what = "held-out slice, published with its three mistakes, ours without them"
-    yield row(what, glove["held_out"]["bilstm_accuracy"], "b/mistake/none/held_out_accuracy")
-    l2, dropout = glove["bilstm_adam_l2"], glove["bilstm_adam_dropout"]
-    low, high = dropout["test_accuracy_percent_range"]
-    for what, percent, name in (
-        ("dropout 0.5, lowest", low, "dropout"),
-        ("dropout 0.5, highest", high, "dropout"),
-        *(
-            (f"L2 penalty λ = {weight:g},", percent, f"l2/{weight:g}")
-            for weight, percent in zip(l2["lambda"], l2["test_accuracy_percent"], strict=True)
-        ),
-    ):
-        name = f"b/source/{name}/held_out_accuracy"
-        yield row(f"{what} test accuracy", percent / 100, name, shown=f"{percent} %")
-
-
-def _sgd_rows(outcome: Callable[..., Row], glove: Mapping[str, Any]) -> Iterator[Row]:
-    lstm, both, stack = (glove[n] for n in ("lstm_sgd", "bilstm_sgd", "handwritten_two_layer_sgd"))
-    for k, epochs, text in zip(lstm["halve_every"], lstm["epochs"], lstm["outcome"], strict=True):
-        what = f"LSTM, rate 0.1 halved every {k} epochs, {epochs} epochs"
-        yield outcome(what, text, f"b/source/lstm_sgd/{k}", epochs)
-    what = "bidirectional, rate 0.03 halved every 20 epochs, 100 epochs, test accuracy"
-    text = f"{both['test_accuracy_percent']} % (training {both['train_accuracy']})"
-    yield outcome(what, text, "b/source/bilstm_sgd", 100)
-    text = f"{stack['test_accuracy_percent']} %, {stack['outcome']}"
-    for lr in ("0.1", "0.001", "1e-06"):
-        what = f"handwritten two-layer stack, plain SGD, rate {lr}"
-        yield outcome(what, text, f"b/stack/sgd/{lr}")
-
-
-def _linear_rows(measures: Mapping[str, Any], published: float) -> Iterator[Row]:
-    for kind in VECTORIZERS:
-        ours = measures[f"baseline/{kind}/test_accuracy"]
-        verdict = "ours better" if ours > published else "ours worse"
-        reason = f"{ours - published:+.3f}; logistic regression, `{kind}`, no seed"
-        yield Row("llms from scratch logreg", str(published), number(ours), verdict, reason)
+    in_words = isinstance(value, str)
+    ours = f"{name}/held_out_accuracy" if in_words else f"{name}/{epoch}" if epoch else name
+    if ours not in measures and (not settings["everything"] or (epoch > last and not in_words)):
+        return Row(what, str(value), "–", MISSING, LEFT_OUT)
+    measure = measures[ours]
+    if in_words:
+        mean = measures[f"{name}/train_accuracy/{last}"]["mean"]
+        verdict = "learned" if mean >= LEARNED else "did not learn"
+        reason = f"training accuracy {number(mean)} after our {last} epochs"
+        if last < epoch:
+            reason += f", too few to test what is published after {epoch}"
+        return Row(what, value, f"{number(measure)}, n = {measure['n']}", verdict, reason)
+    if not isinstance(measure, dict):
+        verdict = "ours better" if measure > value else "ours worse"
+        reason = f"{measure - value:+.3f}; `{name.split('/')[1]}`, which has no seeds"
+        return Row(what, str(value), number(measure), verdict, reason)
+    unit = "s" if measure["timing"] else ""
+    return number_row(what, value, measures, ours, higher_is_better=better, unit=unit)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +23,6 @@ from labkit.lab.specification import Arrays, Progress, Specification, specificat
 EVALUATION_BATCH = 256
 CURVE_SAMPLE = 5_000
 KEPT = "parameters."  # how the names of kept parameters begin among a training's arrays
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 @specification
@@ -46,11 +45,11 @@ class TrainSpec:
     batch_size: PositiveInt = 64
     lr: PositiveFloat = 1e-3
     optimiser: Literal["adam", "adamax", "sgd"] = "adam"
-    momentum: NonNegative = 0.0
+    momentum: NonNegativeFloat = 0.0
     halve_every: NonNegativeInt = 0
     decay: bool = False
-    weight_decay: NonNegative = 0.0
-    clip: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    clip: NonNegativeFloat = 0.0
     loss: Literal["ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid"] = "ce"
     max_len: PositiveInt = 500
     front: bool = False

@@ -111,9 +111,11 @@ def write(
 
     Without a runner the record goes to `results/.interactive`, and has no settings.
     """
-    from labkit.measure.plots import png_bytes
+    images = {}
+    for figure in figures:
+        from labkit.measure.plots import png_bytes
 
-    images = {figure.labkit_name: png_bytes(figure) for figure in figures}
+        images[figure.labkit_name] = png_bytes(figure)
     content = {
         "schema_version": SCHEMA,
         "chapter": chapter,
@@ -281,12 +283,8 @@ def published() -> dict[str, Any]:
     return tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
 
 
-def show_reported(chapter: str, measures: Sequence[str] | None = None) -> None:
-    """Display what the reported run of a chapter measured: machine, claims, figures and numbers.
-
-    `measures` chooses by name, or by the beginning of a path ("published/lstm"); by default all are
-    shown, folded. ValueError for a name that no measure has.
-    """
+def show_reported(chapter: str) -> None:
+    """Display what the reported run of a chapter measured: machine, claims, figures and numbers."""
     from IPython.display import Image, Markdown, display
 
     record = reported(chapter)
@@ -301,25 +299,12 @@ def show_reported(chapter: str, measures: Sequence[str] | None = None) -> None:
             raise ValueError(f"{figure['file']} is not what the run wrote; see make verify")
         display(Image(image, format="png", width=800, alt=figure["alt"]))
         display(Markdown(f"*{name}*: {figure['alt']}"))
-    chosen = record["measures"]
-    if measures is not None:
-        chosen = dict(_chosen(chosen, measures))
-    rows = [(f"`{name}`", number(value), _count(value)) for name, value in chosen.items()]
+    rows = [
+        (f"`{name}`", number(value), value["n"] if isinstance(value, dict) else 1)
+        for name, value in record["measures"].items()
+    ]
     table = markdown_table(("measure", "value [95 % interval]", "n"), rows)
-    title = f"<summary>{len(chosen)} measures</summary>"
-    display(Markdown(f"<details>{title}\n\n{table}\n\n</details>"))
-
-
-def _chosen(measures: Mapping[str, Any], wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    for want in wanted:
-        names = [n for n in measures if n == want or n.startswith(f"{want.rstrip('/')}/")]
-        if not names:
-            raise ValueError(f"there is no measure {want!r}")
-        yield from ((name, measures[name]) for name in names)
-
-
-def _count(value: Any) -> int:
-    return value["n"] if isinstance(value, dict) else 1
+    display(Markdown(f"<details><summary>All measures</summary>\n\n{table}\n\n</details>"))
 
 
 def machine_line(record: Mapping[str, Any]) -> str:
@@ -354,6 +339,17 @@ def cell(text: Any) -> str:
 
 
 # comparing
+
+
+def compare_all(a: Path, b: Path, identical: bool = False) -> list[str]:
+    """Where two record files, or two folders of them, differ; a line each."""
+    one, other = read_all(a), read_all(b)
+    if len(one) == len(other) == 1:  # two files may have any names
+        return compare(*one.values(), *other.values(), identical)
+    lines = [f"{name}: only in one of the two" for name in sorted(one.keys() ^ other.keys())]
+    for name in sorted(one.keys() & other.keys()):
+        lines += [f"{name}: {line}" for line in compare(one[name], other[name], identical)]
+    return lines
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False) -> list[str]:

@@ -84,17 +84,13 @@ def judge(claim_id: str, claim: str, what: str, conditions: Sequence[Condition])
         verdict = f"shown for {', '.join(met)}; not shown for {', '.join(spanning)}"
     else:
         verdict = "not shown: the interval spans the limit"
-    limits = sorted({f"{c.side} {c.limit:g}" for c in conditions})
-    reason = f"{what}: {', '.join(map(str, conditions))}; needs {' or '.join(limits)}"
-    evidence = tuple(c.name for c in conditions)
-    return Claim(
-        claim_id,
-        claim,
-        holds,
-        verdict,
-        f"{reason}; over {seeds} {unit}{'s' * (seeds != 1)}",
-        evidence,
-    )
+    needs = {f"{c.side} {c.limit:g}" for c in conditions}
+    if len(needs) == 1:
+        listed = f"{', '.join(map(str, conditions))}; needs {needs.pop()}"
+    else:
+        listed = ", ".join(f"{c} (needs {c.side} {c.limit:g})" for c in conditions)
+    reason = f"{what}: {listed}; over {seeds} {unit}{'s' * (seeds != 1)}"
+    return Claim(claim_id, claim, holds, verdict, reason, tuple(c.name for c in conditions))
 
 
 # published numbers

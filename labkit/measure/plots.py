@@ -63,10 +63,15 @@ def new_figure(
     return fig, axes
 
 
-def seed_lines(ax: Axes, x: Sequence[float], values: np.ndarray, color: Any, label: str) -> None:
-    """A faint line for each seed of `values` (R, K) over `x` (K,), and their median strong."""
+def seed_lines(
+    ax: Axes, x: Sequence[float], values: np.ndarray, color: Any, label: str, **median: Any
+) -> None:
+    """A faint line for each seed of `values` (R, K) over `x` (K,), and their median strong.
+
+    `median` goes to the strong line (marker, linestyle, ...).
+    """
     ax.plot(x, np.asarray(values).T, color=color, alpha=0.25, linewidth=0.8)
-    ax.plot(x, np.median(values, axis=0), color=color, linewidth=2, label=label)
+    ax.plot(x, np.median(values, axis=0), color=color, linewidth=2, label=label, **median)
 
 
 def legend_below(fig: Figure, ncols: int = 4) -> None:

@@ -1,43 +1,33 @@
-"""What the sine chapter measures: errors by place and length, gates, free runs; its report rows.
+"""Three stacked LSTM cells that follow a sine: data, cells, one training, and what is measured.
 
-Every evaluation has fixed times that no training has drawn. `TEST_ENDS` covers what a training on
-time may have seen, and `DEV_ENDS`, between them, serves choices alone. `SEEN_ENDS` and
-`UNSEEN_ENDS` are times that a window of any length up to ninety can end at, so lengths are compared
-at the same labels.
+The cells have 10, 20 and 1 units, and the top cell's hidden state is the output. The nets are tiny,
+so R of them, one for each seed, are trained at once: every parameter has the seeds as its first
+axis. No net sees another's numbers, so each equals the same net trained alone.
 
-Shapes: R seeds, T steps, B windows, N steps of a free run. An error is a root mean square.
+Shapes: R seeds, T steps, B windows, I inputs, H units, N steps of a free run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from labkit.measure.claims import Row, number_row
-from labkit.measure.statistics import summarise
-from labkit.sine.training import (
-    POINTS,
-    SEEN,
-    STEP,
-    VALUE_STEP,
-    Parameters,
-    draw_windows,
-    losses,
-    time_windows,
-    unroll,
-)
+from labkit.lab import machine
+from labkit.lab.specification import Arrays, Progress, Seeds, Specification, specification
 
+SIZES = (10, 20, 1)
+STEP = 0.01  # of the source's grid
+POINTS = 9  # that the source's net reads
+SEEN = 1.09  # no label of a training on time lies beyond
+VALUE_STEP = 0.1  # of the grid whose values are read: 63 points to a period
+DRIFTED = 0.05  # the error above which a free run has drifted, a tenth of the wave's amplitude
 OPTIMISERS = {"adam": {"lr": 1e-3}, "sgd": {"optimiser": "sgd", "lr": 1e-2}}  # the source's
-STARTS = {"gluon": "gluon's start", "xavier": "Xavier start"}
-BLOCK = 20  # batches that a published loss is the mean of
 SNAPSHOTS = (20, 40, 60, 80, 100, 120, 160, 200, 500)  # batches after which the note is compared
-LENGTHS = (3, 5, 9, 13, 18, 27, 45, 90)  # that windows are evaluated at
-LONGEST = max(LENGTHS)
-NEW_LENGTHS = (3, 18, 45, 90)  # no window of training is so long; the verdicts look at these
 MIXED = {"shortest": 5, "longest": 13}  # the mixed lengths of training; their mean is nine
 WAYS: dict[str, dict[str, Any]] = {
     "last/nine": {"loss": "last"},
@@ -51,98 +41,227 @@ FORECASTERS: dict[str, dict[str, Any]] = {
     "last/nine": {**_VALUE, "loss": "last"},
     "every/mixed": {**_VALUE, "loss": "every", "shortest": 5, "longest": 40},
 }
-CLAIMS = {
-    "faster": "Adam's loss falls faster than that of stochastic gradient descent.",
-    "last_step": "Trained only on the last step, the earlier outputs are far off, so the model "
-    "does not carry over to other lengths.",
-    "mended": "(our question) Training on every step or on mixed lengths mends that.",
-}
-LOSS = "loss/{}/{}"  # measures of the losses, by start and optimiser; the block's number follows
-NOTE = "note/{}"  # of outputs before training (0), after 100 batches or at the end; a step follows
-FAR = 2.0  # an error more than twice another is far off
-HALVED = 0.5  # what cuts an error to less than half mends it
+LENGTHS = (3, 5, 9, 13, 18, 27, 45, 90)  # that windows are evaluated at
+NEW_LENGTHS = (3, 18, 45, 90)  # no window of training is so long; the verdicts look at these
+
+Parameters = list[dict[str, Tensor]]  # one for each cell: "W", "U", "b_W", "b_U"
+State = list[tuple[Tensor, Tensor]]  # h and c of each cell
 
 
 def _midpoints(low: float, high: float, count: int) -> Tensor:
     return low + (high - low) * (torch.arange(count) + 0.5) / count
 
 
+# Times of evaluation; no training draws them. Choices look at DEV_ENDS alone. Windows of every
+# length can end at SEEN_ENDS and UNSEEN_ENDS, so lengths are compared at the same labels.
 TEST_ENDS = _midpoints(STEP * POINTS, SEEN, 100)
 DEV_ENDS = _midpoints(STEP * POINTS, SEEN, 50)
-SEEN_ENDS = _midpoints(STEP * LONGEST, SEEN, 40)
-UNSEEN_ENDS = _midpoints(SEEN, SEEN + STEP * LONGEST, 60)
+SEEN_ENDS = _midpoints(STEP * max(LENGTHS), SEEN, 40)
+UNSEEN_ENDS = _midpoints(SEEN, SEEN + STEP * max(LENGTHS), 60)
 FIRST_PHASES = _midpoints(0, 2 * math.pi, 32)  # of the free runs
 
 
-def block_means(loss: Tensor) -> Tensor:
-    """Means (R, blocks) of every 20 batches in a row of losses (R, batches)."""
-    blocks = loss.shape[1] // BLOCK
-    return loss[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).mean(-1)
+def time_windows(end: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """T grid points in front of each time `end` (...,), and the label of each.
+
+    X (..., T) holds t = end − 0.01·T, …, end − 0.01, and y (..., T) the value one step further,
+    sin(t + 0.01)/2. So the last label lies at `end`, which is not read.
+    """
+    t = end.unsqueeze(-1) + STEP * torch.arange(-T, 1, dtype=end.dtype, device=end.device)
+    return t[..., :-1], t[..., 1:].sin() / 2
+
+
+def wave(first: Tensor, N: int) -> Tensor:
+    """N values sin(t)/2 (..., N), 0.1 apart, from each time `first` (...,) on."""
+    return (first.unsqueeze(-1) + VALUE_STEP * torch.arange(N).to(first)).sin() / 2
+
+
+def draw_windows(reads: str, u: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """Windows X and labels y (..., T) for random numbers u (...,), uniform in [0, 1).
+
+    Where "time" is read, the last label lies between 0.01·T and 1.09, evenly: for nine points the
+    first of them is u, as in the source. Where the "value" sin(t)/2 is read, windows begin anywhere
+    in a period, and the label is the value that follows.
+    """
+    if reads == "time":
+        return time_windows(STEP * T + u * (SEEN - STEP * T), T)
+    values = wave(2 * math.pi * u, T + 1)
+    return values[..., :-1], values[..., 1:]
+
+
+# the stacked cells
+
+
+def initial_parameters(
+    seeds: Sequence[int], start: str = "gluon", dtype: torch.dtype = torch.float32
+) -> Parameters:
+    """One net for each seed, before training; gate columns stand in the order i, f, o, g.
+
+    "gluon" is that framework's default: every weight uniform in ±0.07. "xavier" takes the bound
+    sqrt(6 / (I + H)) for the input weights of a gate and sqrt(6 / 2H) for its recurrent ones.
+    Either way both biases, one beside W and one beside U, are zero. A seed draws the same numbers
+    for both starts.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    parameters = []
+    for inputs, H in zip((1, *SIZES[:-1]), SIZES, strict=True):
+        cell = {}
+        for name, rows in (("W", inputs), ("U", H)):
+            bound = 0.07 if start == "gluon" else math.sqrt(6 / (rows + H))
+            draws = [torch.rand(rows, 4 * H, generator=g, dtype=torch.float64) for g in generators]
+            cell[name] = ((2 * torch.stack(draws) - 1) * bound).to(dtype)  # (R, I or H, 4H)
+        cell |= {f"b_{name}": cell["W"].new_zeros(len(generators), 1, 4 * H) for name in "WU"}
+        parameters.append(cell)
+    return parameters
+
+
+def unroll(
+    parameters: Parameters, X: Tensor, state: State | None = None
+) -> tuple[Tensor, State, list[tuple[Tensor, Tensor, Tensor]]]:
+    """Read windows X (B, T), the same for every net, or (R, B, T), from `state`, zero by default.
+
+    In each cell c = f·c + i·g and h = o·tanh(c). Returns the outputs after each step (R, B, T), the
+    last state of every cell, and the top cell's h, c and o after each step, (R, B, 1) each.
+    """
+    R, (B, T) = parameters[0]["W"].shape[0], X.shape[-2:]
+    signal = X.expand(R, B, T).transpose(1, 2).unsqueeze(-1)  # (R, T, B, 1)
+    ends: State = []
+    for index, cell in enumerate(parameters):
+        H = cell["U"].shape[1]
+        h, c = state[index] if state else [X.new_zeros(R, B, H)] * 2
+
+        # the input's part of all steps in one product
+        Z = torch.baddbmm(cell["b_W"] + cell["b_U"], signal.reshape(R, T * B, -1), cell["W"])
+        steps = []
+        for z in Z.view(R, T, B, 4 * H).unbind(1):
+            z = torch.baddbmm(z, h, cell["U"])  # (R, B, 4H)
+            i, f, o = z[..., : 3 * H].sigmoid().split(H, dim=-1)
+            c = f * c + i * z[..., 3 * H :].tanh()
+            h = o * c.tanh()
+            steps.append((h, c, o))
+        signal = torch.stack([h for h, _, _ in steps], dim=1)  # (R, T, B, H): the next cell's input
+        ends.append((h, c))
+    return signal.squeeze(-1).transpose(1, 2), ends, steps
+
+
+def losses(parameters: Parameters, X: Tensor, y: Tensor, every: bool = False) -> Tensor:
+    """Half the squared error (R,) of the last output or of every one, averaged over windows."""
+    halves = (unroll(parameters, X)[0] - y).square() / 2  # (R, B, T)
+    return (halves if every else halves[..., -1:]).mean(dim=(1, 2))
+
+
+@specification
+class SineTraining(Specification):
+    """One way of training, with one net for each seed; the defaults are the source's.
+
+    `loss` counts the "last" output or "every" one. The length of a window is drawn for each batch
+    from `shortest` to `longest`. With `decay` the learning rate falls to zero along a cosine.
+    `snapshots` are the numbers of batches after which parameters are kept, besides the last.
+    """
+
+    seeds: Seeds
+    reads: Literal["time", "value"] = "time"
+    loss: Literal["last", "every"] = "last"
+    shortest: PositiveInt = POINTS
+    longest: PositiveInt = POINTS
+    start: Literal["gluon", "xavier"] = "gluon"
+    optimiser: Literal["adam", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    decay: bool = False
+    batches: PositiveInt = 1_000
+    batch_size: PositiveInt = 300
+    snapshots: tuple[PositiveInt, ...] = ()
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _stays_in_range(self) -> SineTraining:
+        if self.reads == "time" and self.longest * STEP >= SEEN:
+            raise ValueError(f"longest must be below {SEEN / STEP:.0f} where time is read")
+        return self
+
+    @property
+    def title(self) -> str:
+        return f"{self.optimiser} {self.lr:g}, {self.loss} step, seeds from {self.seeds[0]}"
+
+    def train(self, progress: Progress, dtype: torch.dtype = torch.float32) -> Arrays:
+        """The losses "loss" (R, batches), and parameters under "<batches>/<cell>/<name>".
+
+        Each seed draws its own windows. The lengths of the batches are drawn once for all seeds.
+        """
+        device = machine.device(self.device)
+        parameters = [
+            {name: value.to(device).requires_grad_() for name, value in cell.items()}
+            for cell in initial_parameters(self.seeds, self.start, dtype)
+        ]
+        flat = [value for cell in parameters for value in cell.values()]
+        kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+        optimiser = kinds[self.optimiser](flat, lr=self.lr)
+        generators = [torch.Generator().manual_seed(1_000_003 + seed) for seed in self.seeds]
+        draw = torch.Generator().manual_seed(0)
+        lengths = torch.randint(self.shortest, self.longest + 1, (self.batches,), generator=draw)
+
+        history, arrays = [], {}
+        for done, T in enumerate(lengths.tolist(), start=1):
+            u = torch.stack([torch.rand(self.batch_size, generator=g) for g in generators])
+            X, y = draw_windows(self.reads, u.to(device, dtype), T)  # (R, B, T)
+            loss = losses(parameters, X, y, every=self.loss == "every")  # (R,)
+            if self.decay:
+                share = (done - 1) / self.batches
+                optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * share)) / 2
+            optimiser.zero_grad()
+            loss.sum().backward()
+            optimiser.step()
+
+            history.append(loss.detach())
+            if done in self.snapshots or done == self.batches:
+                for k, cell in enumerate(parameters):
+                    arrays |= {f"{done}/{k}/{n}": v.detach().clone() for n, v in cell.items()}
+            if done % 50 == 0 or done == self.batches:
+                progress(done, self.batches)
+        arrays["loss"] = torch.stack(history, dim=1)
+        return {name: array.cpu().numpy() for name, array in arrays.items()}
+
+
+def parameters_after(arrays: Arrays, batches: int) -> Parameters:
+    """The parameters that a training kept after so many batches; KeyError where it kept none."""
+    return [
+        {n: torch.from_numpy(arrays[f"{batches}/{cell}/{n}"]) for n in ("W", "U", "b_W", "b_U")}
+        for cell in range(len(SIZES))
+    ]
 
 
 # errors
 
 
 def root_mean_square(errors: Tensor) -> Tensor:
-    """Over the last axis."""
-    return errors.square().mean(-1).sqrt()
+    """Over the windows of errors (..., B, N)."""
+    return errors.square().mean(-2).sqrt()
 
 
-@torch.no_grad()
-def errors(parameters: Parameters, ends: Tensor, T: int) -> Tensor:
-    """Output minus label (R, B, T) at each step of windows of T points that end at `ends` (B,)."""
+def step_errors(parameters: Parameters, ends: Tensor = TEST_ENDS, T: int = POINTS) -> Tensor:
+    """Error (R, T) after each step of windows of T points that end at `ends` (B,)."""
     X, y = time_windows(ends, T)
-    return unroll(parameters, X)[0] - y
-
-
-def place_errors(parameters: Parameters, T: int = POINTS) -> Tensor:
-    """Error (R, T) after each step of windows of T points, at the test times."""
-    return root_mean_square(errors(parameters, TEST_ENDS, T).transpose(1, 2))
+    return root_mean_square(unroll(parameters, X)[0] - y)
 
 
 def length_errors(parameters: Parameters, ends: Tensor, lengths: Sequence[int] = LENGTHS) -> Tensor:
     """Error (R, lengths) of the last output, all lengths at the same labels."""
-    last = [errors(parameters, ends, T)[..., -1] for T in lengths]
-    return torch.stack([root_mean_square(e) for e in last], dim=1)
+    return torch.stack([step_errors(parameters, ends, T)[:, -1] for T in lengths], dim=1)
 
 
-def at_places(parameters: Parameters) -> dict[str, Tensor]:
-    """Errors (R,) where the source's net was not trained: its first eight steps together, and the
-    lengths that no window of training has."""
-    first = place_errors(parameters)[:, :-1].square().mean(1).sqrt()
-    columns = length_errors(parameters, SEEN_ENDS, NEW_LENGTHS).T
-    return {"steps 1 to 8": first} | {
-        f"{T} points": c for T, c in zip(NEW_LENGTHS, columns, strict=True)
-    }
+def polynomial_errors() -> dict[str, float]:
+    """Error at the test times of polynomials in the point read last: none has a memory.
 
-
-def polynomial_errors(ends: Tensor = TEST_ENDS, degrees: Sequence[int] = (0, 1, 3)) -> list[float]:
-    """Error at `ends` of polynomials in the one point that is read last: they have no memory.
-
-    Fitted to 300 points evenly spread over what is seen in training; degree 0 is the mean answer.
+    Fitted to 300 points evenly spread over what is seen in training.
     """
-    fit = _midpoints(STEP * POINTS, SEEN, 300).double()
-    result = []
-    for degree in degrees:
+    fit, test = _midpoints(STEP * POINTS, SEEN, 300).double(), TEST_ENDS.double()
+    errors = {}
+    for name, degree in (("mean", 0), ("line", 1), ("cubic", 3)):
         powers = torch.arange(degree + 1)
-        A, B = ((t.double() - STEP).unsqueeze(1) ** powers for t in (fit, ends))
+        A, B = ((t - STEP).unsqueeze(1) ** powers for t in (fit, test))
         weights = torch.linalg.lstsq(A, fit.sin().unsqueeze(1) / 2).solution
-        error = (B @ weights).squeeze(1) - ends.double().sin() / 2
-        result.append(float(root_mean_square(error)))
-    return result
-
-
-@torch.no_grad()
-def dev_loss(parameters: Parameters) -> Tensor:
-    """Half the mean squared error (R,) of the last of nine outputs; choices look at this alone."""
-    return losses(parameters, *time_windows(DEV_ENDS, POINTS))
-
-
-@torch.no_grad()
-def outputs_on_grid(parameters: Parameters, labels: Sequence[float]) -> Tensor:
-    """Outputs (R, T) for the window whose labels are printed as sin t, t one grid step apart."""
-    t = torch.tensor(labels, dtype=torch.float64).asin()
-    return unroll(parameters, (t - STEP).float().unsqueeze(0))[0][:, 0]
+        errors[name] = float(root_mean_square(B @ weights - test.sin().unsqueeze(1) / 2))
+    return errors
 
 
 def gradient_norms(parameters: Parameters) -> dict[str, Tensor]:
@@ -156,31 +275,16 @@ def gradient_norms(parameters: Parameters) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
-def top_gates(parameters: Parameters, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Output gate and tanh(c) of the top cell at the last of nine steps, (R, B) each."""
-    _, c, o = unroll(parameters, time_windows(ends, POINTS)[0])[2][-1]
-    return o.squeeze(-1), c.squeeze(-1).tanh()
-
-
 # free runs
 
 
-def truth(warm_up: int, N: int) -> tuple[Tensor, Tensor]:
-    """The values that a free run reads first (B, warm_up), and the N that follow, (B, N)."""
-    t = FIRST_PHASES.double().unsqueeze(1) + VALUE_STEP * torch.arange(warm_up + N).double()
-    values = t.sin() / 2
-    return values[:, :warm_up], values[:, warm_up:]
-
-
-@torch.no_grad()
 def free_run(parameters: Parameters, warm: Tensor, N: int) -> Tensor:
     """Forecast N values (R, B, N) after the true ones, warm (B, W), feeding on its own outputs."""
-    outputs, state, _ = unroll(parameters, warm.to(parameters[0]["W"].dtype))
-    said = [outputs[..., -1:]]  # (R, B, 1)
-    for _ in range(N - 1):
-        output, state, _ = unroll(parameters, said[-1], state)
-        said.append(output)
+    said, X, state = [], warm.to(parameters[0]["W"].dtype), None
+    for _ in range(N):
+        outputs, state, _ = unroll(parameters, X, state)
+        X = outputs[..., -1:]  # (R, B, 1)
+        said.append(X)
     return torch.cat(said, dim=-1)
 
 
@@ -190,28 +294,16 @@ def two_term_run(warm: Tensor, N: int, a: float, b: float = -1.0) -> Tensor:
     With a = 2·cos(step) and b = −1 it is exact for every sine of that step, whatever its amplitude
     and phase; a = 2 draws a straight line on; a = 1 with b = 0 repeats the last value.
     """
-    previous, value = warm[:, -2], warm[:, -1]
-    said = []
+    values = [warm[:, -2], warm[:, -1]]
     for _ in range(N):
-        previous, value = value, a * value + b * previous
-        said.append(value)
-    return torch.stack(said, dim=1)
+        values.append(a * values[-1] + b * values[-2])
+    return torch.stack(values[2:], dim=1)
 
 
-def fitted_terms(seed: int, windows: int = 100) -> tuple[float, float]:
-    """The two factors that least squares finds in windows such as the nets are trained on."""
-    u = torch.rand(windows, generator=torch.Generator().manual_seed(seed))
-    X, y = draw_windows("value", u, 2)
-    a_b = torch.linalg.lstsq(X.flip(1).double(), y[:, 1:].double()).solution
-    return float(a_b[0]), float(a_b[1])
-
-
-def drift_step(error: Tensor, limit: float) -> Tensor:
-    """The first step, from 1, at which the root mean square over windows (..., B, N) is above the
-    limit; N + 1 where it never is."""
-    beyond = error.square().mean(-2).sqrt() > limit
-    N = beyond.shape[-1]
-    return torch.where(beyond.any(-1), beyond.int().argmax(-1) + 1, N + 1)
+def drift_step(error: Tensor) -> Tensor:
+    """The first step, from 1, whose error (..., N) is above `DRIFTED`; N + 1 where none is."""
+    beyond = error > DRIFTED
+    return torch.where(beyond.any(-1), beyond.int().argmax(-1) + 1, error.shape[-1] + 1)
 
 
 def amplitude_and_phase(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,57 +318,3 @@ def amplitude_and_phase(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     waves = [v.double().unfold(-1, period, period) @ fit for v in (said, true)]  # (..., B, M, 2)
     ratio = torch.view_as_complex(waves[0]) / torch.view_as_complex(waves[1])
     return ratio.abs().mean(-2), ratio.angle().abs().mean(-2)
-
-
-# the record
-
-
-def enter(
-    measures: dict[str, Any], name: str, values: Tensor, columns: Sequence, seeds: Sequence[int]
-) -> None:
-    """Enter a summary over seeds for each column of `values` (R, K) under "<name>/<column>"."""
-    for column, of_seeds in zip(columns, values.T, strict=True):
-        measures[f"{name}/{column}"] = summarise(of_seeds.double().tolist(), seeds=seeds)
-
-
-def rows(
-    measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
-) -> dict[str, list[Row]]:
-    """The report's tables by heading: the published losses, then the note's outputs by step."""
-    sine = published["sine"]
-    tables = {
-        f"Losses, ours with {title}": [
-            number_row(
-                f"{label}, loss of batches {BLOCK * k - BLOCK + 1} to {BLOCK * k}",
-                value, measures, f"{LOSS.format(start, optimiser)}/{k}", higher_is_better=False,
-            )
-            for optimiser, label in (("adam", "Adam, 0.001"), ("sgd", "SGD, 0.01"))
-            for k, value in enumerate(sine[f"{optimiser}_loss"], start=1)
-        ]
-        for start, title in STARTS.items()
-    }  # fmt: skip
-    for heading, column, moment in (
-        ("Outputs before training", "initial_prediction", "0"),
-        ("Outputs after training, ours after 100 batches", "final_prediction", "100"),
-        (f"Outputs after training, ours after {settings['batches']:,} batches",
-         "final_prediction", "end"),
-    ):  # fmt: skip
-        tables[heading] = [
-            number_row(
-                f"output of step {k}", value, measures, f"{NOTE.format(moment)}/{k}",
-                higher_is_better=None,
-            )
-            for k, value in enumerate(sine["every_step"][column], start=1)
-        ]  # fmt: skip
-    return tables
-
-
-def about(published: Mapping[str, Any]) -> str:
-    """What the published figures were measured on, and what their labels tell."""
-    return (
-        "Published: three LSTM cells of 10, 20 and 1 units, nine points, batches of 300, half the "
-        f"squared error of the last output against sin(t)/2, averaged over {BLOCK} batches; one "
-        "training each. The labels printed beside the outputs are sin t, twice what the net was "
-        "trained on. The source trained on 1,000 batches, and the losses that it prints end at the "
-        "hundredth; its outputs after training stand beside ours after either number."
-    )
