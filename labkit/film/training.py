@@ -210,7 +210,7 @@ class Trainer:
         size = self.spec.batch_size if carry else EVALUATION_BATCH
         length = self.corpus.length[index].clamp(max=self.spec.max_len)
         classes = torch.empty(len(index), self.model.spec.num_classes)
-        for number, batch in enumerate(reviews.in_order(length, size)):
+        for number, batch in enumerate(length.argsort(stable=True).split(size)):
             if number == 0 or len(batch) < size:  # states start anew, a smaller batch's too
                 self._states = [] if carry else None
             classes[batch] = self._forward(index[batch])[0].softmax(1).cpu()
@@ -298,6 +298,7 @@ class FilmTraining(Specification):
     curve: Literal["", "test_sample", "held_out"] = ""  # scored after every epoch, for show only
     keep: bool = False  # whether to return the parameters
     glove_words: NonNegativeInt = 0  # lines of GloVe that pretrained vectors are read from
+    glove: str = reviews.GLOVE.sha256
     device: Literal["cpu", "cuda"] = "cpu"
 
     @property
