@@ -104,17 +104,21 @@ def test_a_reader_that_stops_reading_is_no_error(line):
     assert shell(line).stderr == ""
 
 
-def test_the_readers_pythonpath_is_left_out_and_said(tmp_path):
+def test_the_readers_pythonpath_is_left_out_and_said(tmp_path, monkeypatch):
     for package in ("numpy", "pydantic", "typer"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('a foreign package')")
-    path = f"{tmp_path}:{Path(command.__file__).parents[1]}"
+    root = Path(command.__file__).parents[1]
+    path = f"{tmp_path}:{root}"
     done = shell(f"cd / && labkit compare {tmp_path} {tmp_path}", PYTHONPATH=path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "labkit: PYTHONPATH is left out: the lab has its own packages",
         f"labkit: there are no records in {tmp_path}",
     ]
+    monkeypatch.setenv("PYTHONPATH", path)
+    command._leave_out_foreign_packages()
+    assert os.environ["PYTHONPATH"] == str(root)  # kernels and workers find labkit there
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):

@@ -79,8 +79,7 @@ def test_a_profile_comes_before_the_cell_and_given_values_before_both(values):
 @pytest.mark.parametrize(
     "given, value",
     [("num_n=3", 3), ("lr=3", 3.0), ("lr=1e-3", 0.001), ("cell=srn", "srn"), ("cell='srn'", "srn"),
-     ("lengths=[5, 10]", [5, 10]), ("clip=null", None), ("clip=None", None), ("clip=5.0", 5.0),
-     (f"seed={2**32 - 1}", 2**32 - 1)],
+     ("lengths=[5, 10]", [5, 10]), ("clip=null", None), ("clip=5.0", 5.0)],
 )  # fmt: skip
 def test_given_values_are_read_as_their_settings_say(values, given, value):
     result = values(given)[given.split("=")[0]]
@@ -92,7 +91,6 @@ def test_given_values_are_read_as_their_settings_say(values, given, value):
     [
         ("num_n=0", "'num_n': Input should be greater than or equal to 1, got 0 from --set"),
         ("num_n=2.0", "parameter 'num_n': Input should be a valid integer, got 2.0 from --set"),
-        ("num_n=true", "parameter 'num_n': Input should be a valid integer, got True"),
         ("seed=-1", "parameter 'seed': Input should be greater than or equal to 0"),
         (f"seed={2**32}", "parameter 'seed': Input should be less than 4294967296"),
         ("lr=1e999", "parameter 'lr': Input should be a finite number, got inf"),
@@ -116,18 +114,15 @@ def test_wrong_given_values_are_named(values, given, message):
 @pytest.mark.parametrize(
     "changes, message",
     [({"cell": CELL + "x = 2"}, "may hold only lines such as 'num_seeds: int = 3', not 'x = 2'"),
-     ({"cell": CELL + "x: int"}, "not 'x: int'"),
      ({"cell": CELL + "x: int = 1 + 1"}, "not 'x: int = 1 + 1'"),
      ({"cell": CELL + "x: int = "}, "not line 9: invalid syntax"),
      ({"cell": CELL.replace("0.1", "-1.0"), "profile": "quick"}, "-1.0 from the parameters cell"),
      ({"cell": CELL + "more: int = 1"}, "the parameters cell and Settings differ in: more"),
      ({"cell": CELL.replace("lr:", "rate:"), "profile": "quick"}, "differ in: lr, rate"),
-     ({"cells": 0}, "needs one code cell tagged 'parameters', has 0"),
      ({"cells": 2}, "needs one code cell tagged 'parameters', has 2"),
      ({"text": None}, "is missing: it names the chapter's settings"),
      ({"text": "[quick]\n"}, "it begins with a line such as settings ="),
      ({"text": text_of(PROFILES, "toy_settings:Setting")}, "has no attribute 'Setting'"),
-     ({"text": text_of(PROFILES, "absent:Settings")}, "No module named 'absent'"),
      ({"text": "\xff"}, "can't decode byte 0xff"),
      ({"text": text_of({"quick": "", "cpu": ""})}, "must have the tables quick, cpu and full"),
      ({"text": text_of({"cpu": ""}).replace("[", "quick = 1\nfull = 3\n[")}, "have the tables"),

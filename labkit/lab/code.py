@@ -16,7 +16,7 @@ import os
 import tempfile
 import tokenize
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,22 +69,36 @@ def stripped(source: str) -> str:
     The same under every version of Python. Source that is not Python stays as it is.
     """
     blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}  # where a block begins and ends
-    text, edges, words = [], [], []
+    text, edges, words, begun = [], [], [], []
+    lines = io.StringIO(source, newline=None).readlines()
     try:
-        for token in tokenize.generate_tokens(io.StringIO(source, newline=None).readline):
+        for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
+            name, word = tokenize.tok_name[token.type], token.string
+            if name == "FSTRING_START":  # from Python 3.12 on an f-string comes in pieces
+                begun.append(token.start)
+            elif name == "FSTRING_END":
+                word = _between(lines, begun.pop(), token.end)
+            if begun or token.type in (tokenize.COMMENT, tokenize.NL):
+                continue
             if token.type in blocks:
                 edges.append(blocks[token.type])
-            elif token.type == tokenize.NEWLINE:
-                if [word.type for word in words] != [tokenize.STRING]:  # else it is a docstring
-                    text.append("".join(edges + [word.string for word in words]))
+            elif token.type != tokenize.NEWLINE:
+                words.append((token.type, word))
+            else:
+                if [kind for kind, _ in words] != [tokenize.STRING]:  # else it is a docstring
+                    text.append(" ".join(edges + [word for _, word in words]))
                     edges = []
                 words = []
-            elif token.type not in (tokenize.COMMENT, tokenize.NL):
-                words.append(token)
     except (SyntaxError, tokenize.TokenError):
         return source
-    # from Python 3.12 on an f-string comes in pieces, in which braces are single
-    return "\n".join(text).replace("{{", "{").replace("}}", "}")
+    return "\n".join(text)
+
+
+def _between(lines: Sequence[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The text from one (row, column) to another, as tokens count them."""
+    rows = list(lines[start[0] - 1 : end[0]])
+    rows[-1] = rows[-1][: end[1]]
+    return "".join(rows)[start[1] :]
 
 
 def _path(name: str) -> Path | None:
