@@ -17,26 +17,16 @@ def summary(*values: float) -> dict:
 
 def make_all(shift: float = 0.0) -> dict:
     rng = np.random.default_rng(0)
-    words = rng.integers(5, 300, 200) + int(1000 * shift)
     attention = rng.random((6, 6)) + np.eye(6) * shift
     attention /= attention.sum(1, keepdims=True)
     curves = {
         "fine-tuned": {200: summary(0.6 + shift), 2000: summary(0.8, 0.82, 0.85)},
         "linear": {200: summary(0.7, 0.71, 0.75), 2000: summary(0.8)},
     }
-    costs = {
-        "rival": ["fine-tuned", "linear"], "parameters": [2e7, 5e4], "seconds": [300.0, 1.0],
-        "accuracy": [0.8 + shift, 0.7],
-    }  # fmt: skip
     effect = np.array([0.0, -0.2, 0.01, 0.3 + shift, -0.05, 0.0])
     return {
-        "word_pieces": lambda: figures.pieces_plot(words, (1.3 * words).astype(int), 128),
         "one_head": lambda: figures.head_plot(TOKENS, attention),
-        "schedules": lambda: figures.rate_plot(
-            {"linear": [0.1 + shift, 0.2, 0.1], "constant": [0.2] * 3}
-        ),
-        "learning_curve": lambda: figures.size_plot("learning_curve", "Dots are seeds.", curves),
-        "cost": lambda: figures.cost_plot(costs),
+        "learning_curve": lambda: figures.size_plot(curves, 80, 500),
         "attention_review": lambda: figures.reading_plot(TOKENS, attention[:2], effect),
     }
 
@@ -44,12 +34,6 @@ def make_all(shift: float = 0.0) -> dict:
 @pytest.mark.parametrize("name", make_all())
 def test_figures_have_a_name_a_text_labels_and_stable_data(name, check_figure):
     check_figure(name, make_all()[name], make_all(0.05)[name])
-
-
-def test_the_pieces_plot_says_how_many_reviews_are_cut():
-    fig = figures.pieces_plot(np.array([50, 60, 100, 200]), np.array([60, 128, 129, 300]), 128)
-    assert "128 pieces" in fig.labkit_alt
-    assert "50% of the reviews" in fig.labkit_alt  # 128 pieces are read, 129 are not
 
 
 def test_a_head_asks_down_and_is_asked_across():
@@ -62,9 +46,11 @@ def test_a_head_asks_down_and_is_asked_across():
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("asks", "asked")
 
 
-def test_the_accuracy_axis_holds_every_seed_and_the_intervals_of_three():
+def test_the_learning_curve_holds_every_seed_the_intervals_of_three_and_what_was_read():
     curves = {"linear": {200: summary(0.3), 500: summary(0.3, 0.9), 2000: summary(0.8, 0.82, 0.85)}}
-    ax = figures.size_plot("pooling", "Bars.", curves).axes[0]
+    fig = figures.size_plot(curves, 80, 500)
+    ax = fig.axes[0]
     assert len(ax.collections) == 1
     assert ax.get_ylim()[0] < 0.3
     assert [label.get_text() for label in ax.get_xticklabels()] == ["200", "500", "2,000"]
+    assert "80 word pieces of a review, recurrent and linear 500 words" in fig.labkit_alt

@@ -406,6 +406,7 @@ def test_errors_and_other_code_of_a_worker_are_the_callers(
 
 def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
     started = []
+    monkeypatch.setenv("LABKIT_DASK", scheduler)  # a worker that asked it would wait for itself
     monkeypatch.setattr(store.os, "execve", lambda *arguments: started.append(arguments))
     store.become_worker(scheduler, 3)
     ((program, arguments, variables),) = started
@@ -414,3 +415,4 @@ def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
         "-m", "dask", "worker", scheduler, "--nworkers", "3", "--nthreads", "1", "--no-dashboard",
     ]  # fmt: skip
     assert machine.kernel_environment().items() <= variables.items()
+    assert "LABKIT_DASK" not in variables
