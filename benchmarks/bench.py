@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from labkit.cells import fast, layers, parity
+from labkit.cells import fast, layers
 from labkit.lab import code, machine, record
 from labkit.measure.plots import png_bytes
 from labkit.measure.statistics import summarise
@@ -111,7 +111,7 @@ def _commands(commands: Mapping[str, Sequence[str]], rounds: int) -> Seconds:
     calls = {
         name: lambda rest=rest: _run([sys.executable, *rest], {}) for name, rest in commands.items()
     }
-    return fast.interleaved_seconds(calls, rounds, warmup=1)
+    return fast.time_in_turns(calls, rounds, warmup=1)
 
 
 def in_child(
@@ -146,7 +146,7 @@ def time_replicas(T: int, rounds: int) -> Seconds:
 
     spec = ModelSpec(cell="lstm")
     on_torch = SequenceClassifier(spec)
-    on_torch.recurrent = parity.to_torch(on_torch.recurrent)
+    on_torch.recurrent = layers.to_torch(on_torch.recurrent)
     ensemble = Ensemble(spec, range(REPLICAS))
     optimiser = torch.optim.Adam([ensemble.trainable], lr=1e-3, fused=True)
     X, y = _digits(BATCH, T)
@@ -164,7 +164,7 @@ def time_replicas(T: int, rounds: int) -> Seconds:
         way: lambda step=step, times=times: [step() for _ in range(times)]
         for way, (step, times, _) in ways.items()
     }
-    seconds = fast.interleaved_seconds(calls, rounds, warmup=2)
+    seconds = fast.time_in_turns(calls, rounds, warmup=2)
     return {
         way: [value / times / models for value in seconds[way]]
         for way, (_, times, models) in ways.items()
@@ -228,7 +228,7 @@ def time_epoch(way: str, corpus_name: str, words: int, batches: int, number: int
                 loss.backward()
                 optimiser.step()
 
-        (seconds,) = fast.interleaved_seconds({way: naive_epoch}, 1, warmup=0)[way]
+        (seconds,) = fast.time_in_turns({way: naive_epoch}, 1, warmup=0)[way]
     return seconds * REVIEWS / (batches * REVIEW_BATCH)
 
 

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+SET_UP = "run make setup, then use make, or the Python that it names"
+
+
+def _leave_out_foreign_packages() -> None:
+    """Take PYTHONPATH out of this process and of those it starts, but for the lab's root."""
+    root = str(Path(__file__).resolve().parents[1])
+    given = [os.path.abspath(p) for p in os.environ.pop("PYTHONPATH", "").split(os.pathsep) if p]
+    if root in given:
+        os.environ["PYTHONPATH"] = root
+    if foreign := {*given} - {root, *site.getsitepackages()}:
+        sys.path[:] = [path for path in sys.path if os.path.abspath(path) not in foreign]
+        print("labkit: PYTHONPATH is left out: the lab has its own packages", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    _leave_out_foreign_packages()  # before any package could come from there
+try:
+    import typer
+except ModuleNotFoundError as error:
+    sys.exit(f"labkit: {sys.executable} has no {error.name}: {SET_UP}")
 
 app = typer.Typer(
     help="Runs the course lab.",
@@ -25,14 +45,12 @@ Threads = Annotated[int, typer.Option(min=1, help="threads of each process")]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; return its exit status."""
-    _leave_out_foreign_packages()
     try:
         app(arguments, prog_name="python -m labkit")
     except SystemExit as end:
         return int(end.code or 0)
     except ModuleNotFoundError as error:
-        message = "run make setup, then use make, or the Python that it names"
-        typer.echo(f"labkit: {sys.executable} has no {error.name}: {message}", err=True)
+        typer.echo(f"labkit: {sys.executable} has no {error.name}: {SET_UP}", err=True)
         return 1
     except BrokenPipeError:  # as in `labkit verify | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,17 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         typer.echo(f"labkit: {error}", err=True)
         return 2 if isinstance(error, ValueError) else 1
-
-
-def _leave_out_foreign_packages() -> None:
-    """Take PYTHONPATH out of this process and of those it starts, but for the lab's root."""
-    root = str(Path(__file__).resolve().parents[1])
-    given = [os.path.abspath(p) for p in os.environ.pop("PYTHONPATH", "").split(os.pathsep) if p]
-    if root in given:
-        os.environ["PYTHONPATH"] = root
-    if foreign := {*given} - {root}:
-        sys.path[:] = [path for path in sys.path if os.path.abspath(path) not in foreign]
-        typer.echo("labkit: PYTHONPATH is left out: the lab has its own packages", err=True)
 
 
 @app.command()

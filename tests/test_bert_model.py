@@ -90,7 +90,7 @@ def test_a_device_that_only_imitates_bfloat16_takes_float32(monkeypatch):
 
 
 def test_products_are_rounded_and_what_is_added_up_is_not():
-    """In bfloat16 the linear layers answer in 16 bits; LayerNorm and weights stay with 32."""
+    """In bfloat16 the linear layers answer in 16 bits; LayerNorm stays with 32."""
     model = classifier().eval()
     layers = dict.fromkeys((model.head[0], model.encoder.embeddings.LayerNorm))
     for layer in layers:
@@ -101,7 +101,6 @@ def test_products_are_rounded_and_what_is_added_up_is_not():
             rounded = model(*batch(8))
     assert list(layers.values()) == [torch.bfloat16, torch.float32]
     assert 0 < (rounded.float() - exact).abs().max() < 0.02
-    assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_the_tiny_model_is_the_same_in_another_process_and_repairs_itself():

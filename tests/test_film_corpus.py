@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import re
 import tarfile
@@ -17,21 +16,19 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from labkit.film import corpus as reviews
 from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus
 from labkit.film.generated import Review, make_corpus
 from labkit.lab import machine
+from labkit.lab.code import sha256
 from labkit.lab.fetch import DownloadError
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """The words of a review, whatever its capitals, punctuation and line breaks."""
     return tuple(re.findall(r"\w+", text.replace("<br />", " ").lower()))
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +41,6 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABKIT_OFFLINE", "1")
 
 
-# made-up reviews
-
-
 @pytest.fixture(scope="module")
 def made() -> list[Review]:
     return reviews.read("generated")
@@ -56,9 +50,7 @@ def test_the_made_up_corpus_is_the_same_everywhere(made):
     """Records, and the results of chapters 04 and 05, hang on these bytes."""
     digest = "cff5b0c3b660f719f9046c860d0c4b30ab9aecb95cab89e0e2210a0128c68b94"
     assert reviews.texts_digest(made) == digest
-    texts = {seed: {review.text for review in make_corpus(20, 10, seed)} for seed in (3, 4)}
-    assert len(texts[3]) == 30
-    assert not texts[3] & texts[4]
+    assert not {r.text for r in make_corpus(20, 10, 3)} & {r.text for r in make_corpus(20, 10, 4)}
 
 
 def test_labels_are_balanced_ratings_fit_them_and_no_review_comes_twice(made):
@@ -66,9 +58,7 @@ def test_labels_are_balanced_ratings_fit_them_and_no_review_comes_twice(made):
     for part, count in (("train", 2000), ("test", 1000)):
         ratings = Counter((r.label, r.rating) for r in made if r.part == part)
         assert sum(ratings.values()) == count
-        assert {label for label, rating in ratings} == {0, 1}
-        assert {rating for label, rating in ratings if label} == {7, 8, 9, 10}
-        assert {rating for label, rating in ratings if not label} == {1, 2, 3, 4}
+        assert set(ratings) == {(int(rating > 5), rating) for rating in (1, 2, 3, 4, 7, 8, 9, 10)}
         assert sum(n for (label, _), n in ratings.items() if label) == count // 2
         assert min(ratings.values()) > count / 8 * 0.7
 
@@ -77,10 +67,9 @@ def linear_accuracy(made, target, longest: int) -> float:
     """Test accuracy of a logistic regression on the counts of up to `longest` words in a row."""
     vectorizer = CountVectorizer(tokenizer=words_of, token_pattern=None, ngram_range=(1, longest))
     train, test = ([r for r in made if r.part == part] for part in ("train", "test"))
-    X = vectorizer.fit_transform([review.text for review in train])
-    model = LogisticRegression(C=0.1, max_iter=1000).fit(X, [target(review) for review in train])
-    X = vectorizer.transform([review.text for review in test])
-    return model.score(X, [target(review) for review in test])
+    model = make_pipeline(vectorizer, LogisticRegression(C=0.1, max_iter=1000))
+    model.fit([review.text for review in train], [target(review) for review in train])
+    return model.score([review.text for review in test], [target(review) for review in test])
 
 
 def test_words_tell_something_their_order_more_and_the_rating_shows(made):
@@ -88,9 +77,6 @@ def test_words_tell_something_their_order_more_and_the_rating_shows(made):
     assert 0.78 < bag < 0.85
     assert linear_accuracy(made, lambda review: review.label, longest=3) > bag + 0.03
     assert linear_accuracy(made, lambda review: abs(2 * review.rating - 11), longest=1) > 0.5
-
-
-# real reviews, as a tiny stand-in
 
 
 TEXTS = {
@@ -102,13 +88,13 @@ TEXTS = {
 WHOLE = b"".join(b"aclImdb/%s\0%s\0" % (name.encode(), TEXTS[name]) for name in sorted(TEXTS))
 
 
-def packed(files: dict[str, bytes | tarfile.TarInfo], top: str = "aclImdb/") -> bytes:
+def packed(files: dict[str, bytes], top: str = "aclImdb/") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in files.items():
-            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(top + name)
-            info.size = len(content) if isinstance(content, bytes) else 0
-            tar.addfile(info, io.BytesIO(content if isinstance(content, bytes) else b""))
+            info = tarfile.TarInfo(top + name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -125,33 +111,19 @@ def test_reviews_come_out_of_an_archive_whatever_else_it_holds(mirror, capsys, t
     odd = {"train/pos/._0_10.txt": b"\0\5\26\7", "train/pos/.DS_Store": b"\0\1", "README": b"read"}
     archive = packed(TEXTS | odd | {"train/unsup/0_0.txt": b"unlabelled"}, top)
     (mirror / "aclImdb_v1.tar.gz").write_bytes(archive)
-    texts = {
-        f"{r.part}/{('neg', 'pos')[r.label]}/{r.number}_{r.rating}.txt": r.text.encode()
-        for r in reviews.read("imdb")
-    }
-    assert texts == TEXTS
-    assert [r.number for r in reviews.read("imdb")] == [0, 2, 10] * 4  # as numbers
+    texts = reviews.read("imdb")
+    assert texts[0] == Review("test", 0, 0, 3, "test neg 0: naïve <br />")
+    assert {review.text.encode() for review in texts} == set(TEXTS.values())
+    assert [review.number for review in texts] == [0, 2, 10] * 4  # as numbers
     assert "passed over 2 files that are no reviews, such as" in capsys.readouterr().err
     assert (machine.DOWNLOADS / "aclImdb_reviews.bin").read_bytes() == WHOLE
-    assert reviews.read("imdb")[0] == Review("test", 0, 0, 3, "test neg 0: naïve <br />")
-
-
-def link(kind: bytes) -> tarfile.TarInfo:
-    info = tarfile.TarInfo("aclImdb/test/neg/0_3.txt")
-    info.type, info.linkname = kind, "/etc/passwd"
-    return info
-
-
-LINKED = {name: text for name, text in TEXTS.items() if name != "test/neg/0_3.txt"}
 
 
 @pytest.mark.parametrize(
     "archive, reason",
     [
         (packed(TEXTS | {"train/pos/2_10.txt": b"altered"}), "does not hold"),
-        (packed(LINKED), "does not hold"),
-        (packed(LINKED | {"link": link(tarfile.SYMTYPE)}), "does not hold"),
-        (packed(LINKED | {"link": link(tarfile.LNKTYPE)}), "does not hold"),
+        (packed(dict([*TEXTS.items()][1:])), "does not hold"),
         (packed(TEXTS | {"train/pos/3_9.txt": b"one more"}), "holds more than the"),
         (packed(TEXTS)[:-200], "does not hold"),
         (packed({"../../evil.txt": b"evil"}), "does not hold"),
@@ -167,33 +139,11 @@ def test_other_archives_are_refused_and_leave_nothing(mirror, tmp_path, archive,
 
 
 def test_an_archive_that_unpacks_to_far_too_much_is_given_up_early(mirror):
-    """Its first member claims a gigabyte, of which nothing is read."""
     info = tarfile.TarInfo("aclImdb/train/unsup/0_0.txt")
-    info.size = 2**30
+    info.size = 2**30  # of which nothing is read
     (mirror / "aclImdb_v1.tar.gz").write_bytes(gzip.compress(info.tobuf() + bytes(10_000)))
     with pytest.raises(DownloadError, match="unpacks to far more than the published archive"):
         reviews.read("imdb")
-
-
-def test_a_folder_of_reviews_can_be_read(tmp_path, capsys):
-    for name, content in (TEXTS | {"train/pos/.DS_Store": b"\0"}).items():
-        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "own" / name).write_bytes(content)
-    assert len(reviews.read(tmp_path / "own")) == 12
-    assert "passed over 1 files that are no reviews" in capsys.readouterr().err
-    bad = tmp_path / "own/test/pos/2_10.txt"
-    bad.write_bytes("caf\u00e9".encode("latin-1"))
-    with pytest.raises(ValueError, match=rf"{bad} is not UTF-8: .*0xe9 in position 3"):
-        reviews.read(tmp_path / "own")
-    for file in bad.parent.iterdir():
-        file.unlink()
-    with pytest.raises(ValueError, match="no reviews in one of"):
-        reviews.read(tmp_path / "own")
-    with pytest.raises(ValueError, match=r"corpus must be one of imdb, generated, .*got 'books'"):
-        reviews.read("books")
-
-
-# words
 
 
 @pytest.mark.parametrize(
@@ -201,16 +151,11 @@ def test_a_folder_of_reviews_can_be_read(tmp_path, capsys):
     [
         ("It's <br />GOOD, isn't it?", "it 's good is n't it"),
         ("I don't, can't, won't, shouldn't!", "i do n't ca n't wo n't should n't"),
-        (
-            "ISN\u2019T it? It\u2019s we'll they've I'd I'm",
-            "is n't it it 's we 'll they 've i 'd i 'm",
-        ),
+        ("ISN\u2019T it? It\u2019s we'll they've I'm", "is n't it it 's we 'll they 've i 'm"),
         ("the actors' 'quoted' words o'clock", "the actors quoted words o clock"),
         ("a < b and <b>bold</b>", "a b and bold"),
         ("well-made, 10/10 (3.5 stars) in 1999...", "well made 10 10 3 5 stars in 1999"),
         ("Amélie, naïve CAFÉ, Ünder 日本", "amélie naïve café ünder 日本"),
-        ("snake_case __init__", "snake case init"),
-        ("?! ... -- <br />", ""),
         ("want ant's n't", "want ant 's n't"),
     ],
 )
@@ -224,21 +169,12 @@ def test_the_commonest_words_come_first_and_ties_in_alphabetical_order():
     assert reviews.build(texts[::-1], 5) == [UNKNOWN, PAD, "c", "a", "b"]
     assert (UNKNOWN_ID, PAD_ID) == (0, 1)
     assert reviews.numericalize(["b", "z", "A"], {"a": 2, "b": 3}) == [3, 0, 0]
-    with pytest.raises(ValueError, match="at least one other, got 2"):
-        reviews.build(texts, 2)
 
 
 def test_only_one_module_imports_torchtext():
     package = Path(reviews.__file__).parents[1]
-    users = [
-        p.stem
-        for p in package.rglob("*.py")
-        if re.search(r"(from|import) torchtext", p.read_text())
-    ]
+    users = [path.stem for path in package.rglob("*.py") if "from torchtext" in path.read_text()]
     assert users == ["corpus"]
-
-
-# numbers
 
 
 @pytest.fixture
@@ -257,30 +193,23 @@ def corpus(monkeypatch) -> Corpus:
 
 def test_a_fifth_of_the_training_part_is_dev_balanced_and_always_the_same(corpus):
     split = corpus.split()
-    assert {name: len(index) for name, index in split.items()} == {
-        "train": 16,
-        "dev": 4,
-        "test": 20,
-    }
+    assert [len(split[name]) for name in ("train", "dev", "test")] == [16, 4, 20]
     assert torch.cat(list(split.values())).sort().values.tolist() == list(range(40))
     assert torch.equal(split["test"], corpus.is_test.nonzero().flatten())
     for name, index in split.items():
         assert corpus.label[index].double().mean() == 0.5
         assert torch.equal(index, corpus.split()[name])
     label = torch.tensor([0, 1]).repeat_interleave(12_500)
-    train, dev = reviews.split_train(label, torch.zeros(25_000, dtype=torch.bool))
-    assert (len(train), len(dev), int(label[dev].sum())) == (20_000, 5_000, 2_500)
-    assert dev[:2_500].double().mean() == pytest.approx(6_250, abs=300)  # drawn, not cut off
+    dev = reviews.split(label, torch.zeros(25_000, dtype=torch.bool))["dev"]
+    assert (len(dev), int(label[dev].sum())) == (5_000, 2_500)
     assert sha256(dev.numpy().tobytes())[:16] == "db67ee2abc159854"
 
 
 def test_the_vocabulary_holds_words_of_training_reviews_only(corpus):
     split = corpus.split()
     assert len(corpus.words) == 2 + 2 + len(split["train"]) - (39 in split["train"])
-    for name, index in split.items():
-        for i in index.tolist():
-            if i != 39:
-                assert (corpus.review(i)[1] == UNKNOWN) is (name != "train")
+    known = [i for i in range(39) if corpus.review(i)[1] != UNKNOWN]
+    assert known == [i for i in split["train"].tolist() if i != 39]
 
 
 def test_a_corpus_holds_what_the_texts_say(corpus):
@@ -290,15 +219,12 @@ def test_a_corpus_holds_what_the_texts_say(corpus):
     assert corpus.length.tolist() == [len(reviews.tokenize(r.text)) or 1 for r in texts]
     assert corpus.review(3)[2:] == ["so"] * 3
     assert corpus.review(39) == [UNKNOWN]  # a review without a word
-    assert corpus.tokens.dtype == torch.int32
     assert corpus.digest == reviews.texts_digest(texts)
     for change in ({"text": "other"}, {"rating": 3}, {"number": 99}, {"label": 1}):
         assert reviews.texts_digest([replace(texts[0], **change), *texts[1:]]) != corpus.digest
 
 
-def test_the_second_load_reads_no_text_and_a_damaged_file_is_made_again(
-    corpus, monkeypatch, capsys
-):
+def test_numbers_are_kept_unless_the_file_is_damaged_or_the_rules_change(corpus, monkeypatch):
     texts, calls = reviews.read("generated"), []
     monkeypatch.setattr(reviews, "read", lambda name: calls.append(name) or texts)
     again = reviews.load("generated", 1000)
@@ -306,18 +232,11 @@ def test_the_second_load_reads_no_text_and_a_damaged_file_is_made_again(
     assert torch.equal(again.tokens, corpus.tokens)
     assert len(reviews.load("generated", 5).words) == 5
     kept = max((machine.CACHE / "kept").iterdir(), key=lambda path: path.stat().st_size)
-    content = bytearray(kept.read_bytes())
-    content[-1] ^= 1
-    kept.write_bytes(content)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"!")
     assert reviews.load("generated", 1000).digest == corpus.digest
-    assert len(calls) == 2
-    assert "is damaged" in capsys.readouterr().err
-
-
-# batches
-
-
-ROWS = [[11, 12, 13], [21], [31, 32, 33, 34, 35], [41, 42]]
+    monkeypatch.setattr(reviews.generated, "rules", dict)
+    reviews.load("generated", 1000)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
@@ -327,108 +246,79 @@ ROWS = [[11, 12, 13], [21], [31, 32, 33, 34, 35], [41, 42]]
         ({"max_len": 3, "front": True}, [[31, 32, 33], [11, 12, 13], [1, 1, 21]], [3, 3, 1]),
         ({"max_len": 2, "to": 4}, [[31, 32, 1, 1], [11, 12, 1, 1], [21, 1, 1, 1]], [2, 2, 1]),
         ({"max_len": 2, "to": 3, "front": True}, [[1, 31, 32], [1, 11, 12], [1, 1, 21]], [2, 2, 1]),
+        ({"max_len": 9, "to": 2}, [[31, 32], [11, 12], [21, 1]], [2, 2, 1]),
     ],
 )  # fmt: skip
 def test_padding_by_hand(options, expected, lengths):
-    tokens = torch.tensor([i for row in ROWS for i in row], dtype=torch.int32)
+    tokens = torch.tensor([11, 12, 13, 21, 31, 32, 33, 34, 35, 41, 42], dtype=torch.int32)
     offsets, zeros = torch.tensor([0, 3, 4, 9, 11]), torch.zeros(4).long()
     corpus = Corpus(tokens, offsets, zeros, zeros, zeros, zeros.bool(), (), "")
     X, length = reviews.pad(corpus, torch.tensor([2, 0, 1]), **options)
     assert (X.dtype, X.tolist(), length.tolist()) == (torch.long, expected, lengths)
-    with pytest.raises(ValueError, match="max_len must be at least 1 and at most `to`"):
-        reviews.pad(corpus, torch.tensor([0]), max_len=5, to=4)
-
-
-def batches(length: torch.Tensor, seed: int = 0, **options) -> list[torch.Tensor]:
-    return reviews.by_length(length, 32, torch.Generator().manual_seed(seed), **options)
 
 
 def test_batches_of_like_lengths_hold_hardly_any_padding_and_come_in_random_order():
     generator = torch.Generator().manual_seed(3)
     length = (torch.randn(3000, generator=generator).mul(0.7).add(5).exp()).long() + 1
-    groups = batches(length)
-    cells = sum(len(group) * int(length[group].max()) for group in groups)
+    seeded = (torch.Generator().manual_seed(seed) for seed in (0, 0, 1))
+    first, again, second = (reviews.by_length(length, 32, generator) for generator in seeded)
+    cells = sum(len(group) * int(length[group].max()) for group in first)
     assert 1 - int(length.sum()) / cells < 0.12  # above 0.6 for batches at random
-    assert torch.cat(groups).sort().values.tolist() == list(range(3000))
-    means = torch.stack([length[group].double().mean() for group in groups])
-    position = torch.arange(len(means)).double()
-    assert abs(torch.corrcoef(torch.stack([position, means]))[0, 1]) < 0.3
-    assert all(map(torch.equal, groups, batches(length)))
+    assert torch.cat(first).sort().values.tolist() == list(range(3000))
+    means = [length[group].double().mean() for group in first]
+    assert abs(np.corrcoef(range(len(means)), means)[0, 1]) < 0.3
+    assert all(map(torch.equal, first, again))
     # other company in the next epoch, not only another order
-    epochs = [{frozenset(group.tolist()) for group in batches(length, seed)} for seed in (0, 1)]
+    epochs = [{frozenset(group.tolist()) for group in groups} for groups in (first, second)]
     assert len(epochs[0] & epochs[1]) < len(epochs[0]) / 4
-    assert [b.tolist() for b in reviews.in_order(torch.tensor([5, 2, 9, 2, 7]), 2)] == [
-        [1, 3],
-        [0, 4],
-        [2],
-    ]
-
-
-# word vectors
 
 
 LINES = b"the 0.5 -1.0 2.0\nfilm 1.0 1.5 0.25\nn't -3.0 0.0 1e-2\ngood 4.0 5.0 6.0\n"
 
 
-@pytest.mark.parametrize("name", ["glove.txt", "glove.txt.gz"])
-def test_words_get_their_vectors_and_others_zero(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(LINES) if path.suffix == ".gz" else LINES)
-    table, known = reviews.load_vectors(path, [UNKNOWN, PAD, "good", "the", "cinema", "n't"], 100)
+def test_words_get_their_vectors_and_others_zero(tmp_path, capsys):
+    path = tmp_path / "glove.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + LINES + b"good 7 8 9\n")  # a byte order mark counts nothing
+    table = reviews.load_vectors(path, [UNKNOWN, PAD, "good", "the", "cinema", "n't"], 100)
     expected = [[0, 0, 0], [0, 0, 0], [4, 5, 6], [0.5, -1, 2], [0, 0, 0], [-3, 0, 0.01]]
-    np.testing.assert_array_equal(table, np.float32(expected))
-    assert table.dtype == np.float32
-    assert known.tolist() == [False, False, True, True, False, True]
-    table, known = reviews.load_vectors(path, ["the", "film", "n't", "good"], 2)
-    assert known.tolist() == [True, True, False, False]
-    assert list(tmp_path.glob("glove*")) == [path]  # nothing is left beside it
-
-
-def test_the_first_of_two_equal_words_counts(tmp_path, capsys):
-    (tmp_path / "twice.txt").write_bytes(LINES + b"good 7 8 9\n")
-    table, _ = reviews.load_vectors(tmp_path / "twice.txt", ["good"], 9)
-    assert table.tolist() == [[4, 5, 6]]
-    assert "twice.txt repeats 1 words of the vocabulary" in capsys.readouterr().err
+    np.testing.assert_array_equal(table, np.float32(expected), strict=True)
+    assert "glove.txt repeats 1 words of the vocabulary; the first" in capsys.readouterr().err
+    assert reviews.load_vectors(path, ["film", "n't"], 2).any(1).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
-    "name, content, line, reason",
+    "content, line, reason",
     [
-        ("nan.txt", LINES + b"bad nan 1 2\n", 5, "not finite"),
-        ("inf.txt", b"bad 1 -inf 2\n" + LINES, 1, "not finite"),
-        ("bom.txt", b"\xef\xbb\xbf" + LINES, 1, "byte order mark"),
-        ("ragged.txt", LINES + b"film 1 2\n", 5, "2 numbers behind spaces, expected 3"),
-        ("blank.txt", LINES + b"\n" + LINES, 5, "0 numbers"),
-        ("page.txt", b"<!doctype html><html><head></head>\n", 1, "could not convert"),
-        ("tabs.txt", LINES.replace(b" ", b"\t"), 1, "0 numbers behind spaces"),
-        ("empty.txt", b"", 1, "the file is empty"),
-        ("latin.txt", LINES + b"caf\xe9 1 2 3\n", 5, "codec can't decode"),
-        ("endless.txt", b"the " + b"1 " * 10**6, 2, "32767 numbers"),
-        ("broken.txt.gz", b"no gzip at all", 1, "Not a gzipped file"),
-        ("cut.txt.gz", gzip.compress(LINES * 9)[:-9], 37, "ended before"),
+        (LINES + b"bad nan 1 2\n", 5, "infs or NaNs"),
+        (LINES + b"film 1 2\n", 5, "2 numbers behind blanks, not 3"),
+        (LINES + b"\n" + LINES, 5, "0 numbers"),
+        (b"<!doctype html><html><head></head>\n", 1, "could not convert"),
+        (LINES.replace(b" ", b"\t"), 1, "0 numbers behind blanks, not several"),
+        (LINES + b"caf\xe9 1 2 3\n", 5, "codec can't decode"),
+        (gzip.compress(LINES), 1, "codec can't decode"),
     ],
 )
-def test_what_is_no_vector_is_refused_with_file_and_line(tmp_path, name, content, line, reason):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name}, line {line}, is no word vector: .*{reason}"):
-        reviews.load_vectors(tmp_path / name, ["the"], 1000)
-    with pytest.raises(ValueError, match=r"there is no .*x\.txt; python -m labkit data glove"):
-        reviews.load_vectors(tmp_path / "x.txt", ["the"], 10)
+def test_what_is_no_vector_is_refused_with_file_and_line(tmp_path, content, line, reason):
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"bad\.txt, line {line}, is no word vector: .*{reason}"):
+        reviews.load_vectors(tmp_path / "bad.txt", ["the"], 1000)
+    (tmp_path / "bad.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"bad\.txt is empty"):
+        reviews.load_vectors(tmp_path / "bad.txt", ["the"], 1000)
 
 
 @pytest.fixture
 def glove(tmp_path, monkeypatch) -> Path:
     """A mirror with GloVe's archive and excerpt, of four and of two words."""
     few = b"".join(LINES.splitlines(keepends=True)[:2])
-    whole = replace(reviews.GLOVE, sha256=sha256(LINES), size=len(LINES))
-    monkeypatch.setattr(reviews, "GLOVE", whole)
-    excerpt = replace(reviews.EXCERPT, sha256=sha256(few), size=len(few))
-    monkeypatch.setattr(reviews, "EXCERPT", excerpt)
+    for name, content in (("GLOVE", LINES), ("EXCERPT", few)):
+        stand_in = replace(getattr(reviews, name), sha256=sha256(content), size=len(content))
+        monkeypatch.setattr(reviews, name, stand_in)
     monkeypatch.setattr(reviews, "EXCERPT_WORDS", 2)
     with zipfile.ZipFile(tmp_path / "mirror/glove.6B.zip", "w") as archive:
         archive.writestr("__MACOSX/._glove.6B.100d.txt", b"\0")
         archive.writestr("glove.6B/glove.6B.100d.txt", LINES)
-    (tmp_path / "mirror" / excerpt.packed_in.name).write_bytes(gzip.compress(few))
+    (tmp_path / "mirror" / "glove.6B.100d.head2603.txt.gz").write_bytes(gzip.compress(few))
     return tmp_path / "mirror"
 
 
@@ -438,24 +328,13 @@ def test_few_words_come_from_the_excerpt_and_more_from_the_archive(glove, monkey
     corpus = Corpus(*[torch.zeros(1)] * 6, words=(UNKNOWN, PAD, "good", "the"), digest="")
     assert reviews.glove_table(corpus, 2).tolist() == [[0, 0, 0]] * 3 + [[0.5, -1, 2]]
     assert reviews.glove_table(corpus, 4)[2].tolist() == [4, 5, 6]
-    with pytest.raises(ValueError, match=r"words must be in 0\.\.400,000"):
-        reviews.glove_table(corpus, 400_001)
     monkeypatch.setattr(reviews, "glove", None)  # not read again
     assert reviews.glove_table(corpus, 4)[2].tolist() == [4, 5, 6]
 
 
-def test_a_damaged_excerpt_is_named_whatever_else_is_missing(glove, capsys):
+def test_a_damaged_excerpt_is_named_whatever_else_is_missing(glove):
     for name in ("glove.6B.zip", "glove.6B.100d.head2603.txt.gz"):
         (glove / name).write_bytes((glove / name).read_bytes()[:-12])
-    for words in (2, 0):
-        with pytest.raises(DownloadError) as error:
-            reviews.glove(words)
-        assert "head2603.txt.gz: Compressed file ended before" in str(error.value)
-        assert "glove.6B.zip: File is not a zip file" in str(error.value)
-
-
-def test_all_words_make_do_with_the_excerpt(glove):
-    (glove / "glove.6B.zip").unlink()
-    assert reviews.glove().name == "glove.6B.100d.head2603.txt"
-    with pytest.raises(DownloadError, match=r"glove\.6B\.zip: No such file"):
-        reviews.glove(3)
+    message = r"head2603\.txt\.gz: Compressed file ended before.*6B\.zip: File is not a zip file"
+    with pytest.raises(DownloadError, match=message):
+        reviews.glove(2)

@@ -16,8 +16,8 @@ HEAVY = {"torch", "numpy", "scipy", "matplotlib", "nbformat", "papermill", "IPyt
 
 
 def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """What a shell makes of a line in which `labkit` stands for the command."""
-    line = line.replace("labkit", f"'{sys.executable}' -m labkit")
+    """What a shell makes of a line; its function `labkit` is the command."""
+    line = f"labkit() {{ '{sys.executable}' -m labkit \"$@\"; }}; {line}"
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         ["bash", "-c", line], env=inherited | variables, capture_output=True, text=True
@@ -35,21 +35,18 @@ def test_help_imports_nothing_heavy():
         print(sorted({HEAVY} & sys.modules.keys()))"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1].endswith("[]"), done.stderr
-    names = "run worker verify report compare notebooks lab data"
-    for name in names.split():
+    for name in ("run", "worker", "verify", "report", "compare", "notebooks", "lab", "data"):
         assert f"\n  {name} " in done.stdout
 
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [
-        (["run", "--profile", "huge"], "'huge' is not one of"),
-        (["run", "--threads", "0"], "greater than or equal to 1"),
-        (["run", "--workers", "two"], "should be a valid integer"),
-        (["verify", "--strickt"], "No such option: --strickt"),
-        (["walk"], "No such command 'walk'"),
-    ],
-)
+    [(["run", "--profile", "huge"], "'huge' is not one of"),
+     (["run", "--threads", "0"], "greater than or equal to 1"),
+     (["run", "--workers", "two"], "should be a valid integer"),
+     (["verify", "--strickt"], "No such option: --strickt"),
+     (["walk"], "No such command 'walk'")],
+)  # fmt: skip
 def test_wrong_usage_is_named(capsys, arguments, message):
     assert command.main(arguments) == 2
     assert message in capsys.readouterr().err
@@ -89,15 +86,14 @@ def test_compare_takes_files_and_folders_and_tells_two_chapters_apart(
 
     one, other, more = write("a", "01_x", 1.0), write("b", "01_x", 1.00001), write("a", "02_y", 1.0)
     capsys.readouterr()
-    cases = [
-        ([one, other], 0, ["no differences"]),
-        ([one, other, "--identical"], 1, ["measure x: 1.00 and 1.00"]),
-        ([one, more], 1, ["these are two chapters, 01_x and 02_y"]),
-        ([str(tmp_path / "a"), str(tmp_path / "b")], 1, ["02_y: only in one of the two"]),
-    ]  # fmt: skip
-    for arguments, status, lines in cases:
+    for arguments, status, line in [
+        ([one, other], 0, "no differences"),
+        ([one, other, "--identical"], 1, "measure x: 1.00 and 1.00"),
+        ([one, more], 1, "these are two chapters, 01_x and 02_y"),
+        ([str(tmp_path / "a"), str(tmp_path / "b")], 1, "02_y: only in one of the two"),
+    ]:
         assert command.main(["compare", *arguments]) == status
-        assert capsys.readouterr().out.splitlines() == lines
+        assert capsys.readouterr().out == f"{line}\n"
     for absent in ("none.json", "."):
         assert command.main(["compare", one, str(tmp_path / absent)]) == 2
         assert str(tmp_path / absent) in capsys.readouterr().err
@@ -105,21 +101,24 @@ def test_compare_takes_files_and_folders_and_tells_two_chapters_apart(
 
 @pytest.mark.parametrize("line", ["labkit --help | head -c 9", "labkit run --help | true"])
 def test_a_reader_that_stops_reading_is_no_error(line):
-    done = shell(line)
-    assert done.stderr == ""
+    assert shell(line).stderr == ""
 
 
-def test_the_readers_pythonpath_is_left_out_and_said(tmp_path):
-    for package in ("numpy", "pydantic"):
+def test_the_readers_pythonpath_is_left_out_and_said(tmp_path, monkeypatch):
+    for package in ("numpy", "pydantic", "typer"):
         (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not the lab's own')")
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('a foreign package')")
     root = Path(command.__file__).parents[1]
-    done = shell(f"cd / && labkit compare {tmp_path} {tmp_path}", PYTHONPATH=f"{tmp_path}:{root}")
+    path = f"{tmp_path}:{root}"
+    done = shell(f"cd / && labkit compare {tmp_path} {tmp_path}", PYTHONPATH=path)
+    assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "labkit: PYTHONPATH is left out: the lab has its own packages",
         f"labkit: there are no records in {tmp_path}",
     ]
-    assert done.returncode == 2
+    monkeypatch.setenv("PYTHONPATH", path)
+    command._leave_out_foreign_packages()
+    assert os.environ["PYTHONPATH"] == str(root)  # kernels and workers find labkit there
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):
@@ -127,3 +126,6 @@ def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):
     monkeypatch.delattr("labkit.lab.report", raising=False)
     assert command.main(["report"]) == 1
     assert "has no labkit.lab.report: run make setup" in capsys.readouterr().err
+    root = Path(command.__file__).parents[1]
+    bare = shell(f"cd {root} && {sys.executable} -S -m labkit --help")
+    assert bare.stderr == f"labkit: {sys.executable} has no typer: {command.SET_UP}\n"

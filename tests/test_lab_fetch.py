@@ -3,83 +3,54 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import itertools
 import os
-import socket
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from labkit.__main__ import main as command
 from labkit.lab import fetch, machine
+from labkit.lab.code import sha256
 from labkit.lab.fetch import DownloadError, Source
 
 CONTENT = bytes(range(256)) * 1200  # some 300 kB: several pieces
-Answer = bytes | int | tuple[dict | None, Iterable[bytes], float]
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def unpack(archive: Path) -> Iterator[bytes]:
-    with gzip.open(archive) as file:
-        while piece := file.read(2**16):
-            yield piece
-
-
 PACKED = gzip.compress(CONTENT, mtime=0)
 PLAIN = Source("file.bin", sha256(CONTENT), len(CONTENT))
-INNER = Source(
-    "file.bin",
-    sha256(CONTENT),
-    len(CONTENT),
-    packed_in=Source("file.gz", sha256(PACKED), len(PACKED)),
-    unpack=unpack,
-)
+ARCHIVE = Source("file.gz", sha256(PACKED), len(PACKED))
+INNER = replace(PLAIN, packed_in=ARCHIVE, unpack=gzip.open)
 
 
 class Server(ThreadingHTTPServer):
-    """Gives each path its answer: bytes, a status, or headers and pieces with a pause between."""
-
-    daemon_threads = True
+    """Gives each path its answer: bytes, or headers and pieces with a pause between, or 404."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, Answer] = {}
-        self.asked: list[str] = []
+        self.answers, self.asked = {}, []
         self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing among the dots where a client has hung up."""
 
     def at(self, source: Source) -> Source:
         """The source with this server in its publisher's place."""
-        if source.packed_in is None:
-            return replace(source, urls=(f"{self.url}/{source.name}",))
-        return replace(source, packed_in=self.at(source.packed_in))
+        if source.packed_in:
+            return replace(source, packed_in=self.at(source.packed_in))
+        return replace(source, urls=(f"{self.url}/{source.name}",))
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        """Nothing among the dots."""
-
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        answer = self.server.answers.get(self.path, 404)
-        if isinstance(answer, int):
-            self.send_error(answer)
-            return
+        if (answer := self.server.answers.get(self.path)) is None:
+            return self.send_error(404)
         if isinstance(answer, bytes):  # some servers call a .gz file an encoding
             answer = ({"Content-Length": len(answer), "Content-Encoding": "x-gzip"}, [answer], 0)
         headers, pieces, pause = answer
@@ -90,18 +61,15 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
         for piece in pieces:
             self.wfile.write(piece)
-            self.wfile.flush()
             time.sleep(pause)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield server
         server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +79,7 @@ def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "DOWNLOADS", tmp_path / "downloads")
     monkeypatch.setattr(fetch, "PATIENCE", 0.3)
+    monkeypatch.setattr(fetch, "_looking_only", False)
     return tmp_path / "downloads"
 
 
@@ -119,7 +88,11 @@ def left(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
 
 
-# from the publisher
+def start(source: Source, downloads: Path) -> subprocess.Popen:
+    """Another process that fetches a source and prints its path."""
+    code = f"from labkit.lab.fetch import Source, fetch; print(fetch({source!r}))"
+    variables = os.environ | {"LABKIT_DOWNLOADS": str(downloads)}
+    return subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("source, published", [(PLAIN, CONTENT), (INNER, PACKED)])
@@ -131,14 +104,9 @@ def test_a_file_comes_whole_and_once_and_no_archive_stays(server, downloads, sou
     assert fetch.fetch(server.at(source)) == path == downloads / "file.bin"
     assert server.asked == [f"/{name}"]
     assert left(downloads) == ["file.bin"]
-
-
-@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"!", b""])
-def test_what_is_damaged_in_the_downloads_is_replaced(server, downloads, content):
-    downloads.mkdir()
-    (downloads / "file.bin").write_bytes(content)
-    server.answers["/file.bin"] = CONTENT
-    assert fetch.fetch(server.at(PLAIN)).read_bytes() == CONTENT
+    for damaged in (CONTENT[:-1] + b"!", CONTENT[:-1], b""):
+        path.write_bytes(damaged)
+        assert fetch.fetch(server.at(source)).read_bytes() == CONTENT
 
 
 SLOWLY = ({}, [b"x"] * 100, 0.02)  # for longer than the client's patience
@@ -152,113 +120,80 @@ SLOWLY = ({}, [b"x"] * 100, 0.02)  # for longer than the client's patience
         (({}, [b""], 1), "less than 1,000 bytes a second came"),
         (({}, itertools.repeat(CONTENT), 0), "more bytes come than the file can have"),
         (CONTENT + b"more", "more bytes come than the file can have"),
-        (({"Content-Length": len(CONTENT)}, [CONTENT[:100_000]], 0), "the transfer broke off"),
-        (({"Content-Type": "text/html; charset=utf-8"}, [], 0), "sends a web page"),
+        (({"Content-Length": len(CONTENT)}, [CONTENT[:100_000]], 0), "Connection broken"),
         (CONTENT[:-1] + b"!", "does not match the known hash"),
-        (404, "the server answers 404"),
-        (503, "the server answers 503"),
+        (None, "404 Client Error"),
         (({"Location": "http://example.org/x"}, [], 0), "leads to a place that is not https"),
-        (({"Location": "http://localhost:1/x"}, [], 0), "leads to a place that is not https"),
         (({"Location": "file:///etc/passwd"}, [], 0), "leads to a place that is not https"),
         (({"Location": "/file.bin"}, [], 0), "redirects"),
     ],
 )
 def test_a_faulty_answer_is_named_and_leaves_nothing(server, downloads, answer, reason):
     server.answers["/file.bin"] = answer
-    start = time.monotonic()
-    with pytest.raises(
-        DownloadError, match=rf"file\.bin cannot be had \(http.*({reason})"
-    ) as error:
+    message = rf"file\.bin cannot be had \(http.*({reason}).*put it into {downloads} by hand"
+    with pytest.raises(DownloadError, match=message):
         fetch.fetch(server.at(PLAIN))
-    assert time.monotonic() - start < 3
-    assert f"put it into {downloads} by hand" in str(error.value)
     assert left(downloads) == []
 
 
-def test_the_next_url_is_asked_and_every_reason_is_kept(server, capsys):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    urls = (f"{closed}/gone", f"{server.url}/broken", f"{server.url}/file.bin")
+def test_the_next_url_is_asked_and_every_reason_is_kept(server, downloads, capsys):
+    urls = ("http://127.0.0.1:1/gone", f"{server.url}/broken", f"{server.url}/file.bin")
     server.answers |= {"/broken": b"x", "/file.bin": CONTENT}
     assert fetch.fetch(replace(PLAIN, urls=urls)).read_bytes() == CONTENT
-    said = capsys.readouterr().err
-    assert f"passed over {urls[0]}: the server cannot be reached; is there a network?" in said
-    (machine.DOWNLOADS / "file.bin").write_bytes(b"damaged")
+    assert f"passed over {urls[0]}: the server cannot be reached;" in capsys.readouterr().err
+    (downloads / "file.bin").write_bytes(b"damaged")
     with pytest.raises(DownloadError, match=r"file\.bin is damaged; .*/gone: .*/broken: .*hash"):
         fetch.fetch(replace(PLAIN, urls=urls[:2]))
 
 
-def test_a_shared_folder_that_is_read_only_serves_and_a_full_one_is_named(
-    server, downloads, monkeypatch
-):
+def test_a_shared_folder_that_is_read_only_serves(downloads, monkeypatch):
     downloads.mkdir()
     (downloads / "file.bin").write_bytes(CONTENT)
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "mkdir", None)  # nothing may be made
-        assert fetch.fetch(PLAIN) == downloads / "file.bin"
-    monkeypatch.setattr(machine, "DOWNLOADS", downloads / "file.bin" / "below")
-    with pytest.raises(DownloadError, match=r"cannot write .*below.*Not a directory.*LABKIT_DOWN"):
+    monkeypatch.setattr(Path, "mkdir", None)  # nothing may be made
+    assert fetch.fetch(PLAIN) == downloads / "file.bin"
+
+
+@pytest.mark.parametrize("function, number", [("fcntl.flock", 37), ("shutil.move", 28)])
+def test_no_locks_and_a_full_disk_are_said(server, downloads, monkeypatch, function, number):
+    server.answers["/file.bin"] = CONTENT
+    monkeypatch.setattr(function, Mock(side_effect=OSError(number, os.strerror(number))))
+    with pytest.raises(DownloadError, match=r"cannot write .*file\.bin: No .*LABKIT_DOWNLOADS"):
         fetch.fetch(server.at(PLAIN))
+    assert left(downloads) == []
 
 
 def test_two_processes_fetch_one_file_once(server, downloads):
     server.answers["/file.bin"] = ({}, [CONTENT[:1000], CONTENT[1000:]], 0.5)
-    source = server.at(PLAIN)
-    code = f"from labkit.lab.fetch import Source, fetch; print(fetch({source!r}))"
-    variables = os.environ | {"LABKIT_DOWNLOADS": str(downloads)}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    printed = [process.communicate(timeout=60)[0] for process in processes]
-    assert printed == [f"{downloads / 'file.bin'}\n".encode()] * 2
+    processes = [start(server.at(PLAIN), downloads) for _ in range(2)]
+    printed = {process.communicate(timeout=60)[0] for process in processes}
+    assert printed == {f"{downloads / 'file.bin'}\n".encode()}
     assert server.asked == ["/file.bin"]
 
 
 def test_a_killed_download_leaves_nothing_that_is_believed(server, downloads):
     server.answers["/file.bin"] = SLOWLY
-    code = f"from labkit.lab.fetch import Source, fetch; fetch({server.at(PLAIN)!r})"
-    variables = os.environ | {"LABKIT_DOWNLOADS": str(downloads)}
-    process = subprocess.Popen([sys.executable, "-c", code], env=variables)
+    process = start(server.at(PLAIN), downloads)
     while not list(downloads.glob(".*.part/*")):
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.communicate()
     server.answers["/file.bin"] = CONTENT
     assert fetch.fetch(server.at(PLAIN)).read_bytes() == CONTENT
-    assert left(downloads) == ["file.bin"]
-
-
-def test_a_system_without_locks_is_said_with_the_file(server, downloads, monkeypatch):
-    import fcntl
-
-    def refuse(*_: object) -> None:
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(DownloadError, match=r"file\.bin: No locks available; .*LABKIT_DOWNLOADS"):
-        fetch.fetch(server.at(PLAIN))
-
-
-# mirror and offline
 
 
 @pytest.mark.parametrize("kind", ["folder", "file URL", "http URL"])
-def test_a_mirror_is_asked_first_and_may_pack_otherwise(
-    server, tmp_path, monkeypatch, downloads, kind
-):
+def test_a_mirror_is_asked_first_and_may_pack_otherwise(server, downloads, monkeypatch, kind):
     """Not through a proxy, which does not reach a mirror on this machine."""
-    folder = tmp_path / "a mirror"
+    folder = downloads.parent / "a mirror"
     folder.mkdir()
-    packed = gzip.compress(CONTENT, 9)
+    server.answers["/m/file.gz"] = packed = gzip.compress(CONTENT, 9)
     (folder / "file.gz").write_bytes(packed)
-    server.answers["/m/file.gz"] = packed
+    (downloads / ".file.bin.part").mkdir(parents=True)
+    (downloads / ".file.bin.part" / "file.gz").write_bytes(b"of a process that was killed")
     mirrors = {"folder": str(folder), "file URL": folder.as_uri(), "http URL": f"{server.url}/m/"}
     monkeypatch.setenv("LABKIT_MIRROR", mirrors[kind])
     monkeypatch.setenv("LABKIT_OFFLINE", "1")
-    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert fetch.fetch(server.at(INNER)).read_bytes() == CONTENT
@@ -266,100 +201,70 @@ def test_a_mirror_is_asked_first_and_may_pack_otherwise(
     assert left(downloads) == ["file.bin"]
 
 
-def test_an_archive_may_be_put_into_the_downloads_by_hand(downloads, monkeypatch):
-    monkeypatch.setenv("LABKIT_OFFLINE", "1")
-    downloads.mkdir()
+def test_offline_an_archive_may_be_put_into_the_downloads(server, downloads, monkeypatch):
+    monkeypatch.setenv("LABKIT_OFFLINE", "Yes")
+    with pytest.raises(DownloadError, match="LABKIT_OFFLINE forbids the network"):
+        fetch.fetch(server.at(INNER))
     (downloads / "file.gz").write_bytes(PACKED)
     assert fetch.fetch(INNER).read_bytes() == CONTENT
     assert left(downloads) == ["file.bin", "file.gz"]
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(
     "packed, reason",
     [
         (gzip.compress(CONTENT[:-1] + b"!"), "does not hold the file.bin that was published"),
-        (gzip.compress(CONTENT[:-1]), "does not hold the file.bin that was published"),
-        (gzip.compress(CONTENT + b"x"), "holds more than the 307,200 bytes expected"),
         (gzip.compress(bytes(100_000_000)), "holds more than the 307,200 bytes expected"),
         (os.urandom(400_000), "more bytes come than the file can have"),
         (PACKED[:-20], "ended before the end-of-stream"),
         (PACKED[:500] + b"????" + PACKED[504:], "Error -3|CRC"),
         (b"no gzip at all", "Not a gzipped file"),
-        (b"", "published"),
         (None, "No such file"),
     ],
 )
-def test_a_bad_mirror_is_named_and_passed_over(
-    server, tmp_path, monkeypatch, downloads, packed, reason
-):
+def test_a_bad_mirror_is_named_and_passed_over(server, downloads, monkeypatch, packed, reason):
+    mirror = downloads.parent
     if packed is not None:
-        (tmp_path / "file.gz").write_bytes(packed)
-    monkeypatch.setenv("LABKIT_MIRROR", str(tmp_path))
-    with monkeypatch.context() as patched:
-        patched.setenv("LABKIT_OFFLINE", "1")
-        message = rf"{tmp_path}/file\.gz: .*({reason}).*LABKIT_OFFLINE forbids the network"
-        with pytest.raises(DownloadError, match=message):
-            fetch.fetch(server.at(INNER))
+        (mirror / "file.gz").write_bytes(packed)
+    monkeypatch.setenv("LABKIT_MIRROR", str(mirror))
+    with pytest.raises(DownloadError, match=rf"{mirror}/file\.gz: .*({reason}).*; http.*404"):
+        fetch.fetch(server.at(INNER))
     assert left(downloads) == []
-    assert server.asked == []
     server.answers["/file.gz"] = PACKED
     assert fetch.fetch(server.at(INNER)).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("value", ["1", "true", "Yes"])
-def test_offline_asks_no_server(server, monkeypatch, value):
-    monkeypatch.setenv("LABKIT_OFFLINE", value)
-    monkeypatch.setenv("LABKIT_MIRROR", "nowhere")
-    message = "nowhere is no folder; give its whole path; LABKIT_OFFLINE forbids the network"
-    with pytest.raises(DownloadError, match=message):
-        fetch.fetch(server.at(PLAIN))
-    assert server.asked == []
-
-
-# the command
-
-
-@pytest.fixture
-def sources(monkeypatch, server) -> Server:
-    """Two sources in the rooms' place, one of them on request, and the server of the other."""
+def test_data_fetches_verifies_and_tells(server, downloads, tmp_path, monkeypatch, capsys):
+    """Large files wait to be named; what lies only in a mirror is looked at where it lies."""
     known = {
-        "small": (lambda: fetch.fetch(server.at(PLAIN)), False),
-        "large": (lambda: fetch.fetch(INNER), True),
+        "small": lambda: fetch.fetch(server.at(PLAIN)),
+        "large": lambda: fetch.fetch(INNER),
+        "model": lambda: Path(os.environ["LABKIT_MIRROR"]),
     }
-    monkeypatch.setattr(fetch, "sources", lambda: known)
-    monkeypatch.setenv("LABKIT_OFFLINE", "0")
-    return server
+    rooms = {"labkit.sine": SimpleNamespace(SOURCES="data")}
+    rooms["data"] = SimpleNamespace(SOURCES=known, ON_REQUEST=("large",))
+    monkeypatch.setattr(fetch, "import_module", rooms.get)
+    monkeypatch.setenv("LABKIT_MIRROR", str(tmp_path))
+
+    def told(*arguments: str) -> tuple[int, list[str]]:
+        status = command(["data", *arguments])
+        return status, re.sub(" +", " ", capsys.readouterr().out).splitlines()
+
+    path, model = downloads / "file.bin", f"model sound {tmp_path}"
+    advice = "Next: python -m labkit data small"
+    assert told("--check") == (1, [model, f"small MISSING {path} is not there", advice])
+    assert server.asked == []
+    server.answers["/file.bin"] = CONTENT
+    assert told() == (0, [model, f"small sound {path}"])
+    assert told("--check", "small") == (0, [f"small sound {path}"])
+    path.write_bytes(CONTENT[:-1] + b"!")
+    assert told("--check", "small") == (1, [f"small MISSING {path} is damaged", advice])
+    status, lines = told("large", "small")  # one failure does not hold up the other
+    assert [line.split()[:2] for line in lines] == [["large", "MISSING"], ["small", "sound"]]
+    assert status == 1
 
 
-def test_data_fetches_verifies_and_tells(sources, downloads, capsys):
-    assert command(["data", "--check"]) == 1
-    printed = capsys.readouterr().out
-    assert "small      MISSING  file.bin cannot be had" in printed
-    assert printed.endswith("Next: python -m labkit data small\n")
-    assert sources.asked == []
-    os.environ["LABKIT_OFFLINE"] = "0"
-
-    sources.answers["/file.bin"] = CONTENT
-    assert command(["data"]) == 0
-    assert capsys.readouterr().out == f"small      sound    {downloads / 'file.bin'}\n"
-    assert command(["data", "--check", "small"]) == 0
-    (downloads / "file.bin").write_bytes(CONTENT[:-1] + b"!")
-    assert command(["data", "--check", "small"]) == 1
-    assert f"{downloads / 'file.bin'} is damaged" in capsys.readouterr().out
-
-
-def test_one_failure_does_not_hold_up_the_others_and_a_large_file_waits_to_be_named(
-    sources, capsys
-):
-    sources.answers["/file.bin"] = CONTENT
-    assert command(["data", "large", "small"]) == 1
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in printed] == [["large", "MISSING"], ["small", "sound"]]
+def test_the_rooms_name_their_sources(capsys):
     assert command(["data", "tiny"]) == 2
-    assert "unknown data set 'tiny'; there are small, large" in capsys.readouterr().err
-
-
-def test_the_rooms_name_their_sources():
-    known = fetch.sources()
-    assert {"imdb", "glove"} <= set(known)
-    assert all(callable(get) for get, _ in known.values())
+    assert "there are bert-base, glove, imdb, minilm" in capsys.readouterr().err

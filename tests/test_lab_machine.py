@@ -17,12 +17,6 @@ import torch
 from labkit.lab import machine
 
 
-def run_python(code: str, **variables: str) -> str:
-    """What a fresh interpreter prints, with these variables added to the environment."""
-    command, variables = [sys.executable, "-c", code], {**os.environ, **variables}
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
-
-
 def test_the_folders_are_the_repositorys_and_can_be_moved(tmp_path):
     assert (machine.ROOT / "pyproject.toml").is_file()
     code = """if True:
@@ -31,10 +25,10 @@ def test_the_folders_are_the_repositorys_and_can_be_moved(tmp_path):
         print(m.ROOT, m.RESULTS, m.NOTEBOOKS, m.CACHE, m.DOWNLOADS, m.shown(m.CACHE / "x"),
               {"torch", "numpy", "scipy", "joblib"} & {*sys.modules} or "light", sep="\\n")"""
     cache = tmp_path / "cache"
-    lines = run_python(
-        code, LABKIT_ROOT=str(tmp_path), LABKIT_CACHE=str(cache), LABKIT_DOWNLOADS="/elsewhere/d"
-    ).splitlines()
-    folders = [tmp_path, tmp_path / "results", tmp_path / "notebooks", cache, Path("/elsewhere/d")]
+    moved = {"LABKIT_ROOT": str(tmp_path), "LABKIT_CACHE": str(cache), "LABKIT_DOWNLOADS": "/d"}
+    command, variables = [sys.executable, "-c", code], os.environ | moved
+    lines = subprocess.check_output(command, env=variables, text=True).splitlines()
+    folders = [tmp_path, tmp_path / "results", tmp_path / "notebooks", cache, Path("/d")]
     assert [Path(line) for line in lines[:5]] == folders
     assert lines[5:] == ["cache/x", "light"]
     assert machine.shown(Path("/elsewhere/y")) == "/elsewhere/y"
@@ -50,8 +44,7 @@ def test_the_kernels_environment_fixes_what_must_be_set_before_the_start():
 
 
 def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
-    """Fewer than the machine has, in a container or under Slurm."""
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 5)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 5)  # knows of Slurm and containers
     assert machine.cpu_count() == 5
 
 

@@ -44,6 +44,9 @@ def text_of(profiles: dict[str, str], settings: str = "toy_settings:Settings") -
     return f'settings = "{settings}"\n{tables}'
 
 
+TEXT = text_of(PROFILES)
+
+
 @pytest.fixture
 def values(tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
     """A function that resolves the parameters of a chapter as its cell and its profiles are."""
@@ -53,8 +56,9 @@ def values(tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
     path = tmp_path / "notebooks" / "profiles" / "01_a.toml"
     path.parent.mkdir(parents=True)
 
-    def resolved(*given: str, profile="cpu", cell=CELL, text=text_of(PROFILES), cells=1):
-        path.write_text(text, "latin-1") if text is not None else path.unlink(missing_ok=True)
+    def resolved(*given: str, profile="cpu", cell=CELL, text=TEXT, cells=1):
+        if text is not None:
+            path.write_text(text, "latin-1")
         tagged = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": cell}
         plain = {"cell_type": "code", "metadata": {}, "source": "num_n = 7"}
         return resolve("01_a", [plain, *[tagged] * cells], profile, given)
@@ -75,8 +79,7 @@ def test_a_profile_comes_before_the_cell_and_given_values_before_both(values):
 @pytest.mark.parametrize(
     "given, value",
     [("num_n=3", 3), ("lr=3", 3.0), ("lr=1e-3", 0.001), ("cell=srn", "srn"), ("cell='srn'", "srn"),
-     ("lengths=[5, 10]", [5, 10]), ("clip=null", None), ("clip=None", None), ("clip=5.0", 5.0),
-     (f"seed={2**32 - 1}", 2**32 - 1)],
+     ("lengths=[5, 10]", [5, 10]), ("clip=null", None), ("clip=5.0", 5.0)],
 )  # fmt: skip
 def test_given_values_are_read_as_their_settings_say(values, given, value):
     result = values(given)[given.split("=")[0]]
@@ -86,18 +89,13 @@ def test_given_values_are_read_as_their_settings_say(values, given, value):
 @pytest.mark.parametrize(
     "given, message",
     [
-        (
-            "num_n=0",
-            "parameter 'num_n': Input should be greater than or equal to 1, got 0 from --set",
-        ),
+        ("num_n=0", "'num_n': Input should be greater than or equal to 1, got 0 from --set"),
         ("num_n=2.0", "parameter 'num_n': Input should be a valid integer, got 2.0 from --set"),
-        ("num_n=true", "parameter 'num_n': Input should be a valid integer, got True"),
         ("seed=-1", "parameter 'seed': Input should be greater than or equal to 0"),
         (f"seed={2**32}", "parameter 'seed': Input should be less than 4294967296"),
         ("lr=1e999", "parameter 'lr': Input should be a finite number, got inf"),
         ("device_name=gpu", "'device_name': Input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
         ("lengths=[5, 17]", "parameter 'lengths[1]': Input should be 5, 10 or 15, got [5, 17]"),
-        ("lengths=[5]", "parameter 'lengths': List should have at least 2 items"),
         ("clip='x'", "parameter 'clip': Input should be a valid number, got 'x'"),
         ("num_n=11", "num_n=11 must be at most the largest of lengths"),
         ("length=[5]", "unknown parameter 'length' from --set; did you mean 'lengths'? There are"),
@@ -109,40 +107,30 @@ def test_given_values_are_read_as_their_settings_say(values, given, value):
 def test_wrong_given_values_are_named(values, given, message):
     with pytest.raises(SettingsError) as caught:
         values(given)
-    assert str(caught.value).startswith(message) or message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(caught.value)
+    assert str(caught.value).count("\n") == str(caught.value).count("Value error") == 0
 
 
 @pytest.mark.parametrize(
     "changes, message",
-    [
-        ({"cell": CELL + "x = 2"}, "may hold only lines such as 'num_seeds: int = 3', not 'x = 2'"),
-        ({"cell": CELL + "x: int"}, "not 'x: int'"),
-        ({"cell": CELL + "x: int = 1 + 1"}, "not 'x: int = 1 + 1'"),
-        ({"cell": CELL + "x: int = "}, "not line 9: invalid syntax"),
-        (
-            {"cell": CELL.replace("0.1", "-0.1"), "profile": "quick"},
-            "-0.1 from the parameters cell",
-        ),
-        ({"cell": CELL + "more: int = 1"}, "the parameters cell and Settings differ in: more"),
-        ({"cell": CELL.replace("lr:", "rate:"), "profile": "quick"}, "differ in: lr, rate"),
-        ({"cells": 0}, "needs one code cell tagged 'parameters', has 0"),
-        ({"cells": 2}, "needs one code cell tagged 'parameters', has 2"),
-        ({"text": None}, "is missing: it names the chapter's settings"),
-        ({"text": "[quick]\n"}, "it begins with a line such as settings ="),
-        ({"text": "settings = 3"}, "it begins with a line such as settings ="),
-        ({"text": text_of(PROFILES, "toy_settings:Setting")}, "has no attribute 'Setting'"),
-        ({"text": text_of(PROFILES, "absent:Settings")}, "No module named 'absent'"),
-        ({"text": "\xff"}, "can't decode byte 0xff"),
-        ({"text": text_of({"quick": "", "cpu": ""})}, "must have the tables quick, cpu and full"),
-        ({"text": text_of({"quick": "", "cpu": ""}).replace("[cpu]", "full = 3\n[cpu]")}, "tables"),
-        ({"text": text_of(PROFILES | {"cpu": "seeds = 1"})}, "unknown parameter 'seeds' from note"),
-        ({"text": text_of(PROFILES | {"cpu": "num_n = 0"})}, "got 0 from notebooks/profiles/01_a."),
-    ],
-)
+    [({"cell": CELL + "x = 2"}, "may hold only lines such as 'num_seeds: int = 3', not 'x = 2'"),
+     ({"cell": CELL + "x: int = 1 + 1"}, "not 'x: int = 1 + 1'"),
+     ({"cell": CELL + "x: int = "}, "not line 9: invalid syntax"),
+     ({"cell": CELL.replace("0.1", "-1.0"), "profile": "quick"}, "-1.0 from the parameters cell"),
+     ({"cell": CELL + "more: int = 1"}, "the parameters cell and Settings differ in: more"),
+     ({"cell": CELL.replace("lr:", "rate:"), "profile": "quick"}, "differ in: lr, rate"),
+     ({"cells": 2}, "needs one code cell tagged 'parameters', has 2"),
+     ({"text": None}, "is missing: it names the chapter's settings"),
+     ({"text": "[quick]\n"}, "it begins with a line such as settings ="),
+     ({"text": text_of(PROFILES, "toy_settings:Setting")}, "has no attribute 'Setting'"),
+     ({"text": "\xff"}, "can't decode byte 0xff"),
+     ({"text": text_of({"quick": "", "cpu": ""})}, "must have the tables quick, cpu and full"),
+     ({"text": text_of({"cpu": ""}).replace("[", "quick = 1\nfull = 3\n[")}, "have the tables"),
+     ({"text": text_of(PROFILES | {"cpu": "seeds = 1"})}, "unknown parameter 'seeds' from note"),
+     ({"text": text_of(PROFILES | {"cpu": "num_n = 0"})}, "got 0 from notebooks/profiles/01_a.")],
+)  # fmt: skip
 def test_wrong_cells_and_profiles_are_named(values, changes, message):
     with pytest.raises(SettingsError) as caught:
         values(**changes)
     assert message in str(caught.value)
-    if "text" in changes:
-        assert "notebooks/profiles/01_a.toml" in str(caught.value)
+    assert "text" not in changes or "notebooks/profiles/01_a.toml" in str(caught.value)

@@ -7,13 +7,16 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import distributed
 import numpy as np
@@ -59,13 +62,10 @@ class Other(Toy):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> Iterator[Path]:
-    """A copy of the lab's core with a room `toy`, for this process and for those that it starts."""
+def toy(tmp_path_factory) -> Iterator[ModuleType]:
+    """A room beside a copy of the lab's core, for this process and for those that it starts."""
     house = tmp_path_factory.mktemp("house")
-    for name in ("lab", "measure"):
-        shutil.copytree(code.PACKAGE / name, house / "labkit" / name)
-    for name in ("__init__.py", "__main__.py"):
-        shutil.copy(code.PACKAGE / name, house / "labkit")
+    shutil.copytree(code.PACKAGE, house / "labkit", ignore=shutil.ignore_patterns("__pycache__"))
     (house / "labkit" / "toy.py").write_text(ROOM)
     (house / "labkit" / "toy_data.py").write_text("SCALE = 20.0\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -74,21 +74,12 @@ def house(tmp_path_factory) -> Iterator[Path]:
         patch.setenv("PYTHONPATH", str(house))
         patch.setattr(labkit, "__path__", [*labkit.__path__, str(house / "labkit")])
         patch.setattr(code, "PACKAGE", house / "labkit")
-        for name in ("LABKIT_WORKERS", "LABKIT_DASK", "LABKIT_PROGRESS"):
-            patch.delenv(name, raising=False)
-        yield house
-        sys.modules.pop("labkit.toy", None)
-        sys.modules.pop("labkit.toy_data", None)
-
-
-@pytest.fixture
-def toy(house):
-    return import_module("labkit.toy")
+        yield import_module("labkit.toy")
 
 
 @pytest.fixture
 def cache(toy, tmp_path, monkeypatch) -> Path:
-    """An empty folder for kept trainings; returns where they lie."""
+    """Where trainings are kept; there are none yet."""
     monkeypatch.setattr(machine, "CACHE", tmp_path)
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path))
     return tmp_path / "trainings"
@@ -100,7 +91,7 @@ def three(toy) -> list:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def assert_same(a: list[Arrays], b: list[Arrays]) -> None:
@@ -138,16 +129,23 @@ def test_a_training_is_carried_out_once_on_one_thread(cache, toy, three, monkeyp
 
 
 def test_the_key_is_class_fields_code_and_torch(toy, monkeypatch):
-    training = toy.Toy(seeds=[1])
-    others = [toy.Other(seeds=[1]), toy.Toy(seeds=[2]), toy.Toy(seeds=[1], pause=0.1)]
-    keys = {store.key(specification) for specification in (training, *others)}
+    trainings = [toy.Toy(seeds=[1]), toy.Toy(seeds=[2]), toy.Toy(seeds=[1], pause=0.1)]
+    keys = {store.key(training) for training in (*trainings, toy.Other(seeds=[1]))}
     assert len(keys) == 4
     assert store.key(toy.Toy(seeds=(1,))) in keys
-    for name in ("torch", "numpy"):
-        versions = {name: "another"}
-        monkeypatch.setattr(store.metadata, "version", lambda n, v=versions: v.get(n, "as it was"))
-        keys.add(store.key(training))
-    assert len(keys) == 6
+    monkeypatch.setattr(store.metadata, "version", lambda package: f"another {package}")
+    assert store.key(trainings[0]) not in keys  # what code does to it: see test_lab_code
+
+
+def test_a_specification_refuses_wrong_fields_and_changes(toy):
+    for seeds in ([], [-1], [True], 1):
+        with pytest.raises(ValueError, match="seeds"):
+            toy.Toy(seeds=seeds)
+    for name, value in (("steps", 2.0), ("pause", float("nan")), ("length", 3)):
+        with pytest.raises(ValueError, match=name):
+            toy.Toy(seeds=[1], **{name: value})
+    with pytest.raises(AttributeError, match="seeds"):
+        toy.Toy(seeds=[1]).seeds = (2,)
 
 
 def test_two_processes_give_the_bits_of_one(cache, three, tmp_path, monkeypatch):
@@ -159,87 +157,55 @@ def test_two_processes_give_the_bits_of_one(cache, three, tmp_path, monkeypatch)
     assert contents(tmp_path / "other" / "trainings") == kept
 
 
-def flip(position: int) -> Callable[[bytes], bytes]:
-    def flipped(content: bytes) -> bytes:
-        place = position % len(content)
-        return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
-
-    return flipped
-
-
 DAMAGES = {
-    "cut": lambda content: content[:100],
-    "empty": lambda content: b"",
-    "a bit of the data": flip(-1000),
-    "a bit of the header": flip(20),
-    "a tensor's name": lambda content: content.replace(b'"mean"', b'"lean"'),
-    "a tensor's type": lambda content: content.replace(b'"I64"', b'"U64"'),
-    "a text": lambda content: b"<html>Log in</html>" * 100,
+    "cut": lambda content, other: content[:100],
+    "a bit of the data": lambda content, other: (
+        content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]
+    ),
+    "a tensor's name": lambda content, other: content.replace(b'"mean"', b'"lean"'),
+    "a tensor's type": lambda content, other: content.replace(b'"I64"', b'"U64"'),
+    "exchanged": lambda content, other: other,
+    "a web page": lambda content, other: b"<html>Log in</html>" * 100,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_said_and_its_training_carried_out_again(cache, three, capsys, damage):
-    first = store.train(three[:1], name="x", workers=1)
-    kept = contents(cache)
-    (path,) = cache.iterdir()
-    path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    assert contents(cache) != kept
-    capsys.readouterr()
-    assert_same(first, store.train(three[:1], name="x", workers=1))
-    said = [line for line in capsys.readouterr().err.splitlines() if "is damaged" in line]
-    assert said == [f"{path} is damaged: what it held is computed again"]
-    assert contents(cache) == kept
-
-
-def test_exchanged_files_are_not_believed(cache, three, capsys):
     first = store.train(three[:2], name="x", workers=1)
     kept = contents(cache)
-    for path, content in zip(cache.iterdir(), reversed(kept.values()), strict=True):
-        path.write_bytes(content)
+    name, other = kept
+    (cache / name).write_bytes(DAMAGES[damage](kept[name], kept[other]))
+    assert contents(cache) != kept
     assert_same(first, store.train(three[:2], name="x", workers=1))
-    assert capsys.readouterr().err.count("is damaged: what it held is computed again") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{cache / name} is damaged: what it held is computed again"]
     assert contents(cache) == kept
 
 
-def test_what_takes_long_is_kept_by_its_facts(cache, capsys):
-    def kept(n: int, **facts) -> np.ndarray:
-        return store.kept("labkit.toy", facts, lambda: {"x": np.arange(n)})["x"]
+def test_what_takes_long_is_kept_by_its_facts(cache):
+    def kept(n: int, **facts) -> int:
+        return len(store.kept("labkit.toy", facts, lambda: {"x": np.arange(n)})["x"])
 
-    assert len(kept(2, corpus="a")) == len(kept(3, corpus="a")) == 2
-    assert len(kept(3, corpus="b")) == 3
-    for path in (cache.parent / "kept").iterdir():
-        path.write_bytes(b"")
-    assert len(kept(4, corpus="a")) == 4
-    assert "is damaged" in capsys.readouterr().err
-
-
-# edited code
+    assert (kept(2, corpus="a"), kept(3, corpus="a"), kept(3, corpus="b")) == (2, 2, 3)
 
 
 @pytest.fixture
-def edit(house) -> Iterator[Callable[[], None]]:
+def edit(toy) -> Iterator[Callable[[], object]]:
     """A function that edits a module which the trainings import."""
-    path = house / "labkit" / "toy_data.py"
+    path = Path(toy.__file__).parent / "toy_data.py"
     before = path.read_text()
     yield lambda: path.write_text("SCALE = 30.0\n")
     path.write_text(before)
 
 
-def test_neither_a_kept_nor_a_new_result_is_given_for_edited_code(cache, three, edit):
+def test_no_result_is_kept_or_given_for_edited_code(cache, toy, three, edit, monkeypatch):
     store.train(three[:1], name="x", workers=1)
-    edit()
-    for training in three[:2]:
-        with pytest.raises(ValueError, match=r"labkit\.toy_data was edited.*restart the kernel"):
-            store.train([training], name="x", workers=1)
-
-
-def test_nothing_is_kept_of_code_that_was_edited_meanwhile(cache, toy, three, edit, monkeypatch):
     train = toy.Toy.train
     monkeypatch.setattr(toy.Toy, "train", lambda *given: edit() and train(*given))
-    with pytest.raises(ValueError, match=r"labkit\.toy_data was edited after it was loaded"):
-        store.train(three, name="x", workers=1)
-    assert not cache.exists()
+    for training in (three[1], three[0]):  # edited while it ran, and kept before the edit
+        with pytest.raises(ValueError, match=r"labkit\.toy_data was edited.*restart the kernel"):
+            store.train([training], name="x", workers=1)
+    assert len(contents(cache)) == 1
 
 
 # running
@@ -251,85 +217,74 @@ def test_progress_reaches_the_runner(cache, three, tmp_path, monkeypatch):
     store.train(three[:1], name="a sweep", workers=1)
     store.train(three, name="a sweep", workers=2)
     events = [json.loads(line) for line in target.read_text().splitlines()]
-    assert events[0] == {
-        "task": "toy 3", "sweep": "a sweep", "tasks": 1, "stored": 0, "done": 1, "total": 2,
-    }  # fmt: skip
-    assert {(e["tasks"], e["stored"]) for e in events[2:]} == {(3, 1)}
-    assert sorted((e["task"], e["done"]) for e in events[2:]) == [
-        ("toy 1", 1), ("toy 1", 2), ("toy 2", 1), ("toy 2", 2),
-    ]  # fmt: skip
+    counts = [(e["sweep"], e["tasks"], e["stored"], e["total"]) for e in events]
+    assert counts == [("a sweep", 1, 0, 2)] * 2 + [("a sweep", 3, 1, 2)] * 4
+    assert [(e["task"], e["done"]) for e in events[:2]] == [("toy 3", 1), ("toy 3", 2)]
+    assert {e["task"] for e in events[2:]} == {"toy 1", "toy 2"}
 
 
-@pytest.mark.parametrize("workers", ["two", "0", "-1", "1.5"])
-def test_a_wrong_number_of_workers_is_refused(cache, three, monkeypatch, workers):
-    monkeypatch.setenv("LABKIT_WORKERS", workers)
-    with pytest.raises(ValueError, match=f"LABKIT_WORKERS must be a whole number.*'{workers}'"):
-        store.train(three, name="x")
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_a_training_is_the_callers(cache, toy, three, workers):
+def test_wrong_numbers_of_workers_and_errors_of_a_training_are_the_callers(
+    cache, toy, three, monkeypatch
+):
     with pytest.raises(ValueError, match="a training without steps"):
-        store.train([*three, toy.Toy(seeds=[1], steps=0)], name="x", workers=workers)
-    if workers == 1:
-        assert len(contents(cache)) == 3  # what was finished before is kept
-
-
-SCRIPT = """
-from labkit.lab import store
-from labkit.toy import Toy
-trainings = [Toy(seeds=[3]), *(Toy(seeds=[seed], pause=600) for seed in (4, 5, 6))]
-store.train(trainings, name="x", workers=2)
-"""
+        store.train([three[0], toy.Toy(seeds=[1], steps=0)], name="x", workers=1)
+    assert len(contents(cache)) == 1  # what was finished before is kept
+    for workers in ("two", "0", "-1", "1.5"):
+        monkeypatch.setenv("LABKIT_WORKERS", workers)
+        with pytest.raises(ValueError, match=f"LABKIT_WORKERS must be a whole number.*'{workers}'"):
+            store.train(three, name="x")
 
 
 def test_a_killed_sweep_keeps_what_was_finished_and_leaves_no_process(
     cache, toy, three, monkeypatch
 ):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT])
+    script = """if True:
+        from labkit.lab import store
+        from labkit.toy import Toy
+        trainings = [Toy(seeds=[3]), *(Toy(seeds=[n], pause=600) for n in (4, 5))]
+        store.train(trainings, name="x", workers=2)"""
+    process = subprocess.Popen([sys.executable, "-c", script])
     wait_for(lambda: cache.is_dir() and list(cache.glob("*.safetensors")))
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-    )
-    pids = [int(pid) for pid in children.stdout.split()]
-    assert len(pids) >= 2
-    process.send_signal(signal.SIGKILL)
+    command = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
+    children = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert len(children) >= 2
+    process.kill()
     process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
     monkeypatch.setattr(toy.Toy, "train", refuse)
-    store.train([three[0]], name="x", workers=1)
+    store.train(three[:1], name="x", workers=1)
 
 
 # a cluster
 
 
-@pytest.fixture(scope="module")
-def scheduler(house, tmp_path_factory) -> Iterator[str]:
-    """The address of a Dask scheduler, which has no workers yet."""
-    place = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
-    command = [
-        sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0",
-        "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(place),
-    ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_for(lambda: place.exists() and place.read_text().strip().endswith("}"))
-            yield json.loads(place.read_text())["address"]
-        finally:
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def workers(house, scheduler, tmp_path_factory) -> Iterator[None]:
-    """Two workers as `python -m labkit worker` starts them."""
-    command = [sys.executable, "-m", "labkit", "worker", scheduler, "--processes", "2"]
-    with subprocess.Popen(
-        command, cwd=house, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
+@contextmanager
+def started(*arguments: str) -> Iterator[None]:
+    """A Python program in the background, ended with all that it started."""
+    command = [sys.executable, "-m", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             yield
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def scheduler(toy, tmp_path_factory) -> Iterator[str]:
+    """The address of a Dask scheduler, which has no workers yet."""
+    place = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
+    with started(
+        "dask", "scheduler", "--host", "127.0.0.1", "--port", "0",
+        "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(place),
+    ):  # fmt: skip
+        wait_for(lambda: place.exists() and place.read_text().strip().endswith("}"))
+        yield json.loads(place.read_text())["address"]
+
+
+@pytest.fixture(scope="module")
+def workers(scheduler) -> Iterator[None]:
+    with started("labkit", "worker", scheduler, "--processes", "2"):
+        yield
 
 
 def test_without_a_scheduler_or_a_worker_the_next_step_is_said(
@@ -337,19 +292,26 @@ def test_without_a_scheduler_or_a_worker_the_next_step_is_said(
 ):
     """Comes before any worker has joined."""
     monkeypatch.setattr(store, "PATIENCE", 1)
-    for address, message in [
-        ("tcp://127.0.0.1:1", "start one with `dask scheduler`"),
-        ("tls://127.0.0.1:1", "no Dask scheduler at tls://127.0.0.1:1"),
-        (scheduler, f"start some with `python -m labkit worker {scheduler}`"),
-    ]:
-        monkeypatch.setenv("LABKIT_DASK", address)
-        with pytest.raises(store.ClusterError, match=re.escape(message)):
-            store.train(three, name="x")
-    for address in ("teacher.example", "http://127.0.0.1:1", "tcp://127.0.0.1:1"):
-        with pytest.raises(
-            store.ClusterError, match=re.escape(f"no Dask scheduler at {address} (")
-        ):
-            store.become_worker(address, 1)
+    monkeypatch.setenv("LABKIT_DASK", scheduler)
+    with pytest.raises(store.ClusterError, match=f"start some with `.* labkit worker {scheduler}`"):
+        store.train(three, name="x")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        other = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        for address in ("teacher.example", "http://127.0.0.1:1", "tls://127.0.0.1:1", other):
+            with pytest.raises(store.ClusterError) as caught:
+                store.become_worker(address, 1)
+            assert str(caught.value).startswith(f"no Dask scheduler at {address} (")
+            assert "start one with `dask scheduler`" in str(caught.value)
+
+
+def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
+    calls = []
+    monkeypatch.setattr(store.os, "execve", lambda *arguments: calls.append(arguments))
+    store.become_worker(scheduler, 3)
+    ((program, arguments, variables),) = calls
+    options = f"-m dask worker {scheduler} --nworkers 3 --nthreads 1 --no-dashboard"
+    assert (program, arguments) == (sys.executable, [sys.executable, *options.split()])
+    assert machine.kernel_environment().items() <= variables.items()
 
 
 def test_a_cluster_gives_the_bits_of_a_local_run(
@@ -370,7 +332,6 @@ def test_a_cluster_gives_the_bits_of_a_local_run(
 def test_a_killed_worker_costs_its_training_a_second_try_only(
     cache, toy, scheduler, workers, monkeypatch
 ):
-    monkeypatch.setenv("LABKIT_DASK", scheduler)
     killed = []
 
     def kill_one() -> None:
@@ -381,14 +342,14 @@ def test_a_killed_worker_costs_its_training_a_second_try_only(
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
+    monkeypatch.setenv("LABKIT_DASK", scheduler)
     killer = threading.Thread(target=kill_one)
     killer.start()
-    trainings = [toy.Toy(seeds=[seed], pause=1.0) for seed in range(4)]
-    results = store.train(trainings, name="x")
+    results = store.train([toy.Toy(seeds=[n], pause=0.5) for n in range(4)], name="x")
     killer.join()
     assert len(killed) == 1
     monkeypatch.delenv("LABKIT_DASK")
-    quick = [toy.Toy(seeds=[seed]) for seed in range(4)]
+    quick = [toy.Toy(seeds=[n]) for n in range(4)]
     assert_same(results, store.train(quick, name="x", workers=1))
 
 
@@ -404,15 +365,12 @@ def test_errors_and_other_code_of_a_worker_are_the_callers(
     assert not cache.exists()
 
 
-def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
+def test_a_worker_has_the_environment_of_a_kernel_and_asks_no_cluster(scheduler, monkeypatch):
     started = []
-    monkeypatch.setenv("LABKIT_DASK", scheduler)  # a worker that asked it would wait for itself
+    monkeypatch.setenv("LABKIT_DASK", scheduler)
     monkeypatch.setattr(store.os, "execve", lambda *arguments: started.append(arguments))
     store.become_worker(scheduler, 3)
-    ((program, arguments, variables),) = started
-    assert program == sys.executable
-    assert arguments[1:] == [
-        "-m", "dask", "worker", scheduler, "--nworkers", "3", "--nthreads", "1", "--no-dashboard",
-    ]  # fmt: skip
+    ((_, arguments, variables),) = started
+    assert arguments[3:7] == ["worker", scheduler, "--nworkers", "3"]
     assert machine.kernel_environment().items() <= variables.items()
     assert "LABKIT_DASK" not in variables

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import PIL.Image
 import pytest
@@ -262,23 +263,21 @@ def one_line(values, alt="A line."):
     return fig
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """What is displayed, in order."""
-    displayed = []
-    monkeypatch.setattr(plots, "display", displayed.append)
-    return displayed
-
-
-def test_name_and_alternative_text_stand_in_the_picture_and_in_the_outputs_metadata(shown):
+def test_what_is_shown_has_its_text_in_the_picture_and_in_the_outputs_metadata(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", shown.append)
     fig = one_line([1, 2], alt="Rises from\n  one to two: π.")
     texts = PIL.Image.open(io.BytesIO(plots.png_bytes(fig))).text
     assert texts == {"Title": "line", "Description": "Rises from one to two: π."}
     plots.show(fig)
-    data, metadata = DisplayFormatter().format(shown[0])
-    assert metadata["image/png"]["alt"] == "Rises from one to two: π."
-    assert "image/png" in data
-    assert shown[1].data == "*Rises from one to two: π.*"
+    plots.show_source(claims.Condition.met.fget)
+    plots.show_table(["a", "b"], [[1, 2.5]])
+    image, caption, source, table = shown
+    assert DisplayFormatter().format(image)[1]["image/png"]["alt"] == "Rises from one to two: π."
+    assert caption.data == "*Rises from one to two: π.*"
+    where = "`labkit/measure/claims.py`, `Condition.met`"
+    assert source.data.startswith(f"{where}\n\n```python\n@property\ndef met")
+    assert table.data == "| a | b |\n| --- | --- |\n| 1 | 2.5 |"
 
 
 @pytest.mark.parametrize("name", ["", "Speed", "../speed", "a b", "1st", "a\n"])
@@ -293,6 +292,8 @@ def test_bytes_depend_on_the_data_alone(tmp_path):
     png = plots.png_bytes(one_line([1, 2, 3]))
     assert png == plots.png_bytes(one_line([1, 2, 3]))
     assert png != plots.png_bytes(one_line([1, 2, 4]))
+    with matplotlib.rc_context({"savefig.bbox": "tight"}):  # as IPython sets it
+        assert png == plots.png_bytes(one_line([1, 2, 3]))
 
     readers_own = tmp_path / "matplotlib" / "matplotlibrc"
     readers_own.parent.mkdir()
@@ -306,11 +307,3 @@ def test_bytes_depend_on_the_data_alone(tmp_path):
     inherited = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)} | machine.kernel_environment()
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, env=inherited, capture_output=True, check=True).stdout == png
-
-
-def test_source_and_tables_are_shown_as_markdown(shown):
-    plots.show_source(claims.Condition.met.fget)
-    plots.show_table(["a", "b"], [[1, 2.5]])
-    source, table = (markdown.data for markdown in shown)
-    assert source.startswith("`labkit/measure/claims.py`, `Condition.met`\n\n```python\n@property")
-    assert table == "| a | b |\n| --- | --- |\n| 1 | 2.5 |"

@@ -196,7 +196,7 @@ class Trainer(film.Trainer):
         """The probability of either class for some reviews, (n, C), on the CPU."""
         self.model.eval()
         classes = torch.empty(len(index), 2)
-        for batch in reviews.in_order(self.corpus.length[index], EVALUATION_BATCH):
+        for batch in self.corpus.length[index].argsort(stable=True).split(EVALUATION_BATCH):
             classes[batch] = self._logits(index[batch]).softmax(1).cpu()
         return classes
 

@@ -8,112 +8,59 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labkit.measure.claims import Row, number_row
-from labkit.measure.plots import LABELS, PALETTE, new_figure
-
-LIMITS = {"float64": 1e-10, "float32": 1e-5}  # of a difference from torch that is only rounding
-
-
-def parity_plot(differences: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Largest differences from torch, `differences[cell][dtype]`, one value for each shape."""
-    shapes = max(len(values) for by_dtype in differences.values() for values in by_dtype.values())
-    fig, ax = new_figure(
-        "parity",
-        "Largest absolute difference between the handwritten layers and torch's, one dot for each "
-        f"of {shapes} random shapes, on a logarithmic axis. Rows SRN, LSTM and GRU, in which the "
-        "height has no meaning; float64 and float32 form two clouds, each compared with its "
-        "dashed limit, 1e-10 and 1e-5.",
-        figsize=(7.0, 3.0),
-    )
-    for (dtype, limit), colour in zip(LIMITS.items(), PALETTE, strict=False):
-        for row, by_dtype in enumerate(differences.values()):
-            # a difference of 0 has no place on this axis
-            _dots(ax, np.maximum(by_dtype[dtype], 1e-17), row, colour)
-        ax.axvline(limit, color=colour, linestyle="--", label=f"{dtype}, limit {limit:.0e}")
-    ax.set(xscale="log", xlabel="largest |ours − torch| over outputs, states and gradients")
-    ax.set_yticks(range(len(differences)), [LABELS[cell] for cell in differences])
-    ax.invert_yaxis()
-    fig.legend(loc="outside right center", title=f"{shapes} shapes")
-    return fig
+from labkit.measure.plots import LABELS, PALETTE, legend_below, new_figure
 
 
 def ladder_plot(ratios: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Times over `nn.LSTM`'s of the same round, `ratios[panel][rung]`: all rounds, and medians."""
-    rungs = list(next(iter(ratios.values())))
-    fig, axes = new_figure(
+    """Times over `nn.LSTM`'s of the same round, `ratios[size][rung]`, at two or more sizes."""
+    fig, ax = new_figure(
         "ladder",
         "Time of every rung of the ladder over the time of nn.LSTM in the same round, on a "
-        "logarithmic axis: every round a dot, the median as a bar with its value beside it. A "
-        "dashed line marks 1, as fast as nn.LSTM; a round beyond three times the slowest median "
-        "stands there. Panels, for B sequences, T steps, I inputs and H hidden units: "
-        f"{'; '.join(ratios)}. Rows, from the top: {', '.join(rungs)}.",
-        ncols=len(ratios),
-        figsize=(1.5 + 2.6 * len(ratios), 3.2),
-        sharey=True,
-        squeeze=False,
+        "logarithmic axis: the median a dot, the middle half of the rounds a line, and one "
+        f"colour for each size. Rows, from the top: {', '.join(next(iter(ratios.values())))}. "
+        f"Sizes, in sequences B, steps T, inputs I and hidden units H: {'; '.join(ratios)}.",
+        figsize=(8.0, 3.8),
     )
-    for ax, (title, by_rung) in zip(axes[0], ratios.items(), strict=True):
-        medians = [float(np.median(values)) for values in by_rung.values()]
-        edge = 3 * max(medians)  # one busy moment must not squeeze all the rest
-        for row, (values, median) in enumerate(zip(by_rung.values(), medians, strict=True)):
-            _dots(ax, np.clip(values, None, edge), row, PALETTE[row])
-            ax.vlines(median, row - 0.32, row + 0.32, color="black", linewidth=2)
-            beside = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
-            ax.annotate(f"{median:.2f}", (0.98, row), **beside)
-        ax.axvline(1.0, color="black", linestyle="--", linewidth=1)
-        ax.set(title=title, xscale="log")
-        ax.set_xticks(ticks := (0.5, 1, 2, 5, 10, 20), map(str, ticks))
-        ax.minorticks_off()
-        ax.set_xlim(min(0.8, *map(min, by_rung.values())), 3 * edge)
-    axes[0][0].set_yticks(range(len(rungs)), rungs)
-    axes[0][0].invert_yaxis()
-    fig.supxlabel("time / nn.LSTM's time in the same round", fontsize=10)
+    table = pd.DataFrame(ratios).rename_axis(index="rung", columns="size").stack().explode()
+    sns.pointplot(
+        table.astype(float).reset_index(name="ratio"), x="ratio", y="rung", hue="size", ax=ax,
+        palette=PALETTE[: len(ratios)], dodge=0.5, linestyle="none", log_scale=True,
+        estimator="median", errorbar=("pi", 50),
+    )  # fmt: skip
+    ax.axvline(1.0, color="black", linestyle="--", linewidth=1)
+    ax.set_xticks(ticks := (0.5, 1, 2, 5, 10, 20), map(str, ticks))
+    ax.minorticks_off()
+    ax.set(xlabel="time / nn.LSTM's time in the same round", ylabel="")
+    ax.get_legend().remove()
+    legend_below(fig, ncols=2)
     return fig
-
-
-def _dots(ax: Axes, values: Sequence[float], row: int, colour: tuple[float, ...]) -> None:
-    """Values along one row, one above the other, the fainter the more they are."""
-    heights = row + np.linspace(-0.25, 0.25, len(values))
-    alpha = float(np.clip(6 / len(values), 0.08, 0.5))
-    ax.scatter(values, heights, s=18, alpha=alpha, linewidths=0, color=colour)
 
 
 def gradient_plot(norms: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Norms of dℓ/dh_t, `norms[cell][start]` of shape (seeds, T): range of the seeds and median."""
+    """Norms of dℓ/dh_t, `norms[cell][start]` of shape (seeds, T): the seeds' range and median."""
     fig, axes = new_figure(
         "gradient_norm",
         "Norm of the gradient of the loss at the last step with respect to the hidden state at "
-        "each earlier step, on a logarithmic axis. Left SRN, right LSTM; one colour and dash for "
-        "each way of starting the weights, the median of the seeds a line, their range a band. A "
-        "dotted line marks 1, the norm at the last step.",
+        "each earlier step, on a logarithmic axis. Left SRN, right LSTM; one colour for each way "
+        "of starting the weights, the median of the seeds a line, their range a band. A dotted "
+        "line marks 1, the norm at the last step.",
         ncols=len(norms),
         figsize=(9.5, 4.2),
         sharey=True,
-        squeeze=False,
     )
-    for ax, (cell, by_start) in zip(axes[0], norms.items(), strict=True):
-        tables = {
-            start: pd.DataFrame(values, columns=range(1, values.shape[1] + 1))
-            for start, values in by_start.items()
-        }
-        data = pd.concat(tables, names=["start"]).melt(
-            var_name="step", value_name="norm", ignore_index=False
-        )
-        sns.lineplot(
-            data.reset_index("start"), x="step", y="norm", hue="start", style="start", ax=ax,
-            palette=PALETTE[: len(by_start)], estimator="median", errorbar=("pi", 100), linewidth=2,
-        )  # fmt: skip
+    for ax, (cell, by_start) in zip(axes, norms.items(), strict=True):
+        for (start, values), colour in zip(by_start.items(), PALETTE, strict=False):
+            steps = range(1, values.shape[1] + 1)
+            ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+            ax.plot(steps, np.median(values, axis=0), color=colour, lw=2, label=start)
         ax.axhline(1.0, color="black", linewidth=1.2, linestyle=":")
         ax.set(title=LABELS[cell], yscale="log", xlabel="step t (the loss reads the last one)")
         ax.legend(loc="lower right", framealpha=0.9, title="start")
-    axes[0][0].set_ylabel("‖∂ℓ/∂hₜ‖")
+    axes[0].set_ylabel("‖∂ℓ/∂hₜ‖")
     return fig
-
-
-# the report
 
 
 def rows(
@@ -121,18 +68,16 @@ def rows(
 ) -> dict[str, list[Row]]:
     """The published numbers of chapter 01 beside ours."""
     operator = published["operator"]
-    speed, shapes = operator["speed"], operator["parity_claim"]["printed_shapes"]
-    toy, printed = operator["toy_output"]["hidden_state"], list(shapes.values())
-    ours, ours_printed = measures["toy_output"], measures["parity_mistake/shapes"]
-    # the published values are rounded to four decimals
-    same = np.shape(ours) == np.shape(toy) and np.allclose(ours, toy, rtol=0, atol=5e-5)
+    speed, shapes = operator["speed"], [*operator["parity_claim"]["printed_shapes"].values()]
+    toy, ours = operator["toy_output"]["hidden_state"], measures["toy_output"]  # 4 decimals each
     toy_row = Row(
         "toy example: last hidden state", str(toy), str(ours),
-        "reproduced" if same else "not reproduced", "equal to the four decimals printed",
+        "reproduced" if ours == toy else "not reproduced", "equal to the four decimals printed",
     )  # fmt: skip
+    ours = measures["parity_mistake/shapes"]
     shapes_row = Row(
-        "parity: printed shapes, handwritten and `nn.LSTM`", str(printed), str(ours_printed),
-        "mistake reproduced" if ours_printed == printed else "not reproduced",
+        "parity: printed shapes, handwritten and `nn.LSTM`", str(shapes), str(ours),
+        "mistake reproduced" if ours == shapes else "not reproduced",
         "a batch-first tensor in an `nn.LSTM` with batch_first=False; equal layout, equal shape",
     )  # fmt: skip
     times = [
@@ -151,9 +96,7 @@ def rows(
 
 def about(published: Mapping[str, Any]) -> str:
     """What the published figures were measured on."""
-    speed = published["operator"]["speed"]
     return (
-        f"Published speed: batch {speed['batch_size']}, {speed['seq_len']} steps, "
-        f"{speed['input_size']} inputs, {speed['hidden_size']} hidden units, "
-        f"{speed['warmup_runs']} runs to warm up and {speed['timed_runs']} timed."
-    )
+        "Published speed: batch {batch_size}, {seq_len} steps, {input_size} inputs, {hidden_size} "
+        "hidden units, {warmup_runs} runs to warm up and {timed_runs} timed."
+    ).format(**published["operator"]["speed"])

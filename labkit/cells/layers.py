@@ -1,16 +1,18 @@
-"""SRN, LSTM and GRU layers written out, equal to torch's in outputs, states and gradients.
+"""SRN, LSTM and GRU layers written out, and their exchange and comparison with torch's.
 
 A cell is one method, `step`: it turns an input x (B, I) and a state into the next state. A layer
 unrolls its cell over time; `SRN`, `LSTM` and `GRU` stack layers and run them in both directions.
 
 Shapes: B sequences, T steps, I inputs, H hidden units, L stacked layers, D directions (1 or 2).
 Weights multiply from the right, as in the formulas: x W + h U + b, with W (I, H), U (H, H) and
-b (1, H) for each gate. `labkit.cells.parity` translates to and from torch's layout.
+b (1, H) for each gate. torch stores W and U transposed, all gates one above the other, and has two
+biases where one is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,26 +26,18 @@ class _Layer(nn.Module):
     """One layer in one direction. A subclass names its `gates` and writes its `step`.
 
     `gates` lists the endings of the parameters' names: each gets W (I, H), U (H, H) and b (1, H),
-    all Xavier-uniform at the start. `step` turns x (B, I) and the state, (h,) or for the LSTM
-    (h, c), into the next state.
+    all Xavier-uniform at the start.
     """
 
     gates: tuple[str, ...] = ()
     second_biases: tuple[str, ...] = ()  # more of (1, H), by name
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, **place: Any) -> None:
         super().__init__()
-        self.input_size, self.hidden_size = input_size, hidden_size
         rows = {"W": input_size, "U": hidden_size, "b": 1}
         names = [kind + gate for gate in self.gates for kind in rows]
         for name in (*names, *self.second_biases):
-            start = torch.empty(rows[name[0]], hidden_size, dtype=dtype, device=device)
+            start = torch.empty(rows[name[0]], hidden_size, **place)
             self.register_parameter(name, nn.Parameter(nn.init.xavier_uniform_(start)))
 
     def unroll(self, X: Tensor, state: LayerState) -> list[LayerState]:
@@ -94,10 +88,7 @@ class LSTMLayer(_Layer):
 
 
 class GRULayer(_Layer):
-    """Gated recurrent unit as torch computes it: the reset gate acts after the product with U_n.
-
-    The reset-first order, (r * h) U_n as in arXiv:1406.1078v3, needs no second bias.
-    """
+    """Gated recurrent unit in torch's order, not arXiv:1406.1078v3's: U_n first, then the reset."""
 
     gates = ("_r", "_z", "_n")
     second_biases = ("b_hn",)
@@ -111,35 +102,19 @@ class GRULayer(_Layer):
 
 
 class _Recurrent(nn.Module):
-    """L stacked layers in D directions; `layers` holds them in torch's order."""
+    """L stacked layers in D directions; `layers` holds them in torch's order.
+
+    `place` takes dtype and device. Weights go in and out by `state_dict`, as "layers.0.W_i".
+    """
 
     layer_class: type[_Layer]
     state_names: tuple[str, ...] = ("h_0",)
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        *,
-        weights: Mapping[str, Tensor] | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        """`weights` replaces any part of the start.
-
-        It maps names to tensors: "W_i", "U_f", ... of the first layer, "2.W_i" of that with index 2
-        in `layers`. ValueError or TypeError names what does not fit.
-        """
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bidirectional: bool = False,
+        **place: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
-        where = type(self).__name__
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{where}: {name} must be an int of at least 1, got {size!r}")
-        if dtype is not None and not getattr(dtype, "is_floating_point", False):
-            raise TypeError(f"{where}: dtype must be a floating-point torch.dtype, got {dtype!r}")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.num_layers, self.bidirectional = num_layers, bidirectional
         self.num_directions = D = 2 if bidirectional else 1
@@ -147,16 +122,14 @@ class _Recurrent(nn.Module):
         # a higher layer reads both directions of the one below
         inputs = [input_size] + [D * hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            self.layer_class(size, hidden_size, dtype, device) for size in inputs for _ in range(D)
+            self.layer_class(size, hidden_size, **place) for size in inputs for _ in range(D)
         )
-        self.set_weights(weights or {})
 
     def forward(self, X: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run X (B, T, I) from `state`, zero by default.
 
-        Returns the output (B, T, D*H), the top layer's hidden states, forward direction first, and
-        the final state: h_n (L*D, B, H), for the LSTM (h_n, c_n). The backward direction's final
-        state is the one after it has read the first step.
+        Returns the top layer's hidden states (B, T, D*H), forward direction first, and the final
+        state: h_n (L*D, B, H), for the LSTM (h_n, c_n); the backward direction ends at step 1.
         """
         starts = self._start(X, state)
         ends = []
@@ -168,58 +141,21 @@ class _Recurrent(nn.Module):
                 output, end = layer(X.flip(1) if direction else X, start)
                 outputs.append(output.flip(1) if direction else output)
                 ends.append(end)
-            # joining a single tensor would copy it
-            X = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, D*H)
+            X = torch.cat(outputs, dim=-1)  # (B, T, D*H)
         final = tuple(torch.stack(part) for part in zip(*ends, strict=True))  # (L*D, B, H) each
         return X, final if len(final) > 1 else final[0]
 
-    @torch.no_grad()
-    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy `weights`, named as for the constructor, once all names and shapes are checked."""
-        where = type(self).__name__
-        parameters = dict(self.layers.named_parameters())  # "0.W_i", ...
-        checked = []
-        for given, tensor in dict(weights).items():
-            layer, _, name = str(given).rpartition(".")
-            parameter = parameters.get(f"{layer or 0}.{name}")
-            if parameter is None:
-                allowed = ", ".join(parameters)
-                raise ValueError(f"{where}: unknown weight {given!r}, allowed are {allowed}")
-            place = f"{where}: weight {name} of layer {layer or 0}"
-            _check_tensor(place, tensor, parameter.shape, parameter.dtype)
-            checked.append((parameter, tensor))
-        for parameter, tensor in checked:
-            parameter.copy_(tensor)
-
     def _start(self, X: Tensor, state: State | None) -> tuple[Tensor, ...]:
-        """Check X and `state`; return the start states, each (L*D, B, H)."""
-        where, dtype = type(self).__name__, next(self.parameters()).dtype
-        _check_tensor(f"{where}: input X", X, ("B", "T", self.input_size), dtype)
+        """The start states, each (L*D, B, H), for X (B, T, I)."""
         shape = (len(self.layers), X.shape[0], self.hidden_size)
         if state is None:
             return tuple(X.new_zeros(shape) for _ in self.state_names)
-        parts = (state,) if isinstance(state, Tensor) else state
-        if not isinstance(parts, tuple) or len(parts) != len(self.state_names):
-            wanted = " and ".join(self.state_names)
-            raise TypeError(f"{where}: state must be {wanted}, each (L*D, B, H) = {shape}")
-        for name, part in zip(self.state_names, parts, strict=True):
-            _check_tensor(f"{where}: start state {name}", part, shape, dtype)
+        parts = (state,) if isinstance(state, Tensor) else tuple(state)
+        given = [tuple(part.shape) for part in parts]  # broadcasting would hide a wrong shape
+        if given != [shape] * len(self.state_names):
+            names = " and ".join(self.state_names)
+            raise ValueError(f"the state must be {names}, each {shape}, got {given}")
         return parts
-
-
-def _check_tensor(
-    place: str, tensor: Any, shape: tuple[int | str, ...], dtype: torch.dtype
-) -> None:
-    """Letters in `shape` stand for any size of at least 1."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{place} must be a tensor, got {type(tensor).__name__}")
-    pairs = zip(tensor.shape, shape, strict=False)
-    fits = [size >= 1 if isinstance(wanted, str) else size == wanted for size, wanted in pairs]
-    if tensor.dim() != len(shape) or not all(fits):
-        wanted = f"({', '.join(map(str, shape))})"
-        raise ValueError(f"{place} must have shape {wanted}, got {tuple(tensor.shape)}")
-    if tensor.dtype != dtype:
-        raise TypeError(f"{place} must have the weights' dtype {dtype}, got {tensor.dtype}")
 
 
 class SRN(_Recurrent):
@@ -243,43 +179,122 @@ class LSTM(_Recurrent):
     def trace(self, X: Tensor, state: State | None = None) -> dict[str, Tensor]:
         """Every gate and state at every step of X (B, T, I): i, f, o, c_tilde, c, h, (B, T, H).
 
-        ValueError when the layer is stacked or bidirectional: a trace follows one recursion.
+        ValueError when there are several layers: a trace follows one recursion.
         """
-        if len(self.layers) > 1:
-            raise ValueError(f"LSTM.trace follows one recursion, got {len(self.layers)} layers")
+        (layer,) = self.layers
         h, c = (start[0] for start in self._start(X, state))  # (B, H)
         steps = []
         for x in X.unbind(1):  # (B, I)
-            steps.append(self.layers[0].gated_step(x, h, c))
+            steps.append(layer.gated_step(x, h, c))
             h, c = steps[-1]["h"], steps[-1]["c"]
         return {name: torch.stack([s[name] for s in steps], dim=1) for name in steps[0]}
 
 
-def architecture(module: nn.Module) -> dict[str, Any]:
-    """The arguments that build a module of the same shape, type and device, ours or torch's."""
-    names = ("input_size", "hidden_size", "num_layers", "bidirectional")
-    first = next(module.parameters())
-    return {n: getattr(module, n) for n in names} | {"dtype": first.dtype, "device": first.device}
-
-
-@torch.enable_grad()
 def gradient_norms(module: SRN | GRU | LSTM, X: Tensor, readout: Tensor) -> dict[str, Tensor]:
     """How much of a gradient at the last step reaches the states before it.
 
     The loss is ℓ = h_T · readout, one for each sequence of X (B, T, I), with readout (H,). Returns
-    the L2 norms of dℓ/dh_t, and for the LSTM of dℓ/dc_t, t = 1 ... T, each (B, T). Both count all
-    paths from step t to the loss. ValueError when the module is stacked or bidirectional.
+    "h", the L2 norms (B, T) of dℓ/dh_t over all paths from step t to the loss, and for the LSTM
+    "c", those of dℓ/dc_t. ValueError when there are several layers.
     """
-    if len(module.layers) > 1:
-        raise ValueError(f"gradient_norms follows one recursion, got {len(module.layers)} layers")
-    starts = module._start(X, None)
-    _check_tensor("gradient_norms: readout", readout, (module.hidden_size,), X.dtype)
-
-    # a start that asks for gradients lets a frozen module be measured, too
-    states = module.layers[0].unroll(X, tuple(start[0].requires_grad_() for start in starts))
+    (layer,) = module.layers
+    states = layer.unroll(X, tuple(start[0] for start in module._start(X, None)))
     loss = (states[-1][0] @ readout).sum()  # sequences do not touch, so the sum keeps them apart
     norms = {}
     for name, over_time in zip("hc", zip(*states, strict=True), strict=False):
         gradients = torch.autograd.grad(loss, over_time, retain_graph=True)
         norms[name] = torch.stack(gradients, dim=1).norm(dim=-1)  # (B, T)
     return norms
+
+
+TORCH_GATES = {SRN: ("",), LSTM: ("_i", "_f", "_c", "_o"), GRU: ("_r", "_z", "_n")}  # its order
+TORCH_MODULES = {SRN: nn.RNN, LSTM: nn.LSTM, GRU: nn.GRU}
+TORCH_NAMES = {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b"}
+
+
+def _sizes(module: nn.Module) -> dict[str, Any]:
+    """The arguments that build a module of the same sizes, type and device, ours or torch's."""
+    names = ("input_size", "hidden_size", "num_layers", "bidirectional")
+    first = next(module.parameters())
+    return {n: getattr(module, n) for n in names} | {"dtype": first.dtype, "device": first.device}
+
+
+def _pairs(
+    module: SRN | LSTM | GRU, reference: nn.Module, attribute: str = "data"
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each gate's part of torch's parameters: name, our tensor and torch's, as equal views.
+
+    For a W they are H rows of weight_ih_l0 (G*H, I). Our b stands for the sum of torch's two and
+    comes twice; only the GRU has a second bias, b_hn. `attribute` "grad" gives the gradients.
+    """
+    gates = TORCH_GATES[type(module)]
+    for index, layer in enumerate(module.layers):
+        level, direction = divmod(index, module.num_directions)
+        suffix = f"_l{level}" + ("_reverse" if direction else "")
+        for (number, gate), (theirs, kind) in product(enumerate(gates), TORCH_NAMES.items()):
+            if hasattr(reference, theirs + suffix):  # torch's biases can be switched off
+                stacked = getattr(reference.get_parameter(theirs + suffix), attribute)
+                part = stacked.chunk(len(gates))[number]  # (H, I), (H, H) or (H,)
+                name = "b_hn" if (theirs, gate) == ("bias_hh", "_n") else kind + gate
+                ours = getattr(layer.get_parameter(name), attribute).t()
+                yield theirs + suffix + gate, ours.reshape(part.shape), part
+
+
+def to_torch(module: SRN | LSTM | GRU) -> nn.RNN | nn.LSTM | nn.GRU:
+    """torch's module, batch-first, computing the same function with a copy of the weights."""
+    reference = TORCH_MODULES[type(module)](**_sizes(module), batch_first=True)
+    for name, ours, theirs in _pairs(module, reference):
+        second = name.startswith("bias_hh") and not name.endswith("_n")
+        theirs.copy_(torch.zeros_like(ours) if second else ours)  # b stands in the first
+    return reference
+
+
+def from_torch(reference: nn.RNN | nn.LSTM | nn.GRU) -> SRN | LSTM | GRU:
+    """Our batch-first module computing the same function, with a copy of the weights.
+
+    ValueError for what our layers do not have: projections, dropout, a ReLU in place of tanh.
+    """
+    for name, allowed in {"proj_size": 0, "dropout": 0.0, "nonlinearity": "tanh"}.items():
+        if (value := getattr(reference, name, allowed)) != allowed:
+            raise ValueError(f"from_torch: {name} must be {allowed!r}, got {value!r}")
+
+    kinds = {theirs: ours for ours, theirs in TORCH_MODULES.items()}
+    module = kinds[type(reference)](**_sizes(reference))
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    for _, ours, theirs in _pairs(module, reference):
+        ours += theirs  # our b is the sum of torch's two
+    return module
+
+
+def largest_differences(
+    module: SRN | LSTM | GRU, reference: nn.Module, X: Tensor, state: State | None = None
+) -> dict[str, float]:
+    """Largest absolute difference of each result of one forward and one backward pass.
+
+    X (B, T, I) and `state` as `module` takes them; `reference` is batch-first. The loss weighs
+    every entry of the output and the final states by a cosine of its own, so that exchanged entries
+    show. Keys: output, h_n, c_n, "gradient/X", "gradient/h_0", "gradient/weight_ih_l0_i", ...
+    """
+    start = module._start(X, state)
+    ours, theirs = _results(module, X, start), _results(reference, X, start)
+    pairs = {name: (ours[name], theirs[name]) for name in theirs}
+    pairs |= {f"gradient/{name}": pair for name, *pair in _pairs(module, reference, "grad")}
+    return {name: (a - b).abs().max().item() for name, (a, b) in pairs.items()}
+
+
+def _results(module: nn.Module, X: Tensor, start: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Output, final states and the gradients of input and start; those of weights stay there."""
+    X, *start = (tensor.detach().clone().requires_grad_() for tensor in (X, *start))
+    for tensor in (X, *start, *module.parameters()):
+        tensor.grad = torch.zeros_like(tensor)
+    output, final = module(X, tuple(start) if len(start) > 1 else start[0])
+    finals = (final,) if isinstance(final, Tensor) else final
+    results = dict(zip(("output", "h_n", "c_n"), (output, *finals), strict=False))
+    loss = 0
+    for result in results.values():
+        angles = torch.arange(result.numel(), dtype=X.dtype, device=X.device)
+        loss += (angles.cos().view_as(result) * result).sum()
+    (loss / (X.shape[0] * X.shape[1])).backward()
+    inputs = zip(("X", "h_0", "c_0"), (X, *start), strict=False)
+    return results | {f"gradient/{name}": tensor.grad for name, tensor in inputs}

@@ -10,14 +10,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import tempfile
 import tokenize
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,36 +64,41 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def stripped(source: str) -> str:
-    """Python source without comments, docstrings and blank lines; as it is if it does not parse."""
-    source = io.StringIO(source, newline=None).read()  # every line ends in \n
+    """The tokens of Python source, without comments, docstrings and layout, a statement a line.
+
+    The same under every version of Python. Source that is not Python stays as it is.
+    """
+    blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}  # where a block begins and ends
+    text, edges, words, begun = [], [], [], []
+    lines = io.StringIO(source, newline=None).readlines()
     try:
-        nodes = list(ast.walk(ast.parse(source)))
-        comments = [
-            token.start
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
-            if token.type == tokenize.COMMENT
-        ]
+        for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
+            name, word = tokenize.tok_name[token.type], token.string
+            if name == "FSTRING_START":  # from Python 3.12 on an f-string comes in pieces
+                begun.append(token.start)
+            elif name == "FSTRING_END":
+                word = _between(lines, begun.pop(), token.end)
+            if begun or token.type in (tokenize.COMMENT, tokenize.NL):
+                continue
+            if token.type in blocks:
+                edges.append(blocks[token.type])
+            elif token.type != tokenize.NEWLINE:
+                words.append((token.type, word))
+            else:
+                if [kind for kind, _ in words] != [tokenize.STRING]:  # else it is a docstring
+                    text.append(" ".join(edges + [word for _, word in words]))
+                    edges = []
+                words = []
     except (SyntaxError, tokenize.TokenError):
         return source
-    lines = source.split("\n")
-    inside: set[int] = set()  # rows that end inside a string, where blanks count
-    for node in nodes:
-        if isinstance(node, ast.JoinedStr | ast.Constant):
-            inside.update(range(node.lineno, node.end_lineno))
-    for row, column in comments:
-        lines[row - 1] = lines[row - 1][:column]
-        inside.discard(row)
-    for node in nodes:
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            doc = node.body[0]
-            before = lines[doc.lineno - 1].encode()[: doc.col_offset]
-            after = lines[doc.end_lineno - 1].encode()[doc.end_col_offset :]
-            if not (before.strip() or after.strip()):  # it stands alone on its lines
-                inside.difference_update(range(doc.lineno, doc.end_lineno))
-                lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
-    numbered = [(n, line if n in inside else line.rstrip()) for n, line in enumerate(lines, 1)]
-    return "\n".join(line for n, line in numbered if line or n in inside)
+    return "\n".join(text)
+
+
+def _between(lines: Sequence[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The text from one (row, column) to another, as tokens count them."""
+    rows = list(lines[start[0] - 1 : end[0]])
+    rows[-1] = rows[-1][: end[1]]
+    return "".join(rows)[start[1] :]
 
 
 def _path(name: str) -> Path | None:
@@ -106,29 +110,21 @@ def _path(name: str) -> Path | None:
 
 
 @cache
-def _digest_and_imports(source: str, package: str) -> tuple[str, frozenset[tuple[str, ...]]]:
-    """SHA-256 of the code in a source, and its imports: names of which the first that is a module
-    counts."""
+def _digest_and_imports(source: str) -> tuple[str, frozenset[str]]:
+    """SHA-256 of the code in a source, and the modules of labkit that it imports, by full name."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:
         nodes = []
-    imports: set[tuple[str, ...]] = set()
+    names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            imports |= {(alias.name,) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            name = "." * node.level + (node.module or "")
-            module = name
-            if node.level and package:  # a cell of a notebook has none
-                module = importlib.util.resolve_name(name, package)
-            imports |= {(f"{module}.{alias.name}", module) for alias in node.names}
-    return sha256(stripped(source).encode()), frozenset(imports)
-
-
-def _modules(imports: Iterable[tuple[str, ...]]) -> set[str]:
-    """The modules of labkit among what `_digest_and_imports` returns."""
-    return {name for names in imports if (name := next(filter(_path, names), None))}
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:  # a module of a package, else a name defined in it
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if _path(inner) else node.module)
+    return sha256(stripped(source).encode()), frozenset(filter(_path, names))
 
 
 def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
@@ -147,16 +143,15 @@ def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
             raise ValueError(f"there is no module {name!r} in labkit")
         now = path.read_bytes()
         source = (_loaded.setdefault(path, now) if loaded else now).decode()
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        digests[name], imports = _digest_and_imports(source, package)
-        waiting += _modules(imports)
+        digests[name], imports = _digest_and_imports(source)
+        waiting += imports
     return dict(sorted(digests.items()))
 
 
 def chapter_code(chapter: str) -> dict[str, str]:
     """Name -> SHA-256 of the code behind a chapter: "notebook" and the closure of its imports."""
     sources = notebook_sources(chapter)
-    imports = set().union(*(_modules(_digest_and_imports(source, "")[1]) for source in sources))
+    imports = set().union(*(_digest_and_imports(source)[1] for source in sources))
     notebook = sha256(canonical([stripped(source) for source in sources]))
     return {"notebook": notebook} | closure(imports)
 

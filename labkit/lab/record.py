@@ -111,9 +111,11 @@ def write(
 
     Without a runner the record goes to `results/.interactive`, and has no settings.
     """
-    from labkit.measure.plots import png_bytes
+    images = {}
+    for figure in figures:
+        from labkit.measure.plots import png_bytes
 
-    images = {figure.labkit_name: png_bytes(figure) for figure in figures}
+        images[figure.labkit_name] = png_bytes(figure)
     content = {
         "schema_version": SCHEMA,
         "chapter": chapter,

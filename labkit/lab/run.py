@@ -330,8 +330,8 @@ class Execution:
         command = ["python -m labkit run", chapter, "--profile", options.profile, *flags]
         self.again = " ".join(command)
         self.staging = machine.RESULTS / options.profile / f".running-{chapter}"
+        self.failed = machine.RESULTS / ".failed" / options.profile / chapter
         self.notebook = self.staging / f"{chapter}.ipynb"
-        self.log = self.staging / f"{chapter}.log"
 
     def run(self) -> None:
         """Execute, look at what was written, publish; raise Interrupted when told to stop."""
@@ -349,7 +349,7 @@ class Execution:
         except Exception as error:  # whatever a cell's outputs do to papermill: no other chapter's
             self._keep_failed()
             disk = isinstance(error, OSError)
-            step = "mend the folder or free some space" if disk else f"read {self._kept('.ipynb')}"
+            step = "mend the folder or free some space" if disk else f"read {self._kept()}"
             raise ChapterError(self.place, str(error), f"{step}, then {self.again}") from error
         finally:
             with contextlib.suppress(OSError):
@@ -379,7 +379,7 @@ class Execution:
 
         with (
             contextlib.closing(progress),
-            self.log.open("wb") as log,
+            (self.staging / "kernel.log").open("wb") as log,
             futures.ThreadPoolExecutor(1) as pool,
         ):
             execution = pool.submit(
@@ -417,7 +417,7 @@ class Execution:
             return ChapterError(
                 self.place,
                 f"no kernel started: {one_line(str(error))}",
-                f"read {self._kept('.log')}; make setup installs the kernel anew",
+                f"read {self._kept('kernel.log')}; make setup installs the kernel anew",
             )
         executed = read_notebook(self.notebook) if self.notebook.exists() else source
         if re.search(r"\b(exit|quit)\(\)", executed.cells[index - 1].source):
@@ -456,25 +456,20 @@ class Execution:
         with contextlib.suppress(OSError):  # published already, whatever becomes of this copy
             executed.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.notebook, executed)
-            for suffix in (".ipynb", ".log"):
-                (machine.ROOT / self._kept(suffix)).unlink(missing_ok=True)
+            record.remove(self.failed)
 
     def _mend(self) -> str:
-        return f"read {self._kept('.ipynb')}, correct the cell, then {self.again}"
+        return f"read {self._kept()}, correct the cell, then {self.again}"
 
     def _smaller(self) -> str:
         return f"close other programs, then {self.again} --workers 1 (finished trainings are kept)"
 
-    def _kept(self, suffix: str) -> str:
-        folder = machine.RESULTS / ".failed" / self.options.profile
-        return shown(folder / f"{self.chapter}{suffix}")
+    def _kept(self, name: str = "") -> str:
+        return shown(self.failed / (name or self.notebook.name))
 
     def _keep_failed(self) -> None:
-        """Keep the broken notebook and what its kernel last said, where there is room for them."""
-        for path in (self.notebook, self.log):
-            kept = machine.ROOT / self._kept(path.suffix)
-            with contextlib.suppress(OSError):
-                kept.unlink(missing_ok=True)
-                if path.exists() and path.stat().st_size:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(path, kept)
+        """Keep what a failed run has left, where there is room for it."""
+        with contextlib.suppress(OSError):
+            record.remove(self.failed)
+            self.failed.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.staging, self.failed)

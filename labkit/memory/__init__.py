@@ -18,7 +18,6 @@ def _distinct(values: list) -> list:
 T = TypeVar("T")
 Distinct = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]
 Length = Literal[5, 10, 15, 20, 25, 30, 35]  # the textbook has files for these
-Setting = Literal["zero/trained", "zero/frozen", "xavier/trained", "xavier/frozen"]
 
 
 class SweepSettings(ChapterSettings):
@@ -26,7 +25,7 @@ class SweepSettings(ChapterSettings):
 
     num_seeds: Count
     lengths: Annotated[Distinct[Length], Field(min_length=2)]
-    settings: Distinct[Setting]
+    settings: Distinct[Literal["zero/trained", "zero/frozen", "xavier/trained", "xavier/frozen"]]
     steps: Count
     evaluate_every: Count
     shuffled_lengths: Distinct[Length]

@@ -31,9 +31,6 @@ class Split(NamedTuple):
     X: Tensor
     y: Tensor
 
-    def to(self, device: torch.device) -> Split:
-        return Split(self.X.to(device), self.y.to(device))
-
 
 def check(X: Tensor, y: Tensor | None = None, *, replicas: int = 1) -> None:
     """Raise ValueError unless X holds digits, int64 (B, T) or (R, B, T), and y their sums, int64
@@ -42,18 +39,12 @@ def check(X: Tensor, y: Tensor | None = None, *, replicas: int = 1) -> None:
     wanted = {"X": (X, (B, T), DIGITS)} | ({} if y is None else {"y": (y, (B,), SUMS)})
     for name, (values, shape, count) in wanted.items():
         if 0 in shape or tuple(values.shape) not in (shape, (replicas, *shape)):
-            raise ValueError(
-                f"{name} has shape {tuple(values.shape)}; {replicas} replicas read X (B, T) or "
-                f"({replicas}, B, T) and y (B,) or ({replicas}, B)"
-            )
-        if values.dtype != torch.int64 or values.min() < 0 or values.max() >= count:
-            low, high = values.aminmax()
-            raise ValueError(
-                f"{name} must hold int64 numbers 0..{count - 1}, got {values.dtype}, {low}..{high}"
-            )
-
-
-# the textbook's data
+            allowed = f"X (B, T) or ({replicas}, B, T), y (B,) or ({replicas}, B)"
+            raise ValueError(f"{name} has shape {tuple(values.shape)}; replicas read {allowed}")
+        low, high = values.aminmax()
+        if values.dtype != torch.int64 or low < 0 or high >= count:
+            got = f"{values.dtype}, {low}..{high}"
+            raise ValueError(f"{name} must hold int64 numbers 0..{count - 1}, got {got}")
 
 
 def file_names(lengths: Sequence[int]) -> list[str]:
@@ -63,11 +54,8 @@ def file_names(lengths: Sequence[int]) -> list[str]:
 
 @cache
 def published_files() -> dict[str, bytes]:
-    """Generate the textbook's 21 files: path below data/ -> content.
-
-    The generator is the textbook's: numpy's legacy global stream, seeded with 0 once, drawn through
-    all lengths and splits in order. `RandomState(0)` is that stream without the global state.
-    """
+    """Generate the textbook's 21 files, path below data/ -> content, from its random stream:
+    numpy's legacy one, seeded with 0 once and drawn through all lengths and splits in order."""
     stream = np.random.RandomState(0)
     contents = []
     for length in LENGTHS:
@@ -101,9 +89,6 @@ def load_published(length: int) -> dict[str, Split]:
     return splits
 
 
-# fresh data
-
-
 def all_pairs(length: int) -> Split:
     """All hundred digit pairs in order, only zeros behind them: X (100, length), y (100,)."""
     if length <= ADDENDS:
@@ -115,12 +100,9 @@ def all_pairs(length: int) -> Split:
 
 def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
     """A copy of the sequences X (B, T) with `digit` at step `position`, behind the addends."""
-    if not ADDENDS <= position < X.shape[1]:
-        raise ValueError(
-            f"position must be in {ADDENDS}..{X.shape[1] - 1}, behind the addends, got {position}"
-        )
-    if not 0 <= digit <= 9:
-        raise ValueError(f"digit must be in 0..9, got {digit}")
+    if not (ADDENDS <= position < X.shape[1] and 0 <= digit < DIGITS):
+        wanted = f"a digit 0..9 at a position {ADDENDS}..{X.shape[1] - 1}, behind the addends"
+        raise ValueError(f"with_digit puts {wanted}; got the digit {digit} at {position}")
     changed = X.clone()
     changed[:, position] = digit
     return changed

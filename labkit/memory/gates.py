@@ -8,23 +8,15 @@ count from 0: the first two digits are the addends, every later one should be ig
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from labkit.measure.claims import Row
 from labkit.memory.data import ADDENDS, DIGITS, all_pairs, with_digit
 from labkit.memory.model import Ensemble
 
-Trace = Mapping[str, Tensor]
-
-GATES = ("i", "f", "o")
 CHANGE = {"i": 0.1, "f": 0.1, "o": 0.1, "c": 0.5}  # a tenth of what the picture's colours span
 FIT_DIGITS, TEST_DIGITS, FOLDS = (1, 4, 7), (2, 5, 8), 5
-
-
-# spread and change
 
 
 def _variance(gate: Tensor, steps: Sequence[int]) -> Tensor:
@@ -32,21 +24,19 @@ def _variance(gate: Tensor, steps: Sequence[int]) -> Tensor:
     return gate[:, :, list(steps)].var(dim=2, correction=0).mean(dim=(1, 2))
 
 
-def zero_variances(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
+def zero_variances(traces: Sequence[Mapping[str, Tensor]], position: int) -> dict[str, Tensor]:
     """How much the input gate differs between zeros, and between digits, as variances (R,).
 
-    `traces[0]` belongs to sequences with only zeros behind the addends, the others to the same
-    sequences with another digit at step `position`. "alone" is the variance over the zeros of the
-    first; "zeros", "before" and "after" over the zeros of the others, all or on one side of the
-    digit; "shift" the squared difference of the two sides' means; "digits" the variance over all
-    traces at that step. Each is a mean over sequences and units. A side with fewer than two zeros
-    has no entry.
+    `traces[0]` has only zeros behind the addends, the others have another digit at step `position`.
+    "alone" is the variance over the zeros of the first; "zeros", "before" and "after" over those of
+    the others, all or on one side of the digit, if there are at least two; "shift" the squared
+    difference of the two sides' means; "digits" the variance over all traces at that step. Each is
+    a mean over sequences and units.
     """
     gates = [trace["i"] for trace in traces]
-    steps = range(ADDENDS, gates[0].shape[2])
-    before, after = list(steps[: position - ADDENDS]), list(steps[position - ADDENDS + 1 :])
-
-    variances = {"alone": _variance(gates[0], steps)}
+    T = gates[0].shape[2]
+    before, after = [*range(ADDENDS, position)], [*range(position + 1, T)]
+    variances = {"alone": _variance(gates[0], range(ADDENDS, T))}
     at_digit = torch.stack([gate[:, :, position] for gate in gates])  # (D, R, B, H)
     variances["digits"] = at_digit.var(dim=0, correction=0).mean(dim=(1, 2))
     for name, where in {"zeros": before + after, "before": before, "after": after}.items():
@@ -58,71 +48,63 @@ def zero_variances(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
     return variances
 
 
-def changed_shares(traces: Sequence[Trace], position: int) -> dict[str, Tensor]:
+def changed_shares(traces: Sequence[Mapping[str, Tensor]], position: int) -> dict[str, Tensor]:
     """Shares of the hidden units that fall and rise where a digit stands instead of a zero.
 
     `traces` as in `zero_variances`. A unit falls if its value at step `position` is lower than with
-    a zero there by more than `CHANGE`, and rises likewise; the cell state counts by its absolute
-    value. Returns "f/falls", "f/rises" and so on for i, f, o and c; "f_next/..." for the forget
-    gate one step later; "f_seen/..." and so on for the change from the step before, as a reader of
-    one picture sees it, but not right behind the addends. Each is a mean over sequences, (R, D),
-    with one column for each trace; column 0 is the zero itself.
+    a zero there by more than `CHANGE`, and rises likewise; the cell state counts by its size.
+    Returns "f/falls", "f/rises" and so on for i, f, o and c; "f_next/..." for f one step later;
+    "f_seen/..." and so on for the change from the step before, as a reader of one picture sees it,
+    but not right behind the addends. Each is a mean over sequences, a column a trace: (R, D).
     """
-
-    def at(trace: Trace, name: str, step: int) -> Tensor:
-        value = trace[name][:, :, step]  # (R, B, H)
-        return value.abs() if name == "c" else value
-
-    zero = traces[0]
-    compared = {name: [(t, position, zero, position) for t in traces] for name in CHANGE}
-    if position > ADDENDS:
-        for name in CHANGE:
-            compared[f"{name}_seen"] = [(t, position, t, position - 1) for t in traces]
-    if position + 1 < zero["f"].shape[2]:
-        compared["f_next"] = [(t, position + 1, zero, position + 1) for t in traces]
+    changes = {}
+    for name in CHANGE:
+        window = [trace[name][:, :, position - 1 : position + 2] for trace in traces]
+        value = torch.stack(window, 1)  # (R, D, B, 3 or fewer steps, H)
+        before, now, *later = (value.abs() if name == "c" else value).unbind(3)
+        changes[name] = now - now[:, :1]
+        if position > ADDENDS:
+            changes[f"{name}_seen"] = now - before
+        if name == "f" and later:
+            changes["f_next"] = later[0] - later[0][:, :1]
 
     shares = {}
-    for label, pairs in compared.items():
-        name = label[0]
-        changes = torch.stack([at(a, name, s) - at(b, name, u) for a, s, b, u in pairs], 1)
-        shares[f"{label}/falls"] = (changes < -CHANGE[name]).double().mean(dim=(2, 3))
-        shares[f"{label}/rises"] = (changes > CHANGE[name]).double().mean(dim=(2, 3))
+    for label, change in changes.items():  # (R, D, B, H)
+        limit = CHANGE[label[0]]
+        shares[f"{label}/falls"] = (change < -limit).double().mean(dim=(2, 3))
+        shares[f"{label}/rises"] = (change > limit).double().mean(dim=(2, 3))
     return shares
 
 
 def study(ensemble: Ensemble, length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Put every digit at every place behind the hundred pairs of addends, zeros elsewhere.
 
-    Returns the spreads of the input gate, the roots of `zero_variances` averaged over places, (R,),
-    with "zeros_to_digits" and "alone_to_digits", their ratios to the spread over digits; and the
-    mean of `changed_shares` over places, (R, 10), one column for each digit.
+    Returns the spreads of the input gate, roots of the mean of `zero_variances` over places, (R,),
+    "zeros_to_digits" and "alone_to_digits" being ratios of two; and the mean of `changed_shares`
+    over places, (R, 10).
     """
     X = all_pairs(length).X
-    variances: dict[str, list[Tensor]] = {}
-    shares: dict[str, list[Tensor]] = {}
+    by_name: dict[str, list[Tensor]] = {}
     for position in range(ADDENDS, length):
         traces = [ensemble.trace(with_digit(X, position, digit)) for digit in range(DIGITS)]
-        for name, value in zero_variances(traces, position).items():
-            variances.setdefault(name, []).append(value)
-        for name, value in changed_shares(traces, position).items():
-            shares.setdefault(name, []).append(value)
+        values = zero_variances(traces, position) | changed_shares(traces, position)
+        for name, value in values.items():
+            by_name.setdefault(name, []).append(value)
 
-    spreads = {name: torch.stack(values).mean(0).sqrt() for name, values in variances.items()}
+    means = {name: torch.stack(values).mean(0) for name, values in by_name.items()}
+    shares = {name: means.pop(name) for name in by_name if "/" in name}
+    spreads = {name: variance.sqrt() for name, variance in means.items()}
     for name in ("zeros", "alone"):
         spreads[f"{name}_to_digits"] = spreads[name] / spreads["digits"].clamp(min=1e-12)
-    return spreads, {name: torch.stack(values).mean(0) for name, values in shares.items()}
-
-
-# how long the sum can be read
+    return spreads, shares
 
 
 def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tensor:
     """Accuracy (...,) of reading classes y (N,) from features (..., N, H) by a linear classifier.
 
-    The classifier is linear discriminant analysis, which has a closed form: class means and one
-    shared covariance, estimated on the rows where the mask `fit` (N,) is true after scaling every
-    feature to unit variance there, with 0.001 added to the covariance's diagonal. It is tested on
-    the rows where `test` (N,) is true.
+    It is linear discriminant analysis, which has a closed form: class means and one covariance,
+    estimated on the rows of the mask `fit` (N,) after scaling every feature to unit variance there,
+    with 0.001 added to the covariance's diagonal; tested on the rows of `test` (N,).
     """
     if (fit & test).any():
         raise ValueError("linear_probe: a row stands both in `fit` and in `test`")
@@ -146,7 +128,7 @@ def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tens
 def pair_folds(y: Tensor) -> Tensor:
     """Fold 0..4 of each digit pair (B,), given the pairs' sums y; −1 for the first of each sum.
 
-    Those nineteen are always fitted on, so that a probe knows every sum; the others take turns.
+    Those are always fitted on, so that a probe knows every sum; the others take turns.
     """
     first = torch.tensor([s not in y[:k] for k, s in enumerate(y)])
     others = torch.nonzero(~first).squeeze(1)
@@ -159,11 +141,10 @@ def pair_folds(y: Tensor) -> Tensor:
 def read_out(ensemble: Ensemble, X: Tensor, y: Tensor) -> dict[str, Tensor]:
     """How well the sum can be read from "c" and "h" after each step, as accuracies (R, T).
 
-    Probes are fitted on the sequences X (B, T) with each of `FIT_DIGITS` at each place behind the
-    addends and tested on those with each of `TEST_DIGITS`. "<state>/known" tests pairs that the
-    probe was fitted on, "<state>/held_out" pairs that it was not: five fits, each of which leaves
-    out another fold of `pair_folds`. "<state>/held_out_zeros" is the same on the sequences X alone,
-    one for each pair, so that no row is fitted on or tested in several copies.
+    Probes are fitted on the sequences X (B, T) with each of `FIT_DIGITS` at each later place, and
+    tested with each of `TEST_DIGITS`. "<state>/known" tests pairs that the probe was fitted on,
+    "<state>/held_out" the fold of `pair_folds` that it was not. "<state>/held_out_zeros" does so on
+    X alone, one sequence for each pair, so that no row is fitted on or tested in several copies.
     """
     digits = (*FIT_DIGITS, *TEST_DIGITS)
     places = [(p, d) for d in digits for p in range(ADDENDS, X.shape[1])]
@@ -192,9 +173,6 @@ def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Ten
     return right / (test & (folds >= 0)).sum()
 
 
-# what a gate is worth
-
-
 def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[str, Tensor]:
     """Accuracy (R,) on X (B, T), y (B,) "as trained" and with one gate made useless.
 
@@ -203,49 +181,21 @@ def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[
     i and o. `first` = 2 leaves the reading of the addends as trained.
     """
     trace = ensemble.trace(X)
-    conditions: dict[str, dict[str, float | Tensor]] = {"as trained": {}}
-    for gate in GATES:
+    accuracies = {"as trained": _accuracy(ensemble.logits(X), y)}
+    for gate in "ifo":
         mean = trace[gate][:, :, first:].mean(dim=(1, 2)).unsqueeze(1)  # (R, 1, H)
-        conditions[f"{gate} = 1"] = {gate: 1.0}
-        conditions[f"{gate} = mean"] = {gate: mean}
-    return {
-        name: _accuracy(ensemble.logits(X, held, first), y) for name, held in conditions.items()
-    }
+        for name, value in {"1": 1.0, "mean": mean}.items():
+            logits = ensemble.logits(X, {gate: value}, first)
+            accuracies[f"{gate} = {name}"] = _accuracy(logits, y)
+    return accuracies
 
 
 def accuracy_by_place(ensemble: Ensemble, X: Tensor, y: Tensor) -> Tensor:
     """Accuracy (R, T − 2, 10) on X (B, T), y (B,) with each digit put at each later place."""
-    by_place = [
-        [_accuracy(ensemble.logits(with_digit(X, p, d)), y) for d in range(DIGITS)]
-        for p in range(ADDENDS, X.shape[1])
-    ]
-    return torch.stack([torch.stack(by_digit, 1) for by_digit in by_place], 1)
+    places = [(p, d) for p in range(ADDENDS, X.shape[1]) for d in range(DIGITS)]
+    accuracies = [_accuracy(ensemble.logits(with_digit(X, p, d)), y) for p, d in places]
+    return torch.stack(accuracies, 1).unflatten(1, (-1, DIGITS))
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(-1) == y).double().mean(1)
-
-
-# the report
-
-
-def rows(
-    measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
-) -> dict[str, list[Row]]:
-    """The report's row of chapter 03: how many models predict what the source printed."""
-    table = published["gates"]
-    expected, predictions = table["prediction"], measures["prediction"]
-    hits, n = predictions.count(expected), len(predictions)
-    verdict = {0: "not reproduced", n: "reproduced"}.get(hits, f"reproduced by {hits} of {n} seeds")
-    ours = str(predictions[0]) if len({*predictions}) == 1 else f"{hits} × {expected}"
-    what = f"prediction for {' '.join(map(str, table['sequence']))}"
-    reason = f"{expected} predicted by {hits} of {n} trained models"
-    return {"Numbers": [Row(what, str(expected), f"{ours}, n = {n}", verdict, reason)]}
-
-
-def about(published: Mapping[str, Any]) -> str:
-    """What the published pictures of chapter 03 were made from."""
-    return (
-        f"Published: heat maps of one LSTM that was trained on {published['gates']['length']} "
-        "digits, for one sequence."
-    )

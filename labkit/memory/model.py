@@ -188,10 +188,7 @@ class Ensemble:
             view.copy_(state[name])
 
     def _read(self, X: Tensor, held: Held = None, first: int = 0) -> _Workspace:
-        """Read the sequences X; leaves all gates and states in a workspace.
-
-        Training, tracing and ablation all read this way. `held` and `first` are those of `trace`.
-        """
+        """Read X and leave all gates and states in a workspace; `held`, `first` as in `trace`."""
         B, T = X.shape[-2:]
         if (T, B) not in self._workspaces:
             if len(self._workspaces) >= 4:

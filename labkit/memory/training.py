@@ -1,8 +1,4 @@
-"""Training of an ensemble: the loop, the evaluation on held-out data, the best checkpoint.
-
-Every replica keeps its own best checkpoint. The dev score is the best over all evaluations and the
-test score belongs to that checkpoint, so a test set is never looked at while choosing.
-"""
+"""Training of an ensemble: the loop, the best checkpoint, and a recipe for exploding gradients."""
 
 from __future__ import annotations
 
@@ -56,7 +52,7 @@ def fit(
     That is the one with the best dev accuracy, the earliest where several tie. Returns, for R
     replicas and K evaluations: "step" (K,); "train_loss" (R, K), the mean over the batches since
     the evaluation before; "dev_loss" and "dev_curve", the dev accuracy, (R, K); and of the best
-    checkpoint "best_step" and "dev_accuracy" (R,). `progress` gets (done, total).
+    checkpoint "best_step" and "dev_accuracy" (R,).
     """
     check(*train, replicas=len(ensemble))
     optimiser = torch.optim.Adam([ensemble.trainable], lr=lr, fused=True)
@@ -121,20 +117,18 @@ class DigitSumTraining(Specification):
         """Where its measures stand in a record."""
         return place(self.protocol, self.model.cell, self.model.setting, self.length)
 
-    @property
-    def title(self) -> str:
-        return self.name
+    title = name  # what the progress line shows
 
     def train(self, progress: Progress = lambda done, total: None) -> Arrays:
         """Train the replicas and test each one's best checkpoint.
 
-        Returns what `fit` does, and for R replicas first_loss and test_accuracy, or for sound
-        test_accuracy_seen_pairs and test_accuracy_unseen_pairs, each (R,); and the parameters of
-        the best checkpoint under "parameters.<name>", (R, ...).
+        Returns what `fit` does; "first_loss" and "test_accuracy", or for sound
+        "test_accuracy_seen_pairs" and "test_accuracy_unseen_pairs", each (R,); and the parameters
+        of the best checkpoint under "parameters.<name>", (R, ...).
         """
         device = machine.device(self.device)
         ensemble = Ensemble(self.model, self.seeds, device=device)
-        data = {name: split.to(device) for name, split in self._data().items()}
+        data = {name: Split(X.to(device), y.to(device)) for name, (X, y) in self._data().items()}
         train, dev = data.pop("train"), data.pop("dev")
         shuffle = self.protocol != "published"
 
@@ -157,8 +151,51 @@ class DigitSumTraining(Specification):
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> Ensemble:
         """The trained replicas that `train` has returned, each at its best checkpoint."""
-        ensemble = Ensemble(self.model, self.seeds)
-        prefix = "parameters."
+        ensemble, prefix = Ensemble(self.model, self.seeds), "parameters."
         state = {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
         ensemble.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
         return ensemble
+
+
+def clip_gradients(ensemble: Ensemble, max_norm: float, *, together: bool) -> None:
+    """Scale gradients down to the L2 norm `max_norm` where above it: all of a replica `together`,
+    as `torch.nn.utils.clip_grad_norm_` does, or each tensor on its own."""
+    gradients = list(ensemble.gradients.values())
+    norms = [gradient.flatten(1).norm(dim=1) for gradient in gradients]  # (R,) each
+    if together:
+        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
+        norms = [squares.sum(0).sqrt()] * len(gradients)
+    for gradient, norm in zip(gradients, norms, strict=True):
+        gradient.mul_((max_norm / norm.clamp(min=1e-30)).clamp(max=1.0).view(-1, 1, 1))
+
+
+def explode(
+    seeds: Sequence[int],
+    clip: Literal["none", "per_tensor", "global"] = "none",
+    max_norm: float = 5.0,
+    epochs: int = 50,
+) -> dict[str, Tensor]:
+    """The textbook's recipe for a gradient explosion: an SRN, 20 digits, plain SGD with learning
+    rate 0.2 on the summed cross-entropy of batches of 64.
+
+    `clip` to `max_norm` is "per_tensor" in the textbook's framework, "global" in torch's
+    `clip_grad_norm_`. Returns for R replicas and K steps (R, K) "loss", a mean per sequence, and
+    "gradient", the L2 norm of U's before clipping; and at the end (R,) "dev_accuracy" and
+    "saturated", the share of hidden values on the dev set beyond ±0.999.
+    """
+    ensemble, data = Ensemble(ModelSpec(cell="srn"), seeds), load_published(20)
+    stream = batches(data["train"], seeds, batch_size=64)
+    curves: dict[str, list[Tensor]] = {"loss": [], "gradient": []}
+    for _ in range(epochs * -(-len(data["train"].y) // 64)):
+        X, y = next(stream)
+        curves["loss"].append(ensemble.loss_and_gradients(X, y, reduction="sum") / y.shape[1])
+        curves["gradient"].append(ensemble.gradients["U"].flatten(1).norm(dim=1))
+        if clip != "none":
+            clip_gradients(ensemble, max_norm, together=clip == "global")
+        with torch.no_grad():
+            ensemble.trainable -= 0.2 * ensemble.trainable.grad
+    hidden = ensemble.trace(data["dev"].X)["h"]
+    return {name: torch.stack(values, 1) for name, values in curves.items()} | {
+        "dev_accuracy": ensemble.evaluate(*data["dev"])[1],
+        "saturated": (hidden.abs() > 0.999).to(hidden.dtype).mean(dim=(1, 2, 3)),
+    }
