@@ -262,7 +262,8 @@ def become_worker(scheduler: str, processes: int) -> None:
         sys.executable, "-m", "dask", "worker", scheduler,
         "--nworkers", str(processes), "--nthreads", "1", "--no-dashboard",
     ]  # fmt: skip
-    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment()})
+    inherited = {name: value for name, value in os.environ.items() if name != "LABKIT_DASK"}
+    os.execve(sys.executable, command, inherited | machine.kernel_environment())
 
 
 def _end_with_parent() -> None:
