@@ -294,10 +294,6 @@ def test_the_report_sets_out_what_the_chapters_wrote(place):
     assert "[01 A toy](#01-a-toy)" in text
 
 
-def test_a_line_that_begins_with_a_number_is_no_list():
-    assert record.cell("24. of them\nwere | wrong") == "24\\. of them were \\| wrong"
-
-
 def test_full_is_reported_before_cpu_and_quick_never(place):
     place.publish("quick")
     assert record.reported(CHAPTER) is None

@@ -28,7 +28,6 @@ from labkit.measure.statistics import number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA = 2
 SUMS = "SHA256SUMS"
 RTOL, ATOL = 1e-4, 1e-6  # the declared tolerance between machines
 _started = datetime.now(UTC)
@@ -118,7 +117,7 @@ def write(
         entry = {"file": file, "sha256": code.sha256(image), "alt": figure.labkit_alt}
         entries[figure.labkit_name] = entry
     content = {
-        "schema_version": SCHEMA,
+        "schema_version": 2,
         "chapter": chapter,
         "profile": profile,
         "run_id": os.environ.get("LABKIT_RUN_ID", "interactive"),
@@ -241,13 +240,12 @@ def read(path: Path, chapter: str | None = None, profile: str | None = None) -> 
     if not path.is_file():
         raise ValueError(f"there is no {shown(path)}")
     content = parse(path.read_bytes(), shown(path))
-    for name, expected in (("chapter", chapter), ("profile", profile)):
-        if expected is not None and content[name] != expected:
-            raise ValueError(f"{shown(path)} is of {name} {content[name]}, not of {expected}")
+    if chapter and (content["chapter"], content["profile"]) != (chapter, profile):
+        raise ValueError(f"{shown(path)} is of {content['chapter']} ({content['profile']})")
     return content
 
 
-def read_all(path: Path) -> dict[str, dict[str, Any]]:
+def _read_all(path: Path) -> dict[str, dict[str, Any]]:
     """The record in a file, or those of the chapters in a folder, by name."""
     files = [*path.glob("record.json"), *path.glob("*/record.json")] if path.is_dir() else [path]
     if not files:
@@ -293,10 +291,8 @@ def show_reported(chapter: str) -> None:
             raise ValueError(f"{figure['file']} is not what the run wrote; see make verify")
         display(Image(image, format="png", width=800, alt=figure["alt"]))
         display(Markdown(f"*{name}*: {figure['alt']}"))
-    rows = [
-        (f"`{name}`", number(value), value["n"] if isinstance(value, dict) else 1)
-        for name, value in record["measures"].items()
-    ]
+    measures = record["measures"].items()
+    rows = [(f"`{k}`", number(v), v["n"] if isinstance(v, dict) else 1) for k, v in measures]
     table = markdown_table(("measure", "value [95 % interval]", "n"), rows)
     display(Markdown(f"<details><summary>All measures</summary>\n\n{table}\n\n</details>"))
 
@@ -305,10 +301,10 @@ def machine_line(record: Mapping[str, Any]) -> str:
     """One line: profile, device, threads and versions of a record, in Markdown."""
     facts = record["provenance"]
     kind = f"CUDA {facts['cuda']}" if facts["cuda"] else facts["cpu_capability"] or "cpu"
-    device = f"{facts['device_name']} ({kind})"
     threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''} a process"
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("python", "torch"))
-    return f"Profile `{record['profile']}` on {device}, {threads}, {facts['platform']}; {versions}."
+    versions = "python {python}, torch {torch}".format(**facts["versions"])
+    where = f"{facts['device_name']} ({kind}), {threads}, {facts['platform']}"
+    return f"Profile `{record['profile']}` on {where}; {versions}."
 
 
 def claims_table(record: Mapping[str, Any]) -> str:
@@ -320,13 +316,8 @@ def claims_table(record: Mapping[str, Any]) -> str:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table that no text in a cell can break."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
-
-
-def cell(text: Any) -> str:
-    """Text for a cell of a Markdown table: on one line, and without a beginning of a list."""
-    line = " ".join(str(text).split()).replace("|", "\\|")
-    return re.sub(r"^(\d+)\. ", r"\1\\. ", line)
+    cells = [[" ".join(str(text).split()).replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 # comparing
@@ -334,13 +325,12 @@ def cell(text: Any) -> str:
 
 def compare_all(a: Path, b: Path, identical: bool = False) -> list[str]:
     """Where two record files, or two folders of them, differ; a line each."""
-    one, other = read_all(a), read_all(b)
+    one, other = _read_all(a), _read_all(b)
     if len(one) == len(other) == 1:  # two files lie in any folders
         return compare(*one.values(), *other.values(), identical)
     lines = [f"{name}: only in one of the two" for name in sorted(one.keys() ^ other.keys())]
-    for name in sorted(one.keys() & other.keys()):
-        lines += [f"{name}: {line}" for line in compare(one[name], other[name], identical)]
-    return lines
+    both = sorted(one.keys() & other.keys())
+    return lines + [f"{n}: {line}" for n in both for line in compare(one[n], other[n], identical)]
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False) -> list[str]:
@@ -352,18 +342,14 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False)
     """
     if a["chapter"] != b["chapter"]:
         return [f"these are two chapters, {a['chapter']} and {b['chapter']}"]
-    one, other = (
-        r | {"claim": {claim["id"]: claim["verdict"] for claim in r["claims"]}} for r in (a, b)
-    )
+    one, other = ({**r, "claim": {c["id"]: c["verdict"] for c in r["claims"]}} for r in (a, b))
     differences = []
     for part in ("data", "settings", "claim", "measures"):
         for name in sorted({*one[part], *other[part]}):
             x, y = one[part].get(name, "none"), other[part].get(name, "none")
-            if code.canonical(x) == code.canonical(y):
-                continue
-            if part != "measures":
+            if part != "measures" and x != y:
                 differences.append(f"{part} {name}: {x!r} and {y!r}")
-            elif not _agree(x, y, identical):
+            if part == "measures" and not _agree(x, y, identical):
                 differences.append(f"measure {name}: {number(x)} and {number(y)}")
     if identical and a["curves"] != b["curves"]:
         differences.append("curves: not the same")
@@ -371,7 +357,9 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False)
 
 
 def _agree(a: Any, b: Any, identical: bool = False) -> bool:
-    """Whether two unequal values of one measure are times, or within the declared tolerance."""
+    """Whether two values of a measure are equal, or times, or within the declared tolerance."""
+    if code.canonical(a) == code.canonical(b):
+        return True
     reach = 0.0
     if isinstance(a, dict) and isinstance(b, dict):
         if a["timing"] and b["timing"]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from labkit.lab import code, machine, record
 from labkit.lab.machine import shown
-from labkit.lab.notebooks import ChapterError, chapters, read_notebook
-from labkit.lab.record import SUMS, cell, markdown_table, read_sums
-from labkit.lab.settings import SettingsError, resolve
+from labkit.lab.notebooks import chapters, read_notebook
+from labkit.lab.record import SUMS, markdown_table, read_sums
+from labkit.lab.settings import resolve
 
 REPORT = "REPORT.md"
 ROW = ("what", "published", "ours", "verdict", "reason")
@@ -50,7 +50,7 @@ def render() -> str:
             parts.append(f"### {heading}\n\n{table}\n")
         parts += ["### Figures\n"] * bool(content["figures"])
         for figure in content["figures"].values():
-            alt = cell(figure["alt"]).replace("[", "(").replace("]", ")")
+            alt = " ".join(figure["alt"].split()).replace("[", "(").replace("]", ")")
             parts.append(f"![{alt}]({content['profile']}/{chapter}/{figure['file']})\n")
     return "\n".join(parts).rstrip() + "\n"
 
@@ -76,8 +76,7 @@ def verdicts() -> str:
 def _title(chapter: str) -> str:
     cells = read_notebook(machine.NOTEBOOKS / f"{chapter}.ipynb").cells
     lines = (line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines())
-    heading = next((line[2:].strip() for line in lines if line.startswith("# ")), chapter)
-    return heading if heading.startswith(chapter[:2]) else f"{chapter[:2]} {heading}"
+    return next((line[2:].strip() for line in lines if line.startswith("# ")), chapter)
 
 
 def _summary(records: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -87,18 +86,14 @@ def _summary(records: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         for title, content in known.items()
         for claim in content["claims"]
     ]
-    verdicts = Counter(
-        row["verdict"] for c in known.values() for group in c["rows"].values() for row in group
-    )
+    groups = [group for content in known.values() for group in content["rows"].values()]
+    verdicts = Counter(row["verdict"] for group in groups for row in group)
     counts = ", ".join(f"{verdict} {count}" for verdict, count in verdicts.most_common())
     anchors = {t: re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles.values()}
     links = ", ".join(f"[{title}](#{anchor})" for title, anchor in anchors.items())
     table = markdown_table(("chapter", "claim", "published", "verdict"), rows)
     total = f"The {verdicts.total()} rows of published numbers: {counts}."
     return f"## Summary\n\n{table}\n\n{total}\n\nChapter by chapter: {links}.\n"
-
-
-# verification
 
 
 def verify() -> list[str]:
@@ -177,7 +172,7 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
         if values is None:
             cells = read_notebook(machine.NOTEBOOKS / f"{chapter}.ipynb").cells
             values = resolve(chapter, cells, profile)
-    except (ValueError, SettingsError, ChapterError) as error:
+    except ValueError as error:
         return [str(error)]
     # downloads may be absent: a fresh clone has none, and they are checked when they are used
     data = {name: code.data_digest(name) for name in content["data"]}

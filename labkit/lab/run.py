@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from jupyter_client import AsyncKernelManager
 from nbformat import NotebookNode
 
-from labkit.lab import code, machine, record, report, settings
+from labkit.lab import code, machine, record, report
 from labkit.lab.machine import shown
 from labkit.lab.notebooks import (
     ChapterError,
@@ -40,6 +40,7 @@ from labkit.lab.notebooks import (
     one_line,
     read_notebook,
 )
+from labkit.lab.settings import resolve
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
@@ -48,11 +49,7 @@ LOG_EVERY = 60.0  # seconds between two progress lines in a log
 
 
 class Interrupted(BaseException):
-    """This process was told to stop by a signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_code = 128 + signum
+    """This process was told to stop by the signal whose number is the argument."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +64,10 @@ class Options:
     cell_timeout: int | None = None  # seconds
 
 
-# kernels and signals
-
-
 class Kernels:
     """The kernels that a run has started; each leads a process group of its own.
 
-    So Ctrl-C in a terminal does not reach them. The client works in another thread; this one gets
-    the signals, and `end` leaves no process of a kernel's group behind.
+    So Ctrl-C in a terminal does not reach them, and `end` leaves none of their processes behind.
     """
 
     def __init__(self) -> None:
@@ -82,8 +75,7 @@ class Kernels:
         self._ending = False
 
     def manager(self, variables: Mapping[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
-        """A kernel manager: its kernels get `variables` and write what bypasses the notebook,
-        such as a crash's last words, to `log`."""
+        """A manager whose kernels get `variables` and write a crash's last words to `log`."""
         kernels = self
 
         class Manager(AsyncKernelManager):
@@ -129,9 +121,6 @@ def signals_raise() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# what a person sees
 
 
 class Progress:
@@ -189,9 +178,6 @@ class Progress:
                 print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-# running
-
-
 @dataclass
 class Outcome:
     """How one chapter ended, and after how many seconds."""
@@ -220,8 +206,8 @@ def run(names: Sequence[str], options: Options) -> int:
                 with signals_raise():
                     _bring_up_to_date(outcome, options)
         except Interrupted as interruption:
-            print(f"{interruption}; the same command goes on from here", file=sys.stderr)
-            status = interruption.exit_code
+            name, status = signal.Signals(*interruption.args).name, 128 + interruption.args[0]
+            print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
     print(f"\n{'chapter':<20}  {'status':<11}  seconds")
     for o in outcomes:
         print(f"{o.chapter:<20}  {o.status:<11}  {o.seconds:7.1f}")
@@ -242,10 +228,10 @@ def select(names: Sequence[str]) -> list[str]:
     selected = set()
     for name in names or known:
         wanted = Path(name).name.removesuffix(".ipynb")
-        matches = [k for k in known if wanted == k or wanted.zfill(2) == k.split("_")[0]]
+        matches = {k for k in known if wanted == k or wanted.zfill(2) == k.split("_")[0]}
         if not matches:
             raise ValueError(f"unknown chapter '{name}'. There are {', '.join(known)}")
-        selected.update(matches)
+        selected |= matches
     return sorted(selected)
 
 
@@ -270,10 +256,8 @@ def _preflight(outcomes: Sequence[Outcome], options: Options) -> None:
         place = f"notebooks/{outcome.chapter}.ipynb"
         try:
             cells = read_notebook(machine.ROOT / place).cells
-            outcome.values = settings.resolve(
-                outcome.chapter, cells, options.profile, options.given
-            )
-        except (ChapterError, settings.SettingsError) as error:
+            outcome.values = resolve(outcome.chapter, cells, options.profile, options.given)
+        except ValueError as error:
             if not isinstance(error, ChapterError):
                 error = ChapterError(place, str(error), "correct it and run again; nothing was run")
             outcome.status = "failed"
@@ -323,7 +307,13 @@ class Execution:
             self.staging.mkdir(parents=True)
             digests = code.chapter_code(self.chapter)
             self._execute()
-            self._check_cells()
+            other_steps = {
+                "TerminatedWorkerError": self.smaller,  # joblib's, often for its memory
+                "OSError": f"free some space or mend the folder, then {self.again}",
+                "PermissionError": f"mend the folder's permissions, then {self.again}",
+                **dict.fromkeys(("DownloadError", "ClusterError"), self.again),
+            }
+            check_cells(read_notebook(self.notebook), self.place, self.mend, other_steps)
             self._publish(digests)
         except Exception as error:  # whatever a cell's outputs do to papermill: no other chapter's
             with contextlib.suppress(OSError):  # there may be no room for what is left
@@ -344,15 +334,15 @@ class Execution:
 
         for name in ("papermill", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the failure line says it
+        workers = self.options.workers or os.environ.get("LABKIT_WORKERS", "")
         variables = machine.kernel_environment(self.options.threads) | {
             "LABKIT_ROOT": str(machine.ROOT),
             "LABKIT_CACHE": str(machine.CACHE),
             "LABKIT_STAGING": str(self.staging),
             "LABKIT_RUN_ID": self.run_id,
             "LABKIT_PROGRESS": str(self.staging / "progress"),
+            "LABKIT_WORKERS": str(workers),
         }
-        if self.options.workers:
-            variables["LABKIT_WORKERS"] = str(self.options.workers)
         index, source, kernels = -1, read_notebook(machine.ROOT / self.place), Kernels()
         progress = Progress(self.chapter, self.staging / "progress")
 
@@ -413,15 +403,6 @@ class Execution:
             cause = f"the kernel died, {died}" if died else f"no kernel: {one_line(str(error))}"
             step = self.mend
         return ChapterError(f"{self.place}, {describe_cell(executed, index)}", cause, step)
-
-    def _check_cells(self) -> None:
-        other_steps = {
-            "TerminatedWorkerError": self.smaller,  # joblib's, often for its memory
-            "OSError": f"free some space or mend the folder, then {self.again}",
-            "PermissionError": f"mend the folder's permissions, then {self.again}",
-            **dict.fromkeys(("DownloadError", "ClusterError"), self.again),
-        }
-        check_cells(read_notebook(self.notebook), self.place, self.mend, other_steps)
 
     def _publish(self, digests: Mapping[str, str]) -> None:
         """Publish the record of this run; ValueError unless this run wrote a sound one."""
