@@ -41,7 +41,6 @@ def summarise(
     raw = _checked(values)
     if seeds is not None and len(seeds) != len(raw):
         raise ValueError(f"{len(raw)} values but {len(seeds)} seeds; give one value for each seed")
-
     if student and statistic != "mean":
         raise ValueError(f"a Student interval is that of the mean, not of the {statistic}")
     low, high, interval = _interval(np.array(raw), statistic, student)
@@ -91,17 +90,13 @@ def _interval(
         half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
         return float(values.mean() - half), float(values.mean() + half), f"95 % {STUDENT}"
     for method in ("BCa", "percentile"):
+        rng = np.random.default_rng(0)
         with warnings.catch_warnings():
             # BCa has no acceleration where leaving out any one value changes nothing, as for some
             # medians: it then gives NaN and the percentile interval takes its place
             warnings.simplefilter("ignore")
             bounds = stats.bootstrap(
-                (values,),
-                STATISTICS[statistic],
-                n_resamples=10_000,
-                method=method,
-                vectorized=True,
-                rng=np.random.default_rng(0),
+                (values,), STATISTICS[statistic], n_resamples=10_000, method=method, rng=rng
             ).confidence_interval
         if np.isfinite(bounds).all():
             interval = f"95 % {method} bootstrap of the {statistic}"
@@ -122,8 +117,7 @@ def paired_difference(
             f"paired_difference needs one value for each seed: {len(a)}, {len(b)}, {len(seeds)}"
         )
     difference = np.subtract(a, b)
-    if not student:
-        # float32 accuracies that are equal as fractions may differ in the eighth digit
+    if not student:  # float32 accuracies of equal fractions may differ in the eighth digit
         difference = np.round(difference, 6)
     return summarise(difference.tolist(), seeds=seeds, student=student)
 
