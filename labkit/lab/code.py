@@ -143,21 +143,19 @@ def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
 
 
 def chapter_code(chapter: str) -> dict[str, str]:
-    """Name -> SHA-256 of the code behind a chapter: "notebook" and the closure of its imports."""
-    sources = notebook_sources(chapter)
-    imports = set().union(*(_digest_and_imports(source)[1] for source in sources))
-    notebook = sha256(canonical([stripped(source) for source in sources]))
-    return {"notebook": notebook} | closure(imports)
+    """Name -> SHA-256 of the code behind a chapter: "notebook" and the closure of its imports.
 
-
-def notebook_sources(chapter: str) -> list[str]:
-    """The source of every code cell of a chapter, in order; ValueError if it cannot be read."""
+    ValueError for a notebook that cannot be read.
+    """
     path = machine.NOTEBOOKS / f"{chapter}.ipynb"
     try:
         cells = json.loads(path.read_text("utf-8-sig"))["cells"]
-        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{machine.shown(path)} cannot be read: {error!r}") from error
+    imports = set().union(*(_digest_and_imports(source)[1] for source in sources))
+    notebook = sha256(canonical([stripped(source) for source in sources]))
+    return {"notebook": notebook} | closure(imports)
 
 
 # data

@@ -60,13 +60,6 @@ def kernel_environment(threads: int = 1) -> dict[str, str]:
     }
 
 
-def cpu_count() -> int:
-    """The cores that this process may use: fewer than the machine has under Slurm or taskset."""
-    import joblib
-
-    return joblib.cpu_count()
-
-
 def count_from(variable: str) -> int | None:
     """The number of at least 1 that a variable of the environment holds, None when unset."""
     given = os.environ.get(variable)

@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from pydantic import TypeAdapter
 from tqdm.auto import tqdm
@@ -103,7 +104,7 @@ def _finished(
 ) -> Iterator[tuple[str, bytes]]:
     """The key and the file's content of each training as it ends."""
     scheduler = os.environ.get("LABKIT_DASK")
-    workers = workers or machine.count_from("LABKIT_WORKERS") or machine.cpu_count()
+    workers = workers or machine.count_from("LABKIT_WORKERS") or joblib.cpu_count()
     count = min(workers, len(missing))
     if not missing:
         return
@@ -111,9 +112,6 @@ def _finished(
         for k, specification in missing.items():
             yield _carry_out(k, specification, partial(tell, specification.title))
         return
-
-    import joblib
-
     with _cluster(scheduler) if scheduler else nullcontext():
         parallel = joblib.Parallel(
             n_jobs=-1 if scheduler else count, batch_size=1, return_as="generator_unordered"
@@ -215,7 +213,6 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
     """joblib on the workers of a Dask cluster; ClusterError where it cannot be used."""
     try:
         import distributed
-        import joblib
         from distributed.comm import connect
         from distributed.utils import LoopRunner
     except ModuleNotFoundError as error:
@@ -253,16 +250,16 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
             ) from error
 
 
-def become_worker(scheduler: str, processes: int) -> None:
-    """Become the Dask workers of this machine, each training one task at a time; does not return.
+def become_worker(scheduler: str, processes: int | None) -> None:
+    """Become the Dask workers of this machine, one for each core by default; does not return.
 
-    They have the environment of a chapter's kernel, so that they compute the same.
+    Each trains one task at a time, in the environment of a chapter's kernel: it computes the same.
     """
     with _cluster(scheduler, wait=False):
         pass  # a wrong address is said here; dask itself would try it for ever
     command = [
         sys.executable, "-m", "dask", "worker", scheduler,
-        "--nworkers", str(processes), "--nthreads", "1", "--no-dashboard",
+        "--nworkers", str(processes or joblib.cpu_count()), "--nthreads", "1", "--no-dashboard",
     ]  # fmt: skip
     os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment()})
 
