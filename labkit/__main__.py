@@ -92,9 +92,9 @@ def run(
 @app.command()
 def worker(scheduler: str, processes: Count = None) -> None:
     """Train what a Dask scheduler, such as tcp://teacher.example:8786, hands out."""
-    from labkit.lab import machine, store
+    from labkit.lab import store
 
-    store.become_worker(scheduler, processes or machine.cpu_count())
+    store.become_worker(scheduler, processes)
 
 
 @app.command()

@@ -307,7 +307,8 @@ def test_without_a_scheduler_or_a_worker_the_next_step_is_said(
 def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
     calls = []
     monkeypatch.setattr(store.os, "execve", lambda *arguments: calls.append(arguments))
-    store.become_worker(scheduler, 3)
+    monkeypatch.setattr(store.joblib, "cpu_count", lambda: 3)  # knows of Slurm and containers
+    store.become_worker(scheduler, None)
     ((program, arguments, variables),) = calls
     options = f"-m dask worker {scheduler} --nworkers 3 --nthreads 1 --no-dashboard"
     assert (program, arguments) == (sys.executable, [sys.executable, *options.split()])
