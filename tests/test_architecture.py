@@ -20,7 +20,7 @@ ALLOWED = {
     "bert": {"film", "cells", "measure", "lab"},  # its rivals read the corpus of film reviews
     "sine": {"cells", "measure", "lab"},
 }
-LIMITS = {"labkit": (6_800, 40), "tests": (7_000, None), "benchmarks": (500, None)}
+LIMITS = {"labkit": (7_320, 40), "tests": (7_000, None), "benchmarks": (500, None)}
 
 
 def name_of(path: Path) -> str:

@@ -19,8 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from labkit.film import corpus as reviews
-from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus
-from labkit.film.generated import Review, make_corpus
+from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus, Review, make_corpus
 from labkit.lab import machine
 from labkit.lab.code import sha256
 from labkit.lab.fetch import DownloadError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labkit.lab import code, machine, store
-from labkit.lab.specification import Specification, specification
+from labkit.lab.store import Specification, specification
 
 # A room beside a copy of labkit: what trains, what that imports, and what only shows results.
 ROOM = {

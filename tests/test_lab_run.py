@@ -269,7 +269,7 @@ SQUARES = """import os, time
 import numpy as np
 from pathlib import Path
 from labkit.lab import machine
-from labkit.lab.specification import Specification, specification
+from labkit.lab.store import Specification, specification
 
 @specification
 class Square(Specification):

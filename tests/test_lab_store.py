@@ -24,14 +24,14 @@ import pytest
 
 import labkit
 from labkit.lab import code, machine, store
-from labkit.lab.specification import Arrays
+from labkit.lab.store import Arrays
 
 PATIENCE = 120  # seconds: a slow machine may take long, a broken store takes for ever
 ROOM = """
 import time
 import numpy as np
 import torch
-from labkit.lab.specification import Seeds, Specification, specification
+from labkit.lab.store import Seeds, Specification, specification
 from labkit.toy_data import SCALE
 
 @specification

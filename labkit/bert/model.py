@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from labkit.film import corpus as reviews
 from labkit.lab import code, machine
 from labkit.lab.fetch import DownloadError, offline
-from labkit.lab.specification import specification
+from labkit.lab.store import specification
 
 transformers.utils.logging.set_verbosity_error()  # its advice and its bars are for other programs
 transformers.utils.logging.disable_progress_bar()

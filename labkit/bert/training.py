@@ -19,7 +19,7 @@ from labkit.film import corpus as reviews
 from labkit.film import training as film
 from labkit.film.corpus import Corpus
 from labkit.lab import code, store
-from labkit.lab.specification import Arrays, Progress, Specification, specification
+from labkit.lab.store import Arrays, Progress, Specification, specification
 
 HEAD_SHARE = 0.25  # of "head_tail", as the 128 first of 510 pieces in Sun et al. (2019)
 EVALUATION_BATCH = 64

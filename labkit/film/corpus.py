@@ -13,22 +13,21 @@ import tarfile
 import tomllib
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from random import Random
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.film import generated
-from labkit.film.generated import Review
 from labkit.lab import code, machine, store
 from labkit.lab.fetch import DownloadError, Source, fetch, say
-from labkit.lab.specification import Arrays
+from labkit.lab.store import Arrays
 
 KINDS = ("neg", "pos")
 UNKNOWN, PAD = "<unk>", "<pad>"
@@ -37,6 +36,117 @@ EXCERPT_WORDS = 2_603
 
 _REVIEW = re.compile(r"(?:^|/)((?:train|test)/(?:neg|pos)/\d+_(?:10|[1-9])\.txt)$")
 _WORD = re.compile(r"[^\W_]+|(?<=[^\W_])'(?:s|ll|ve|re|d|m)\b")
+
+
+# reviews by rule
+#
+# A review is one verdict, up to three remarks that agree with it, and sentences that judge nothing.
+# It is hard in the ways in which real reviews are: opinions are negated ("never dull"), weighed
+# ("although the acting is superb, the story is a mess") or somebody else's ("the critics called it
+# terrible, and I cannot see why"); the verdict may stand far from the end; the plot, too, has
+# terrible secrets and charming clerks; and most words are names that hardly ever come again.
+
+
+@dataclass(frozen=True)
+class Review:
+    """One review, made up or real; `rating` is 1 to 4 for label 0 and 7 to 10 for label 1."""
+
+    part: str  # "train" or "test"
+    label: int  # 0 negative, 1 positive
+    number: int
+    rating: int
+    text: str
+
+
+@cache
+def rules() -> dict[str, Any]:
+    """The words and sentences, as they were when this process first read them."""
+    tables = tomllib.loads((machine.DATA / "generated_reviews.toml").read_text("utf-8"))
+    tables["words"]["any"] = " ".join(words for side in tables["adjectives"] for words in side)
+    return tables
+
+
+def pick(rng: Random, items: str | Sequence[Any]) -> Any:
+    """One of the items, or of the words of a text."""
+    # of a seed's draws, Python promises to keep those of `random()` alone
+    items = items.split() if isinstance(items, str) else items
+    return items[int(rng.random() * len(items))]
+
+
+def shuffled(rng: Random, items: Sequence[str]) -> list[str]:
+    """The items in random order."""
+    return sorted(items, key=lambda _: rng.random())
+
+
+def fill(rng: Random, template: str, words: Mapping[str, str | Sequence[str]]) -> str:
+    """The template with every {slot} replaced by one of the slot's words, filled in its turn."""
+    return re.sub(r"\{(\w+)\}", lambda slot: fill(rng, pick(rng, words[slot[1]]), words), template)
+
+
+def make_opinion(rng: Random, label: int, degree: int, subjects: Sequence[str]) -> str:
+    """A sentence that judges one of the subjects, from mildly (`degree` 1) to strongly (4)."""
+    adjectives, nouns, adverbs = (rules()[key] for key in ("adjectives", "nouns", "adverbs"))
+    strong, theirs = int(degree > 2), int(rng.random() < 0.5)
+    ours = adjectives[label][strong].split()
+    if degree in (1, 4) and rng.random() < 0.6:
+        ours = [f"{pick(rng, adverbs[strong])} {word}" for word in ours]
+    words = {
+        **rules()["words"],
+        "subject": subjects,
+        "ours": ours,
+        "our_noun": nouns[label][strong],
+        "theirs": adjectives[1 - label][theirs],
+        "their_noun": nouns[1 - label][theirs],
+    }
+    shares = rules()["degrees"][degree - 1]["shares"]
+    kind = pick(rng, [kind for kind, share in shares.items() for _ in range(share)])
+    return fill(rng, pick(rng, rules()["opinions"][kind]), words)
+
+
+def make_review(rng: Random, label: int) -> tuple[str, int]:
+    """The text of a review and its rating: 1 to 4 for label 0, 7 to 10 for label 1."""
+    words, degree = rules()["words"], 1 + int(4 * rng.random())  # how far from the middle it is
+    verdict = make_opinion(rng, label, degree, words["film"])
+    counts = rules()["degrees"][degree - 1]["remarks"]
+    subjects = shuffled(rng, words["tale"])[: pick(rng, counts)]
+    remarks = [make_opinion(rng, label, degree, [subject]) for subject in subjects]
+    lines = shuffled(rng, words["neutral"])[: pick(rng, rules()["neutral_sentences"])]
+    neutral = [fill(rng, line, words) for line in lines]
+
+    # the verdict opens the review, closes it, or stands somewhere among the rest
+    sentences = [verdict, *remarks, *neutral]
+    if (layout := pick(rng, ("first", "first", "last", "among"))) == "last":
+        sentences = [*neutral, *remarks, verdict]
+    elif layout == "among":
+        sentences = shuffled(rng, sentences)
+    return tidy(rng, sentences), 6 + degree if label else 5 - degree
+
+
+def tidy(rng: Random, sentences: Sequence[str]) -> str:
+    """The sentences as one text, with capital letters, "an", and the untidiness of real reviews."""
+    text = ""
+    for sentence in sentences:
+        sentence = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", sentence[0].upper() + sentence[1:])
+        if rng.random() < 0.04:
+            sentence = sentence.upper()
+        if rng.random() < 0.15:
+            sentence = sentence[:-1] + pick(rng, ("!", "!!", "...", " ."))
+        text += (pick(rng, (" ", " ", " ", "<br /><br />")) if text else "") + sentence
+    return text
+
+
+def make_corpus(num_train: int = 2000, num_test: int = 1000, seed: int = 0) -> list[Review]:
+    """The reviews of a corpus, half of them negative; in the default one no two are alike."""
+    rng, reviews = Random(seed), []
+    for part, count in (("train", num_train), ("test", num_test)):
+        for number in range(count // 2):
+            for label in (0, 1):
+                text, rating = make_review(rng, label)
+                reviews.append(Review(part, label, number, rating, text))
+    return reviews
+
+
+# real reviews
 
 
 def _glove_member(archive: Path) -> IO[bytes]:
@@ -93,7 +203,7 @@ SOURCES = {"imdb": partial(fetch, IMDB), "glove": partial(glove, EXCERPT_WORDS)}
 def read(corpus: str) -> list[Review]:
     """All reviews of "imdb" or "generated": the test part first, then by label and number."""
     if corpus == "generated":
-        reviews = generated.make_corpus()
+        reviews = make_corpus()
     elif corpus == "imdb":
         pattern = r"aclImdb/(train|test)/(neg|pos)/(\d+)_(\d+)\.txt\0([^\0]*)\0"
         facts = re.findall(pattern, fetch(IMDB).read_bytes().decode())
@@ -216,8 +326,8 @@ def split(label: Tensor, is_test: Tensor) -> dict[str, Tensor]:
 
 def load(name: str, vocab_size: int = 20_001) -> Corpus:
     """A corpus as numbers, with the vocabulary of its training reviews; kept for later calls."""
-    rules = generated.rules() if name == "generated" else None
-    facts = {"corpus": name, "vocab_size": vocab_size, "rules": rules}
+    by_rule = rules() if name == "generated" else None
+    facts = {"corpus": name, "vocab_size": vocab_size, "rules": by_rule}
     arrays = store.kept(__name__, facts, lambda: _number(read(name), vocab_size))
     texts = {text: arrays[text].tobytes().decode() for text in ("words", "digest")}
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items() if key not in texts}

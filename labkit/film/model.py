@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from labkit.cells import layers
 from labkit.film.corpus import PAD_ID
-from labkit.lab.specification import specification
+from labkit.lab.store import specification
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 TORCH_LAYERS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}

@@ -25,7 +25,7 @@ from labkit.film.corpus import Corpus, numericalize, tokenize
 from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, accuracy, held_out, positive
 from labkit.lab import machine, store
-from labkit.lab.specification import Arrays
+from labkit.lab.store import Arrays
 from labkit.measure.claims import MISSING, Row, number_row
 from labkit.measure.statistics import Measure, number, summarise
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from labkit.film import corpus as reviews
 from labkit.film.corpus import PAD_ID, UNKNOWN_ID, Corpus, glove_table
 from labkit.film.model import ReviewClassifier, ReviewSpec, Share
-from labkit.lab.specification import Arrays, Progress, Specification, specification
+from labkit.lab.store import Arrays, Progress, Specification, specification
 
 EVALUATION_BATCH = 256
 CURVE_SAMPLE = 5_000

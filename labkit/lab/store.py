@@ -20,17 +20,44 @@ from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, dataclass_transform
 
 import joblib
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from tqdm.auto import tqdm
 
 from labkit.lab import code, machine
-from labkit.lab.specification import Arrays, Progress, Specification
 
 PATIENCE = 60  # seconds to wait for a Dask scheduler, and then for a first worker
+
+Arrays = dict[str, np.ndarray]
+Progress = Callable[[int, int], None]  # called with (done, total)
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, strict=False)]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def specification(cls: type) -> Any:
+    """Make a class a frozen dataclass whose fields pydantic checks, strictly and by name.
+
+    A wrong type or range, or an unknown field, raises `pydantic.ValidationError`, a ValueError.
+    """
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+
+
+class Specification:
+    """One training: its fields, with the code it runs, are the key under which it is kept."""
+
+    @property
+    def title(self) -> str:
+        """What the progress line shows; no part of the key."""
+        return type(self).__name__
+
+    def train(self, progress: Progress) -> Arrays:
+        """Carry the training out and return its arrays by name, any shapes."""
+        raise NotImplementedError
 
 
 class ClusterError(OSError):

@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from labkit.cells import layers
-from labkit.lab.specification import specification
+from labkit.lab.store import specification
 from labkit.memory.data import DIGITS, SUMS, check
 
 GATES = {"srn": ("",), "lstm": ("_o", "_i", "_f", "_c")}  # endings of the parameters' names

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from labkit.lab import machine
-from labkit.lab.specification import Arrays, Progress, Seeds, Specification, specification
+from labkit.lab.store import Arrays, Progress, Seeds, Specification, specification
 from labkit.memory.data import Split, check, load_published, sound_data
 from labkit.memory.model import Ensemble, ModelSpec
 

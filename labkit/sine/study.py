@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from labkit.lab import machine
-from labkit.lab.specification import Arrays, Progress, Seeds, Specification, specification
+from labkit.lab.store import Arrays, Progress, Seeds, Specification, specification
 
 SIZES = (10, 20, 1)
 STEP = 0.01  # of the source's grid
