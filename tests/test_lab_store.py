@@ -335,19 +335,19 @@ def test_a_killed_worker_costs_its_training_a_second_try_only(
 ):
     killed = []
 
-    def kill_one() -> None:
-        with distributed.Client(scheduler, set_as_default=False) as client:
-            wait_for(lambda: any(client.processing().values()))
-            busy = [name for name, keys in client.processing().items() if keys]
-            (pid,) = client.run(os.getpid, workers=busy[:1], nanny=False).values()
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+    def kill_one(client: distributed.Client) -> None:
+        wait_for(lambda: any(client.processing().values()))
+        busy = [name for name, keys in client.processing().items() if keys]
+        (pid,) = client.run(os.getpid, workers=busy[:1], nanny=False).values()
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
 
     monkeypatch.setenv("LABKIT_DASK", scheduler)
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    results = store.train([toy.Toy(seeds=[n], pause=0.5) for n in range(4)], name="x")
-    killer.join()
+    with distributed.Client(scheduler, set_as_default=False) as client:  # before any work begins
+        killer = threading.Thread(target=kill_one, args=[client])
+        killer.start()
+        results = store.train([toy.Toy(seeds=[n], pause=0.5) for n in range(4)], name="x")
+        killer.join()
     assert len(killed) == 1
     monkeypatch.delenv("LABKIT_DASK")
     quick = [toy.Toy(seeds=[n]) for n in range(4)]
