@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from labkit import bert as room
@@ -230,7 +230,14 @@ def file(name: str, content: bytes | None):
     return apply
 
 
+def with_nan(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    next(iter(weights.values())).view(-1)[-1] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+
+
 FAULTS = {
+    "a NaN": (with_nan, "model.safetensors: .* holds numbers that are not finite"),
     "no positions": (config(max_position_embeddings=None), "config.json has no max_position_em"),
     "no vocab_size": (config(vocab_size=None), "config.json has no vocab_size"),
     "an unknown activation": (config(hidden_act="geglu"), "has an unknown hidden_act, 'geglu'"),

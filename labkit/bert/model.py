@@ -226,6 +226,8 @@ def load_encoder(pretrained: Pretrained) -> transformers.BertModel:
     if names := [*report["missing_keys"], *surplus]:
         what = f"{min(names)} ({len(names)} in all)"
         raise DownloadError(f"{path} and {CONFIG} differ in {what}: get both again")
+    if odd := [name for name, p in model.named_parameters() if not p.isfinite().all()]:
+        raise DownloadError(f"{path}: {odd[0]} holds numbers that are not finite: get it again")
     return model.eval()
 
 
