@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from labkit.cells import Settings, figures
 from labkit.lab import record
-from labkit.measure.plots import png_bytes
 from labkit.measure.statistics import summarise
 
 SETTINGS = {
@@ -37,11 +36,6 @@ def gradients():
     return figures.gradient_plot({"srn": {"Xavier": values / 2}, "lstm": {"torch": values}})
 
 
-@pytest.mark.parametrize("make", [ladder, gradients])
-def test_figures_depend_on_their_data_alone(make):
-    assert png_bytes(make()) == png_bytes(make())
-
-
 def test_the_ladder_plot_shows_medians_from_the_readable_rung_down():
     (ax,) = ladder().axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["eight", "by hand"]
@@ -51,7 +45,7 @@ def test_the_ladder_plot_shows_medians_from_the_readable_rung_down():
 
 def test_the_gradient_plot_shows_the_median_and_names_the_starts():
     _, ax = gradients().axes
-    assert ax.lines[0].get_ydata().tolist() == [3.0, 4.0]
+    assert ax.lines[3].get_ydata().tolist() == [3.0, 4.0]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["torch"]
 
 
@@ -79,7 +73,3 @@ def test_rows_set_ours_beside_every_published_number():
 def test_another_toy_value_is_not_reproduced(ours):
     rows = figures.rows(measures(toy_output=ours), {}, record.published())["Numbers"]
     assert rows[0].verdict == "not reproduced"
-
-
-def test_about_tells_the_published_setting():
-    assert figures.about(record.published()).startswith("Published speed: batch 8, 20 steps, 32")

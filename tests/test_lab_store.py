@@ -364,3 +364,14 @@ def test_errors_and_other_code_of_a_worker_are_the_callers(
     with pytest.raises(store.ClusterError, match="holds other code, or another torch, than"):
         store.train(three[:1], name="x")
     assert not cache.exists()
+
+
+def test_a_worker_has_the_environment_of_a_kernel_and_asks_no_cluster(scheduler, monkeypatch):
+    started = []
+    monkeypatch.setenv("LABKIT_DASK", scheduler)
+    monkeypatch.setattr(store.os, "execve", lambda *arguments: started.append(arguments))
+    store.become_worker(scheduler, 3)
+    ((_, arguments, variables),) = started
+    assert arguments[3:7] == ["worker", scheduler, "--nworkers", "3"]
+    assert machine.kernel_environment().items() <= variables.items()
+    assert "LABKIT_DASK" not in variables

@@ -41,17 +41,19 @@ def test_shuffled_epochs_hold_every_row_once_and_depend_on_the_replicas_seed_onl
 def test_fit_keeps_the_best_checkpoint_of_each_replica():
     """With a large step the accuracy goes up and down; what stays is the best, not the last."""
     X = torch.randint(0, 10, (40, 4), generator=torch.Generator().manual_seed(0))
-    data, ensemble, seen = Split(X, X[:, :2].sum(1)), Ensemble(SRN, [0, 1, 2]), []
-    arrays = training.fit(
-        ensemble, data, data, 105, 10, lr=0.1, progress=lambda *at: seen.append(at)
-    )
-    best, at = arrays["dev_curve"].max(1)
+    data, ensemble, states = Split(X, X[:, :2].sum(1)), Ensemble(SRN, [0, 1, 2]), []
+    seen = {
+        "progress": lambda *_: states.append((ensemble.evaluate(*data)[1], ensemble.state_dict()))
+    }
+    arrays = training.fit(ensemble, data, data, 105, 10, lr=0.1, **seen)
+    curve = torch.stack([accuracy for accuracy, _ in states], 1)
+    best, at = curve.max(1)
     assert torch.equal(arrays["dev_accuracy"], best)
-    assert torch.equal(arrays["best_step"], arrays["step"][at])  # the first of several
-    assert bool((arrays["dev_curve"][:, -1] < best).any())
-    torch.testing.assert_close(ensemble.evaluate(*data)[1], best)
+    assert bool((curve[:, -1] < best).any())
+    for name, value in ensemble.state_dict().items():
+        first = [states[k][1][name][r] for r, k in enumerate(at)]  # of several, the earliest
+        assert torch.equal(value, torch.stack(first))
     assert arrays["step"].tolist() == [*range(10, 101, 10), 105]
-    assert seen[-1] == (105, 105)
     assert arrays["train_loss"].shape == arrays["dev_loss"].shape == (3, 11)
 
 

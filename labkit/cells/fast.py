@@ -21,10 +21,8 @@ from labkit.cells.layers import LSTM, LayerState, LSTMLayer, to_torch
 
 
 class FusedLayer(nn.Module):
-    """All gates in one product a step, the input's product taken out of the loop.
-
-    W (I, 4H), U (H, 4H) and b (1, 4H) are copies of the readable layer's, side by side.
-    """
+    """All gates in one product a step, the input's product taken out of the loop, with copies of
+    the readable layer's weights side by side: W (I, 4H), U (H, 4H) and b (1, 4H)."""
 
     def __init__(self, layer: LSTMLayer) -> None:
         super().__init__()
@@ -105,12 +103,8 @@ class HandwrittenLayer(FusedLayer):
         return output, (h, c)
 
 
-LABELS = {  # of the rungs and of torch
-    "naive": "eight products",
-    "fused": "one product",
-    "backward": "backward by hand",
-    "torch": "nn.LSTM",
-}
+LABELS = {"naive": "eight products", "fused": "one product", "backward": "backward by hand"}
+LABELS["torch"] = "nn.LSTM"
 Seconds = dict[str, list[float]]  # of each way of computing, one value a round
 
 
@@ -121,11 +115,10 @@ def size_text(shape: Sequence[int]) -> str:
 
 def versions(naive: LSTM) -> dict[str, nn.Module]:
     """`naive` computed by each rung and by `nn.LSTM` ("torch"), with copies of its weights."""
-    modules: dict[str, nn.Module] = {"naive": naive}
-    for name, layer_class in {"fused": FusedLayer, "backward": HandwrittenLayer}.items():
-        modules[name] = copy.deepcopy(naive)
-        modules[name].layers = nn.ModuleList(map(layer_class, naive.layers))
-    return modules | {"torch": to_torch(naive)}
+    fused, backward = copy.deepcopy(naive), copy.deepcopy(naive)
+    fused.layers = nn.ModuleList(map(FusedLayer, naive.layers))
+    backward.layers = nn.ModuleList(map(HandwrittenLayer, naive.layers))
+    return dict(zip(LABELS, (naive, fused, backward, to_torch(naive)), strict=True))
 
 
 def time_in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int) -> Seconds:
@@ -143,10 +136,8 @@ def time_in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: i
 def time_layers(
     shape: Sequence[int], *, rounds: int, warmup: int, device: torch.device | str = "cpu"
 ) -> dict[str, Seconds]:
-    """Seconds of every rung and of `nn.LSTM` at `shape` (B, T, I, H), `rounds` runs each.
-
-    "forward" is a call without gradients, "forward_backward" what training costs.
-    """
+    """Seconds of every rung and of `nn.LSTM` at `shape` (B, T, I, H), `rounds` runs each: "forward"
+    without gradients, "forward_backward" as in training."""
     B, T, input_size, hidden_size = shape
     layers = versions(LSTM(input_size, hidden_size, device=device))
     X = torch.randn(B, T, input_size, device=device, requires_grad=True)

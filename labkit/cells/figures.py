@@ -11,17 +11,16 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from labkit.measure.claims import Row, number_row
-from labkit.measure.plots import LABELS, PALETTE, legend_below, new_figure
+from labkit.measure.plots import LABELS, PALETTE, legend_below, new_figure, seed_lines
 
 
 def ladder_plot(ratios: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Times over `nn.LSTM`'s of the same round, `ratios[size][rung]`, at two or more sizes."""
     fig, ax = new_figure(
         "ladder",
-        "Time of every rung of the ladder over the time of nn.LSTM in the same round, on a "
-        "logarithmic axis: the median a dot, the middle half of the rounds a line, and one "
-        f"colour for each size. Rows, from the top: {', '.join(next(iter(ratios.values())))}. "
-        f"Sizes, in sequences B, steps T, inputs I and hidden units H: {'; '.join(ratios)}.",
+        "Time of every rung over nn.LSTM's of the same round, logarithmic: the median a dot, the "
+        "middle half of the rounds a line, a colour for each size. Rows, from the top: "
+        f"{', '.join(next(iter(ratios.values())))}. Sizes: {'; '.join(ratios)}.",
         figsize=(8.0, 3.8),
     )
     table = pd.DataFrame(ratios).rename_axis(index="rung", columns="size").stack().explode()
@@ -40,22 +39,17 @@ def ladder_plot(ratios: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
 
 
 def gradient_plot(norms: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Norms of dℓ/dh_t, `norms[cell][start]` of shape (seeds, T): the seeds' range and median."""
+    """Norms of dℓ/dh_t, `norms[cell][start]` of shape (seeds, T)."""
     fig, axes = new_figure(
         "gradient_norm",
-        "Norm of the gradient of the loss at the last step with respect to the hidden state at "
-        "each earlier step, on a logarithmic axis. Left SRN, right LSTM; one colour for each way "
-        "of starting the weights, the median of the seeds a line, their range a band. A dotted "
-        "line marks 1, the norm at the last step.",
-        ncols=len(norms),
-        figsize=(9.5, 4.2),
-        sharey=True,
-    )
+        "Norm of the gradient of the last step's loss with respect to each step's hidden state, "
+        f"logarithmic. Panels: {', '.join(map(LABELS.get, norms))}; a colour for each start of the "
+        "weights, every seed a faint line, their median strong. Dotted: 1, the last step's norm.",
+        ncols=len(norms), figsize=(9.5, 4.2), sharey=True,
+    )  # fmt: skip
     for ax, (cell, by_start) in zip(axes, norms.items(), strict=True):
         for (start, values), colour in zip(by_start.items(), PALETTE, strict=False):
-            steps = range(1, values.shape[1] + 1)
-            ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
-            ax.plot(steps, np.median(values, axis=0), color=colour, lw=2, label=start)
+            seed_lines(ax, range(1, values.shape[1] + 1), values, colour, start)
         ax.axhline(1.0, color="black", linewidth=1.2, linestyle=":")
         ax.set(title=LABELS[cell], yscale="log", xlabel="step t (the loss reads the last one)")
         ax.legend(loc="lower right", framealpha=0.9, title="start")
@@ -80,17 +74,14 @@ def rows(
         "mistake reproduced" if ours == shapes else "not reproduced",
         "a batch-first tensor in an `nn.LSTM` with batch_first=False; equal layout, equal shape",
     )  # fmt: skip
-    times = [
-        number_row(
-            f"speed ({speed['device']}): {what}", speed[key], measures, f"speed/{name}",
-            higher_is_better=False, unit=unit,
-        )
-        for what, key, name, unit in (
-            ("handwritten layer, one forward pass", "handwritten_seconds", "naive_seconds", "s"),
-            ("`nn.LSTM`, one forward pass", "torch_nn_seconds", "torch_seconds", "s"),
-            ("handwritten over `nn.LSTM`", "ratio", "ratio_naive_to_torch", ""),
-        )
-    ]  # fmt: skip
+    times = []
+    for what, key, name, unit in (
+        ("handwritten layer, one forward pass", "handwritten_seconds", "naive_seconds", "s"),
+        ("`nn.LSTM`, one forward pass", "torch_nn_seconds", "torch_seconds", "s"),
+        ("handwritten over `nn.LSTM`", "ratio", "ratio_naive_to_torch", ""),
+    ):
+        numbers, facts = (speed[key], measures, f"speed/{name}"), {"higher_is_better": False}
+        times.append(number_row(f"speed ({speed['device']}): {what}", *numbers, unit=unit, **facts))
     return {"Numbers": [toy_row, *times, shapes_row]}
 
 

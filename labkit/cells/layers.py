@@ -1,12 +1,11 @@
 """SRN, LSTM and GRU layers written out, and their exchange and comparison with torch's.
 
-A cell is one method, `step`: it turns an input x (B, I) and a state into the next state. A layer
-unrolls its cell over time; `SRN`, `LSTM` and `GRU` stack layers and run them in both directions.
+A cell is one method, `step`: an input x (B, I) and a state become the next state. A layer unrolls
+its cell over time; `SRN`, `LSTM` and `GRU` stack layers and run them in both directions.
 
 Shapes: B sequences, T steps, I inputs, H hidden units, L stacked layers, D directions (1 or 2).
-Weights multiply from the right, as in the formulas: x W + h U + b, with W (I, H), U (H, H) and
-b (1, H) for each gate. torch stores W and U transposed, all gates one above the other, and has two
-biases where one is enough.
+Weights multiply from the right, x W + h U + b, with W (I, H), U (H, H) and b (1, H) for each gate.
+torch stores W and U transposed, all gates one above the other, and has two biases, not one.
 """
 
 from __future__ import annotations
@@ -23,11 +22,8 @@ State = Tensor | tuple[Tensor, Tensor]  # h_n, or (h_n, c_n) for the LSTM, each 
 
 
 class _Layer(nn.Module):
-    """One layer in one direction. A subclass names its `gates` and writes its `step`.
-
-    `gates` lists the endings of the parameters' names: each gets W (I, H), U (H, H) and b (1, H),
-    all Xavier-uniform at the start.
-    """
+    """One layer in one direction. A subclass writes its `step` and lists its `gates`, endings of
+    names: each gets W (I, H), U (H, H) and b (1, H), all Xavier-uniform at the start."""
 
     gates: tuple[str, ...] = ()
     second_biases: tuple[str, ...] = ()  # more of (1, H), by name
@@ -102,10 +98,7 @@ class GRULayer(_Layer):
 
 
 class _Recurrent(nn.Module):
-    """L stacked layers in D directions; `layers` holds them in torch's order.
-
-    `place` takes dtype and device. Weights go in and out by `state_dict`, as "layers.0.W_i".
-    """
+    """L stacked layers in D directions, in torch's order; `place` takes dtype and device."""
 
     layer_class: type[_Layer]
     state_names: tuple[str, ...] = ("h_0",)
@@ -126,11 +119,9 @@ class _Recurrent(nn.Module):
         )
 
     def forward(self, X: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Run X (B, T, I) from `state`, zero by default.
-
-        Returns the top layer's hidden states (B, T, D*H), forward direction first, and the final
-        state: h_n (L*D, B, H), for the LSTM (h_n, c_n); the backward direction ends at step 1.
-        """
+        """Run X (B, T, I) from `state`, zero by default: the top layer's hidden states (B, T, D*H),
+        forward direction first, and h_n (L*D, B, H), for the LSTM (h_n, c_n); the backward
+        direction ends at step 1."""
         starts = self._start(X, state)
         ends = []
         for lower in range(0, len(self.layers), self.num_directions):
@@ -177,10 +168,8 @@ class LSTM(_Recurrent):
     state_names = ("h_0", "c_0")
 
     def trace(self, X: Tensor, state: State | None = None) -> dict[str, Tensor]:
-        """Every gate and state at every step of X (B, T, I): i, f, o, c_tilde, c, h, (B, T, H).
-
-        ValueError when there are several layers: a trace follows one recursion.
-        """
+        """i, f, o, c_tilde, c and h at every step of X (B, T, I), (B, T, H) each; ValueError when
+        there are several layers."""
         (layer,) = self.layers
         h, c = (start[0] for start in self._start(X, state))  # (B, H)
         steps = []
@@ -191,11 +180,10 @@ class LSTM(_Recurrent):
 
 
 def gradient_norms(module: SRN | GRU | LSTM, X: Tensor, readout: Tensor) -> dict[str, Tensor]:
-    """How much of a gradient at the last step reaches the states before it.
+    """How much of the gradient of ℓ = h_T · readout (H,) reaches the states before the last step.
 
-    The loss is ℓ = h_T · readout, one for each sequence of X (B, T, I), with readout (H,). Returns
-    "h", the L2 norms (B, T) of dℓ/dh_t over all paths from step t to the loss, and for the LSTM
-    "c", those of dℓ/dc_t. ValueError when there are several layers.
+    Returns for X (B, T, I) "h", the L2 norms (B, T) of dℓ/dh_t over all paths from step t to ℓ, and
+    for the LSTM "c", those of dℓ/dc_t. ValueError when there are several layers.
     """
     (layer,) = module.layers
     states = layer.unroll(X, tuple(start[0] for start in module._start(X, None)))
@@ -224,8 +212,8 @@ def _pairs(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Each gate's part of torch's parameters: name, our tensor and torch's, as equal views.
 
-    For a W they are H rows of weight_ih_l0 (G*H, I). Our b stands for the sum of torch's two and
-    comes twice; only the GRU has a second bias, b_hn. `attribute` "grad" gives the gradients.
+    Our b stands for the sum of torch's two and comes twice; only the GRU has a second bias, b_hn.
+    `attribute` "grad" gives the gradients.
     """
     gates = TORCH_GATES[type(module)]
     for index, layer in enumerate(module.layers):
@@ -250,10 +238,8 @@ def to_torch(module: SRN | LSTM | GRU) -> nn.RNN | nn.LSTM | nn.GRU:
 
 
 def from_torch(reference: nn.RNN | nn.LSTM | nn.GRU) -> SRN | LSTM | GRU:
-    """Our batch-first module computing the same function, with a copy of the weights.
-
-    ValueError for what our layers do not have: projections, dropout, a ReLU in place of tanh.
-    """
+    """Our batch-first module computing the same function, with a copy of the weights; ValueError
+    for what our layers do not have: projections, dropout, a ReLU in place of tanh."""
     for name, allowed in {"proj_size": 0, "dropout": 0.0, "nonlinearity": "tanh"}.items():
         if (value := getattr(reference, name, allowed)) != allowed:
             raise ValueError(f"from_torch: {name} must be {allowed!r}, got {value!r}")
@@ -270,11 +256,11 @@ def from_torch(reference: nn.RNN | nn.LSTM | nn.GRU) -> SRN | LSTM | GRU:
 def largest_differences(
     module: SRN | LSTM | GRU, reference: nn.Module, X: Tensor, state: State | None = None
 ) -> dict[str, float]:
-    """Largest absolute difference of each result of one forward and one backward pass.
+    """Largest absolute difference of each result of a forward and a backward pass on X (B, T, I).
 
-    X (B, T, I) and `state` as `module` takes them; `reference` is batch-first. The loss weighs
-    every entry of the output and the final states by a cosine of its own, so that exchanged entries
-    show. Keys: output, h_n, c_n, "gradient/X", "gradient/h_0", "gradient/weight_ih_l0_i", ...
+    `reference` is batch-first. The loss weighs every output and final state by a cosine of its own,
+    so that exchanged entries show. Keys: output, h_n, c_n, "gradient/X", "gradient/h_0",
+    "gradient/weight_ih_l0_i", ...
     """
     start = module._start(X, state)
     ours, theirs = _results(module, X, start), _results(reference, X, start)

@@ -20,7 +20,7 @@ from labkit.lab.specification import specification
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 TORCH_LAYERS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 Share = Annotated[float, Field(ge=0, lt=1)]
-States = list[Tensor | tuple[Tensor, Tensor]]  # one for each layer and direction
+States = list[Tensor | tuple[Tensor, Tensor]] | None  # one for each layer and direction
 
 
 @specification
@@ -89,15 +89,13 @@ class ReviewClassifier(nn.Module):
             )
 
     def forward(
-        self, X: Tensor, length: Tensor, *, front: bool = False, states: States | None = None
+        self, X: Tensor, length: Tensor, front: bool = False, states: States = None
     ) -> Tensor:
         """Logits (B, C); `states` are taken up and replaced by the final ones, where given."""
         output = self.run(X, length, front=front, states=states)  # (B, T, D*H)
         return self.head(self.dropout(pool(output, length, self.spec, front=front)))
 
-    def run(
-        self, X: Tensor, length: Tensor, *, front: bool = False, states: States | None = None
-    ) -> Tensor:
+    def run(self, X: Tensor, length: Tensor, front: bool = False, states: States = None) -> Tensor:
         """The top layer's outputs (B, T, D*H), forward direction first; with `skip` E more."""
         words = Z = self.embedding_dropout(self.embedding(X))  # (B, T, E)
         back = backward_order(X.shape[1], length, front=front)  # (B, T)

@@ -131,7 +131,7 @@ def measures_of(
             p = held_out_probability(arrays, corpus)
             values["held_out_accuracy"].append(accuracy(p, y_slice))
             values["dev_accuracy"].append(arrays["dev_accuracy"].max())
-            values["best_epoch"].append(arrays["best_epoch"])
+            values["best_epoch"].append(arrays["best_epoch"].item())
             values["seconds"].append(arrays["seconds"].sum())
             for curve in curves:
                 for k, value in enumerate(arrays.get(curve, ()), start=1):

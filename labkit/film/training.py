@@ -237,8 +237,8 @@ def accuracy(probability: Tensor, y: Tensor) -> float:
 def restore(model: nn.Module, arrays: Arrays | None) -> Any:
     """The model with the parameters that a training has kept, if there are any."""
     if arrays is not None:
-        kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
-        model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
+        kept = {n.removeprefix(KEPT): v for n, v in arrays.items() if n.startswith(KEPT)}
+        model.load_state_dict({name: torch.as_tensor(value) for name, value in kept.items()})
     return model
 
 

@@ -261,7 +261,8 @@ def become_worker(scheduler: str, processes: int | None) -> None:
         sys.executable, "-m", "dask", "worker", scheduler,
         "--nworkers", str(processes or joblib.cpu_count()), "--nthreads", "1", "--no-dashboard",
     ]  # fmt: skip
-    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment()})
+    inherited = {name: value for name, value in os.environ.items() if name != "LABKIT_DASK"}
+    os.execve(sys.executable, command, inherited | machine.kernel_environment())
 
 
 @cache  # one thread watches for all trainings of this process

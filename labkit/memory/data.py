@@ -1,16 +1,16 @@
 """The digit-sum task: add the first two digits of a sequence, however long the rest is.
 
-Three protocols. *published* repeats the textbook's experiment on its own data, byte for byte: 300
-training sequences in file order, which is sorted by digit pair, 100 for development, 100 for the
-test. *shuffled* is the same with a new order in every epoch. *sound* draws fresh data for every
-seed, shuffles, keeps twenty digit pairs out of the training set, and tests on thousands of
-sequences, of trained and of held-out pairs apart.
+Three protocols. *published* repeats the textbook's experiment on its own data, byte for byte, in
+file order, which is sorted by digit pair. *shuffled* is the same with a new order in every epoch.
+*sound* draws fresh data for every seed, shuffles, keeps twenty digit pairs out of the training set,
+and tests on thousands of sequences, of trained and of held-out pairs apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +33,8 @@ class Split(NamedTuple):
 
 
 def check(X: Tensor, y: Tensor | None = None, *, replicas: int = 1) -> None:
-    """Raise ValueError unless X holds digits, int64 (B, T) or (R, B, T), and y their sums, int64
-    (B,) or (R, B). A training checks its data once, not in every step."""
+    """Raise ValueError unless X holds digits, int64 (B, T) or (R, B, T), and y sums, (B,) or
+    (R, B). A training checks its data once, not in every step."""
     *_, B, T = (0, 0, *X.shape)
     wanted = {"X": (X, (B, T), DIGITS)} | ({} if y is None else {"y": (y, (B,), SUMS)})
     for name, (values, shape, count) in wanted.items():
@@ -58,17 +58,15 @@ def published_files() -> dict[str, bytes]:
     numpy's legacy one, seeded with 0 once and drawn through all lengths and splits in order."""
     stream = np.random.RandomState(0)
     contents = []
-    for length in LENGTHS:
-        for copies in SPLITS.values():
-            lines = []
-            for pair in range(100):
-                addends = divmod(pair, 10)
-                for _ in range(copies):
-                    digits = [*addends, *[0] * (length - ADDENDS)]
-                    position = stream.randint(ADDENDS, length)
-                    digits[position] = stream.randint(0, 10)
-                    lines.append(" ".join(map(str, digits)) + f"\t{sum(addends)}\n")
-            contents.append("".join(lines).encode())
+    for length, copies in product(LENGTHS, SPLITS.values()):
+        lines = []
+        for pair in range(100 * copies):
+            addends = divmod(pair // copies, 10)
+            digits = [*addends, *[0] * (length - ADDENDS)]
+            position = stream.randint(ADDENDS, length)
+            digits[position] = stream.randint(0, 10)
+            lines.append(" ".join(map(str, digits)) + f"\t{sum(addends)}\n")
+        contents.append("".join(lines).encode())
     return dict(zip(file_names(LENGTHS), contents, strict=True))
 
 
@@ -80,11 +78,8 @@ def load_published(length: int) -> dict[str, Split]:
     for split, name in zip(SPLITS, file_names([length]), strict=True):
         content = (machine.DATA / name).read_bytes()
         if content != published_files()[name]:
-            raise ValueError(
-                f"data/{name} is not the textbook's: `git checkout -- data` restores it"
-            )
-        lines = content.decode().splitlines()
-        table = torch.tensor([[int(number) for number in line.split()] for line in lines])
+            raise ValueError(f"data/{name} is not the textbook's; git checkout -- data restores it")
+        table = torch.from_numpy(np.loadtxt(content.decode().splitlines(), dtype=np.int64))
         splits[split] = Split(table[:, :-1].contiguous(), table[:, -1].contiguous())
     return splits
 
@@ -101,11 +96,16 @@ def all_pairs(length: int) -> Split:
 def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
     """A copy of the sequences X (B, T) with `digit` at step `position`, behind the addends."""
     if not (ADDENDS <= position < X.shape[1] and 0 <= digit < DIGITS):
-        wanted = f"a digit 0..9 at a position {ADDENDS}..{X.shape[1] - 1}, behind the addends"
-        raise ValueError(f"with_digit puts {wanted}; got the digit {digit} at {position}")
+        places = f"a digit 0..9 at a step {ADDENDS}..{X.shape[1] - 1}"
+        raise ValueError(f"with_digit puts {places}; got the digit {digit} at {position}")
     changed = X.clone()
     changed[:, position] = digit
     return changed
+
+
+def first_of_each(sums: Tensor) -> Tensor:
+    """Whether each of `sums` (P,) stands there for the first time: booleans (P,)."""
+    return torch.tensor([s not in sums[:k] for k, s in enumerate(sums)])
 
 
 def _draw(pairs: Tensor, copies: int, generator: torch.Generator) -> Split:
@@ -120,18 +120,16 @@ def _draw(pairs: Tensor, copies: int, generator: torch.Generator) -> Split:
 def sound_data(length: int, seed: int) -> dict[str, Split]:
     """Fresh data for one seed: 80 digit pairs to train on and 20 held out.
 
-    train: 320 sequences, 4 of each trained pair. dev: 400, 5 of each trained pair, drawn anew.
-    seen_pairs: 4,000 new sequences, 50 of each trained pair. unseen_pairs: 4,000, 200 of each
-    held-out pair. Every sum keeps at least one trained pair, so no class is unknown.
+    Of each trained pair train has 4 sequences, dev 5 more and seen_pairs 50 more; unseen_pairs has
+    200 of each held-out pair. Every sum keeps a trained pair, so no class is unknown.
     """
     generator = torch.Generator().manual_seed(1_000_003 * seed + length)
     order = torch.randperm(100, generator=generator)
     pairs, sums = (values[order] for values in all_pairs(length))
 
     # the first pair of each sum is never held out; of the 81 others, the last 20 are
-    is_first = torch.tensor([s not in sums[:k] for k, s in enumerate(sums)])
-    pairs = torch.cat([pairs[is_first], pairs[~is_first]])
-    seen, unseen = pairs[:80], pairs[80:]
+    first = first_of_each(sums)
+    seen, unseen = torch.cat([pairs[first], pairs[~first]]).split([80, 20])
     return {
         "train": _draw(seen, 4, generator),
         "dev": _draw(seen, 5, generator),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ipywidgets
 import numpy as np
 import seaborn as sns
 import torch
@@ -21,10 +22,9 @@ from labkit.measure.statistics import Measure
 from labkit.memory.model import Ensemble
 from labkit.memory.training import place
 
-# the loss of the first step, which write-up A printed
-FIRST_LOSS = "published/lstm/zero/trained/first_step_loss"
+FIRST_LOSS = "published/lstm/zero/trained/first_step_loss"  # which write-up A printed
 SOURCES = {"nndl-a": "write-up A", "nndl-b": "write-up B", "nndl-c": "rerun of A"}
-MARKERS = {"nndl-a": "s", "nndl-b": "^", "nndl-c": "D"}
+MARKERS = dict(zip(SOURCES, "s^D", strict=True))
 INKS = {"SRN": COLOURS["srn"], "LSTM": COLOURS["lstm"]}  # what a label holds -> its colour
 INKS |= {"zero start": PALETTE[0], "xavier start": PALETTE[1]}
 MAPS = {"i": "input gate", "f": "forget gate", "o": "output gate", "c": "cell state"}
@@ -39,17 +39,14 @@ MARKS = (
 
 
 class PublishedRow(NamedTuple):
-    """A row of accuracies that a source printed, each of a single seed."""
+    """Accuracies that a source printed, each of a single seed."""
 
     source: str
+    label: str
     setting: str  # start/embedding, as the source's code has it
     cell: str
     quantity: str  # dev_accuracy or test_accuracy
     values: dict[int, float]  # by length
-
-    @property
-    def label(self) -> str:
-        return f"{SOURCES[self.source]}, {LABELS[self.cell]}"
 
 
 def published_rows(published: Mapping[str, Any]) -> Iterator[PublishedRow]:
@@ -59,8 +56,9 @@ def published_rows(published: Mapping[str, Any]) -> Iterator[PublishedRow]:
         for key in (key for key in table if key.endswith("_accuracy")):
             cell, quantity = ("lstm", key) if key.count("_") == 1 else key.split("_", 1)
             values = dict(zip(table["lengths"], table[key], strict=True))
-            setting = f"{table['init']}/{table['embedding']}"
-            yield PublishedRow(source, setting, cell, quantity, values)
+            setting, label = f"{table['init']}/{table['embedding']}", LABELS[cell]
+            label = f"{SOURCES[source]}, {label}"
+            yield PublishedRow(source, label, setting, cell, quantity, values)
 
 
 def sweep_rows(
@@ -69,7 +67,7 @@ def sweep_rows(
     """The report's rows of chapter 02, by source: what was printed beside our seeds."""
     table = published["digit_sum"]
     groups: dict[str, list[Row]] = {}
-    for source, setting, cell, quantity, values in published_rows(published):
+    for source, _, setting, cell, quantity, values in published_rows(published):
         heading = "{}: {} start, embedding {}".format(source, *setting.split("/"))
         split = quantity.removesuffix("_accuracy")
         facts = {"higher_is_better": True, "examples": table[f"n_{split}"]}
@@ -100,27 +98,21 @@ def gate_rows(measures: Mapping[str, Any], published: Mapping[str, Any]) -> dict
 
 
 def panels(
-    name: str,
-    what: str,
-    content: Panels,
-    xlabel: str,
-    ylabel: str,
-    ncols: int = 0,
+    name: str, what: str, content: Panels, xlabel: str, ylabel: str, ncols: int = 0,
     width: float = 3.6,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Panels of `width` (inches) with shared axes; `content[title][label]` is drawn by its kind.
 
-    A pair of x (K,) and values (seeds, K) becomes a faint line for each seed and a strong median; a
-    mapping x -> summary over seeds becomes dots, means (joined where x is a length) and intervals;
-    a `PublishedRow` open markers, a float a level. `what` begins the alternative text.
+    x (K,) and values (seeds, K) become a faint line a seed and a strong median; a mapping x ->
+    summary dots, means (joined where x is a length) and intervals; a `PublishedRow` open markers;
+    a float a level. `what` begins the alternative text.
     """
     labels = dict.fromkeys(label for drawn in content.values() for label in drawn)
     alt = f"{what}. {MARKS} Drawn: {'; '.join(labels)}. Panels: {'; '.join(content)}."
     ncols = ncols or len(content)
     nrows = len(content) // ncols
-    figsize = (ncols * width + 0.6, nrows * 2.8 + 0.8)
-    shared = {"figsize": figsize, "sharex": True, "sharey": True, "squeeze": False}
-    fig, axes = plots.new_figure(name, alt, nrows, ncols, **shared)
+    size = {"figsize": (ncols * width + 0.6, nrows * 2.8 + 0.8), "squeeze": False}
+    fig, axes = plots.new_figure(name, alt, nrows, ncols, sharex=True, sharey=True, **size)
     setp(axes[-1], xlabel=xlabel)
     setp(axes[:, 0], ylabel=ylabel)
     for ax, (title, drawn) in zip(axes.flat, content.items(), strict=True):
@@ -147,15 +139,8 @@ def _strip(ax: Axes, side: int, by_x: Mapping[Any, Measure], color: Any, label: 
     ticks = np.array([*by_x] if lengths else range(len(by_x)))
     ax.set_xticks(ticks, list(by_x))
     unit, means = 0.6 if lengths else 0.2, [measure["mean"] for measure in by_x.values()]
-    ax.plot(
-        ticks + side * unit,
-        means,
-        "_-" if lengths else "_",
-        ms=12,
-        mew=2.4,
-        color=color,
-        label=label,
-    )
+    style = {"ms": 12, "mew": 2.4, "color": color, "label": label}
+    ax.plot(ticks + side * unit, means, "_-" if lengths else "_", **style)
     for x, measure in zip(ticks + side * unit, by_x.values(), strict=True):
         spread = np.linspace(-0.5, 0.5, measure["n"]) * unit
         ax.scatter(x + spread, measure["raw"], s=12, color=color, alpha=0.5, lw=0)
@@ -166,36 +151,31 @@ def _strip(ax: Axes, side: int, by_x: Mapping[Any, Measure], color: Any, label: 
 def gate_maps(
     trace: Mapping[str, Any], digits: Sequence[int], predicted: int, model: str, framed: int
 ) -> Figure:
-    """Four heat maps of one sequence: `trace` holds "i", "f", "o" and "c", each (T, H); a frame is
-    drawn around the column of step `framed`, from 0."""
+    """Heat maps of `trace`, "i", "f", "o", "c", (T, H) each; step `framed`, from 0, has a frame."""
     text = " ".join(map(str, digits))
     alt = (
-        f"Four heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: input, "
-        "forget and output gate on a scale from 0 to 1, cell state from −5 to 5. Hidden units run "
-        f"down, the digits read run across; the column of step {framed + 1} is framed."
+        f"Heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: gates i, f and "
+        "o on a scale from 0 to 1, cell state from −5 to 5; hidden units down, digits read across; "
+        f"the column of step {framed + 1} is framed."
     )
     fig, axes = plots.new_figure("gate_maps", alt, ncols=4, figsize=(12.5, 5.2), sharey=True)
     for ax, (panel, title) in zip(axes, MAPS.items(), strict=True):
         values = np.asarray(trace[panel]).T  # (H, T)
         low, high, colours = (-5, 5, "vlag") if panel == "c" else (0, 1, "viridis")
-        style = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
-        ticks = {"xticklabels": list(digits), "yticklabels": 5, "cbar_kws": {"shrink": 0.8}}
-        sns.heatmap(values, ax=ax, **style, **ticks)
+        style = {"vmin": low, "vmax": high, "cmap": colours, "cbar_kws": {"shrink": 0.8}}
+        sns.heatmap(values, ax=ax, xticklabels=list(digits), yticklabels=5, **style)
         ax.tick_params(rotation=0)
         ax.set(title=title, xlabel="digit read")
-        frame = {"fill": False, "edgecolor": PALETTE[3], "linewidth": 2.5}
-        ax.add_patch(Rectangle((framed, 0), 1, len(values), **frame))
+        frame = Rectangle((framed, 0), 1, len(values), fill=False, ec=PALETTE[3], lw=2.5)
+        ax.add_patch(frame)
     axes[0].set_ylabel("hidden unit")
     fig.suptitle(f"{text}  →  {predicted}   ({model})")
     return fig
 
 
 def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
-    """Display widgets to choose digits, step and model, above the four maps that follow them.
-
-    Where a notebook runs with nobody to turn a knob (the runner names a progress file in
-    `LABKIT_PROGRESS`), only the maps, so that no widget's state ends up in what is stored.
-    """
+    """Display widgets to choose digits, step and model, above the four maps that follow them;
+    in a run (`LABKIT_PROGRESS` is set) only the maps, so that no widget's state is stored."""
 
     def draw(row: str, step: int, start: str, seed: int) -> None:
         ensemble, chosen = ensembles[start], [int(digit) for digit in row.split()]
@@ -209,7 +189,6 @@ def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
     seeds = ensembles[start].seeds
     if os.environ.get("LABKIT_PROGRESS"):
         return draw(row, 5, start, seeds[0])
-    from ipywidgets import Text, interact
-
-    text = Text(row, continuous_update=False, description="digits")
-    interact(draw, row=text, step=(1, len(digits)), start=list(ensembles), seed=list(seeds))
+    text = ipywidgets.Text(row, continuous_update=False, description="digits")
+    knobs = {"step": (1, len(digits)), "start": list(ensembles), "seed": list(seeds)}
+    ipywidgets.interact(draw, row=text, **knobs)

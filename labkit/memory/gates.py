@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from labkit.memory.data import ADDENDS, DIGITS, all_pairs, with_digit
+from labkit.memory.data import ADDENDS, DIGITS, all_pairs, first_of_each, with_digit
 from labkit.memory.model import Ensemble
 
 CHANGE = {"i": 0.1, "f": 0.1, "o": 0.1, "c": 0.5}  # a tenth of what the picture's colours span
@@ -29,9 +29,8 @@ def zero_variances(traces: Sequence[Mapping[str, Tensor]], position: int) -> dic
 
     `traces[0]` has only zeros behind the addends, the others have another digit at step `position`.
     "alone" is the variance over the zeros of the first; "zeros", "before" and "after" over those of
-    the others, all or on one side of the digit, if there are at least two; "shift" the squared
-    difference of the two sides' means; "digits" the variance over all traces at that step. Each is
-    a mean over sequences and units.
+    the others, all or on one side of the digit, if at least two; "shift" the squared difference of
+    the sides' means; "digits" over all traces at that step. All are means over sequences and units.
     """
     gates = [trace["i"] for trace in traces]
     T = gates[0].shape[2]
@@ -53,9 +52,9 @@ def changed_shares(traces: Sequence[Mapping[str, Tensor]], position: int) -> dic
 
     `traces` as in `zero_variances`. A unit falls if its value at step `position` is lower than with
     a zero there by more than `CHANGE`, and rises likewise; the cell state counts by its size.
-    Returns "f/falls", "f/rises" and so on for i, f, o and c; "f_next/..." for f one step later;
-    "f_seen/..." and so on for the change from the step before, as a reader of one picture sees it,
-    but not right behind the addends. Each is a mean over sequences, a column a trace: (R, D).
+    Returns "f/falls", "f/rises" and so on for i, f, o and c, means over sequences (R, D); "f_next/"
+    for f one step later; "f_seen/" and so on for the change from the step before, as a reader of
+    one picture sees it, but not right behind the addends.
     """
     changes = {}
     for name in CHANGE:
@@ -68,20 +67,16 @@ def changed_shares(traces: Sequence[Mapping[str, Tensor]], position: int) -> dic
         if name == "f" and later:
             changes["f_next"] = later[0] - later[0][:, :1]
 
-    shares = {}
-    for label, change in changes.items():  # (R, D, B, H)
-        limit = CHANGE[label[0]]
-        shares[f"{label}/falls"] = (change < -limit).double().mean(dim=(2, 3))
-        shares[f"{label}/rises"] = (change > limit).double().mean(dim=(2, 3))
-    return shares
+    moved = {f"{label}/falls": -change > CHANGE[label[0]] for label, change in changes.items()}
+    moved |= {f"{label}/rises": change > CHANGE[label[0]] for label, change in changes.items()}
+    return {name: units.double().mean(dim=(2, 3)) for name, units in moved.items()}  # (R, D)
 
 
 def study(ensemble: Ensemble, length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Put every digit at every place behind the hundred pairs of addends, zeros elsewhere.
 
-    Returns the spreads of the input gate, roots of the mean of `zero_variances` over places, (R,),
-    "zeros_to_digits" and "alone_to_digits" being ratios of two; and the mean of `changed_shares`
-    over places, (R, 10).
+    Returns roots of the means over places of `zero_variances`, (R,), with the ratios
+    "zeros_to_digits" and "alone_to_digits"; and the means of `changed_shares`, (R, 10).
     """
     X = all_pairs(length).X
     by_name: dict[str, list[Tensor]] = {}
@@ -102,9 +97,8 @@ def study(ensemble: Ensemble, length: int) -> tuple[dict[str, Tensor], dict[str,
 def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tensor:
     """Accuracy (...,) of reading classes y (N,) from features (..., N, H) by a linear classifier.
 
-    It is linear discriminant analysis, which has a closed form: class means and one covariance,
-    estimated on the rows of the mask `fit` (N,) after scaling every feature to unit variance there,
-    with 0.001 added to the covariance's diagonal; tested on the rows of `test` (N,).
+    Linear discriminant analysis: class means and one covariance of the rows of the mask `fit` (N,),
+    scaled to unit variance, with 0.001 added to its diagonal; tested on the rows of `test` (N,).
     """
     if (fit & test).any():
         raise ValueError("linear_probe: a row stands both in `fit` and in `test`")
@@ -126,12 +120,9 @@ def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tens
 
 
 def pair_folds(y: Tensor) -> Tensor:
-    """Fold 0..4 of each digit pair (B,), given the pairs' sums y; −1 for the first of each sum.
-
-    Those are always fitted on, so that a probe knows every sum; the others take turns.
-    """
-    first = torch.tensor([s not in y[:k] for k, s in enumerate(y)])
-    others = torch.nonzero(~first).squeeze(1)
+    """Fold 0..4 of each digit pair (B,), given the pairs' sums y; −1 for the first of each sum,
+    which is always fitted on, so that a probe knows every sum."""
+    others = torch.nonzero(~first_of_each(y)).squeeze(1)
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
     folds = torch.full_like(y, -1)
     folds[others[order]] = torch.arange(len(others)) % FOLDS
@@ -142,9 +133,9 @@ def read_out(ensemble: Ensemble, X: Tensor, y: Tensor) -> dict[str, Tensor]:
     """How well the sum can be read from "c" and "h" after each step, as accuracies (R, T).
 
     Probes are fitted on the sequences X (B, T) with each of `FIT_DIGITS` at each later place, and
-    tested with each of `TEST_DIGITS`. "<state>/known" tests pairs that the probe was fitted on,
-    "<state>/held_out" the fold of `pair_folds` that it was not. "<state>/held_out_zeros" does so on
-    X alone, one sequence for each pair, so that no row is fitted on or tested in several copies.
+    tested with each of `TEST_DIGITS`: "<state>/known" on the pairs they were fitted on,
+    "<state>/held_out" on the fold of `pair_folds` they were not. "<state>/held_out_zeros" does so
+    on X alone, so that no row is fitted on or tested in several copies.
     """
     digits = (*FIT_DIGITS, *TEST_DIGITS)
     places = [(p, d) for d in digits for p in range(ADDENDS, X.shape[1])]
@@ -164,7 +155,7 @@ def read_out(ensemble: Ensemble, X: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Tensor) -> Tensor:
-    """Accuracy (...,) on the rows of `test` in all folds, each with a probe fitted without it."""
+    """Accuracy (...,) on the rows of `test`, for each fold with a probe fitted without it."""
     right = torch.zeros(features.shape[:-2], dtype=torch.float64)
     for fold in range(FOLDS):
         left_out = folds == fold
@@ -174,11 +165,10 @@ def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Ten
 
 
 def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[str, Tensor]:
-    """Accuracy (R,) on X (B, T), y (B,) "as trained" and with one gate made useless.
+    """Accuracy (R,) on X (B, T), y (B,) "as trained" and with one gate held from step `first` on.
 
-    From step `first` on, "f = 1" holds the forget gate at 1 for every unit; "f = mean" holds each
-    unit at its own mean over the sequences and these steps, so that it no longer reacts. Likewise
-    i and o. `first` = 2 leaves the reading of the addends as trained.
+    "f = 1" holds the forget gate at 1; "f = mean" holds each unit at its own mean over sequences
+    and these steps, so that it no longer reacts; likewise i and o.
     """
     trace = ensemble.trace(X)
     accuracies = {"as trained": _accuracy(ensemble.logits(X), y)}

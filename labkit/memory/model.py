@@ -1,20 +1,19 @@
 """The digit-sum model: one to read, and many replicas of it that are trained at once.
 
-A model is so small that a training step spends its time on calling operators, not on arithmetic.
-So `Ensemble` stacks R replicas along a leading axis and every operator serves all of them. Nothing
-is shared between them, so a replica equals the same replica trained alone. The backward pass is
-written by hand; tests compare it with autograd through `SequenceClassifier`.
+A step of so small a model spends its time on calling operators, not on arithmetic, so `Ensemble`
+stacks R replicas along a leading axis. They share nothing: each equals the same replica trained
+alone. The backward pass is written by hand and tested against autograd.
 
 Shapes: R replicas, B sequences, T steps, V digits, E embedding, H hidden, G gates, C classes.
-Gate columns stand in the order o, i, f, c: the first three are sigmoids, the last three depend on
-the cell state's gradient, so either group is one slice.
+Gate columns stand in the order o, i, f, c: the three sigmoids are one slice, and so are the three
+that depend on the cell state's gradient.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -34,9 +33,8 @@ Held = Mapping[str, float | Tensor] | None  # gates replaced by constants
 class ModelSpec:
     """What a digit-sum model is, apart from its seed.
 
-    `init` is the start of every recurrent weight and bias: "zero", or "xavier" (uniform with bound
-    sqrt(6 / (fan_in + fan_out)), a bias counting as a (1, hidden) matrix). The embedding starts
-    Xavier-uniform and the head as `nn.Linear` does, whatever `init` says.
+    `init` is the start of every recurrent weight and bias, "zero" or "xavier" (uniform, a bias
+    counting as a (1, hidden) matrix); embedding and head start as ever.
     """
 
     cell: Literal["srn", "lstm"]
@@ -54,8 +52,7 @@ class ModelSpec:
 def initial_parameters(spec: ModelSpec, seed: int) -> dict[str, Tensor]:
     """Draw the start of one model, in float64, under the names of `SequenceClassifier`.
 
-    The only place where a model gets its start, so a seed means the same model everywhere.
-    Embedding and head are drawn first: models that differ only in cell or `init` share them.
+    Embedding and head are drawn first: models of one seed share them, whatever cell and `init`.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -96,9 +93,8 @@ class SequenceClassifier(nn.Module):
 class _Workspace:
     """Buffers for one batch shape, made once: fresh ones would cost page faults at every step.
 
-    `Z` holds pre-activations, then gate values, (T, R, B, G*H), and `d_Z` their gradients; `h` and
-    `c` (T+1, R, B, H) begin with the zero state; `tanh_c` is (T, R, B, H). `steps` holds a view for
-    each step, for at this size making a view costs a good part of using it.
+    `Z` holds pre-activations, then gate values, (T, R, B, G*H), `d_Z` their gradients; `h` and `c`
+    (T+1, R, B, H) begin with the zero state; `tanh_c` is (T, R, B, H); `steps` has their views.
     """
 
     def __init__(self, T: int, B: int, U: Tensor) -> None:
@@ -116,30 +112,22 @@ class _Workspace:
 
 
 class Ensemble:
-    """R independent replicas of the model `spec`, one for each of `seeds`.
+    """R independent replicas of the model `spec`, one for each of `seeds`; `place`: dtype, device.
 
     X holds digits, int64 (B, T), or (R, B, T) where every replica reads its own; y holds classes,
     int64 (B,) or (R, B).
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        seeds: Sequence[int],
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, spec: ModelSpec, seeds: Sequence[int], **place: Any) -> None:
         self.spec, self.seeds = spec, tuple(seeds)
         R, E, H = len(self.seeds), spec.embedding_size, spec.hidden_size
         GH = len(GATES[spec.cell]) * H
         shapes = {"W": (E, GH), "U": (H, GH), "b": (1, GH)}
         shapes |= {"head_weight": (H, SUMS), "head_bias": (1, SUMS), "embedding": (DIGITS, E)}
 
-        # one flat buffer for all parameters, one for all gradients, and named views of both; a
-        # frozen embedding stands last, so what the optimiser sees is a prefix
+        # one flat buffer for all parameters, one for all gradients; the optimiser sees a prefix
         sizes = [R * rows * columns for rows, columns in shapes.values()]
-        flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
+        flat = torch.zeros(sum(sizes), **place)
         flat_gradient = torch.zeros_like(flat)
         parts = (zip(shapes, buffer.split(sizes), strict=True) for buffer in (flat, flat_gradient))
         self.parameters, self.gradients = (
@@ -150,8 +138,8 @@ class Ensemble:
         self.trainable.grad = flat_gradient[:trained]
 
         self._workspaces: dict[tuple[int, int], _Workspace] = {}
-        self._row_offset = torch.arange(R, device=device).view(1, R, 1) * DIGITS
-        self._digits = torch.arange(DIGITS, device=device).view(-1, 1)
+        self._row_offset = torch.arange(R, device=flat.device).view(1, R, 1) * DIGITS
+        self._digits = torch.arange(DIGITS, device=flat.device).view(-1, 1)
         starts = [initial_parameters(spec, seed) for seed in self.seeds]
         self.load_state_dict({name: torch.stack([s[name] for s in starts]) for name in starts[0]})
 
@@ -200,16 +188,13 @@ class Ensemble:
         table = torch.baddbmm(p["b"], p["embedding"], p["W"])  # (R, V, G*H)
         rows = X.expand(len(self), B, T).permute(2, 0, 1) + self._row_offset  # (T, R, B)
         torch.index_select(table.flatten(0, 1), 0, rows.flatten(), out=work.Z.flatten(0, 2))
-        if self.spec.cell == "srn":
-            self._run_srn(work)
-        else:
+        if self.spec.cell == "lstm":
             self._run_lstm(work, held or {}, first)
-        return work
-
-    def _run_srn(self, work: _Workspace) -> None:
-        h, U = work.steps["h"], self.parameters["U"]
+            return work
+        h = work.steps["h"]
         for t, z in enumerate(work.steps["Z"]):
-            torch.tanh(z.baddbmm_(h[t], U), out=h[t + 1])
+            torch.tanh(z.baddbmm_(h[t], p["U"]), out=h[t + 1])
+        return work
 
     def _run_lstm(self, work: _Workspace, held: Mapping[str, float | Tensor], first: int) -> None:
         """All steps of the LSTM; `work.Z` comes with x W + b, h[0] and c[0] are zero."""
@@ -238,11 +223,11 @@ class Ensemble:
 
     @torch.no_grad()
     def trace(self, X: Tensor, held: Held = None, first: int = 0) -> dict[str, Tensor]:
-        """Every gate and state at every step of X, each (R, B, T, H).
+        """Gates and states at every step of X, (R, B, T, H): "i", "f", "o", "g" (the candidate),
+        "c" and "h", for the SRN "h" alone.
 
-        They are "i", "f", "o", "g" (the candidate), "c" and "h", for the SRN "h" alone. `held` maps
-        gates "i", "f" or "o" to a number, or a tensor (R, 1, H), that takes the gate's place from
-        step `first` on, counted from 0.
+        `held` maps gates "i", "f" or "o" to a number, or a tensor (R, 1, H), that takes the gate's
+        place from step `first` on, counted from 0.
         """
         self._check_held(X, held, first)
         work = self._read(X, held, first)
@@ -250,19 +235,14 @@ class Ensemble:
         if self.spec.cell == "lstm":
             o, i, f, g = work.Z.split(self.spec.hidden_size, dim=-1)
             values = {"i": i, "f": f, "o": o, "g": g, "c": work.c[1:]} | values
-        return {
-            name: value.permute(1, 2, 0, 3).clone(memory_format=torch.contiguous_format)
-            for name, value in values.items()
-        }
+        return {n: torch.stack(v.unbind(), dim=2) for n, v in values.items()}
 
     def _check_held(self, X: Tensor, held: Held, first: int) -> None:
         check(X, replicas=len(self))
         allowed, T = [*"ifo"] if self.spec.cell == "lstm" else [], X.shape[-1]
         if not {*(held or {})} <= {*allowed} or not 0 <= first < T:
-            raise ValueError(
-                f"held: the gates {allowed} of this {self.spec.cell} can be held from a step "
-                f"0..{T - 1} on, got {[*(held or {})]} from {first}"
-            )
+            got = f"got {[*(held or {})]} from {first}"
+            raise ValueError(f"held: {allowed} can be held from a step 0..{T - 1} on, {got}")
 
     @torch.no_grad()
     def evaluate(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,11 +254,8 @@ class Ensemble:
 
     @torch.no_grad()
     def loss_and_gradients(self, X: Tensor, y: Tensor, *, reduction: str = "mean") -> Tensor:
-        """One forward and backward pass; fills `gradients` and returns the losses (R,).
-
-        `reduction` is "mean" or "sum" over the batch; each replica has its own loss, and no replica
-        sees another's. X and y must have passed `data.check`.
-        """
+        """One forward and backward pass; fills `gradients` and returns the losses (R,), each the
+        "mean" or "sum" over its replica's batch. X and y must have passed `data.check`."""
         work, g, p = self._read(X), self.gradients, self.parameters
         last = work.h[-1]
 
@@ -294,22 +271,20 @@ class Ensemble:
         torch.sum(d_logits, dim=1, keepdim=True, out=g["head_bias"])
         d_h = torch.bmm(d_logits, p["head_weight"].mT)
 
-        backward = self._backward_srn if self.spec.cell == "srn" else self._backward_lstm
-        backward(work, d_h, p["U"].mT.contiguous())
+        U_T = p["U"].mT.contiguous()
+        if self.spec.cell == "lstm":
+            self._backward_lstm(work, d_h, U_T)
+        else:  # d_Z = d_h (1 - h^2), from the last step to the first
+            torch.mul(work.h[1:], work.h[1:], out=work.d_Z).neg_().add_(1)
+            for d_z in reversed(work.steps["d_Z"]):
+                torch.bmm(d_z.mul_(d_h), U_T, out=d_h)
         self._weight_gradients(X, work)
         return losses.mean(1) if reduction == "mean" else losses.sum(1)
-
-    def _backward_srn(self, work: _Workspace, d_h: Tensor, U_T: Tensor) -> None:
-        """Fill `work.d_Z` (T, R, B, H), given the gradient of the last hidden state (R, B, H)."""
-        torch.mul(work.h[1:], work.h[1:], out=work.d_Z).neg_().add_(1)
-        for d_z in reversed(work.steps["d_Z"]):
-            d_z.mul_(d_h)
-            torch.bmm(d_z, U_T, out=d_h)
 
     def _backward_lstm(self, work: _Workspace, d_h: Tensor, U_T: Tensor) -> None:
         """Fill `work.d_Z` (T, R, B, 4H), given the gradient of the last hidden state (R, B, H).
 
-        With dc the gradient of the cell state and all products elementwise, the equations are
+        With dc the gradient of the cell state, the equations are, elementwise,
         dc += dh o (1 - tanh(c)^2); do = dh tanh(c) o(1-o); di = dc g i(1-i);
         df = dc c_prev f(1-f); dg = dc i (1-g^2); then dc_prev = dc f and dh_prev = dZ U^T.
         """

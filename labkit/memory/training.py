@@ -21,8 +21,7 @@ def batches(
 ) -> Iterator[Split]:
     """Batches (R, B, ...) without end, epoch after epoch; the last of an epoch may be smaller.
 
-    Without shuffling every replica reads the data in file order. With it, each replica draws its
-    own order from its own seed, so that the order does not depend on who trains beside it.
+    They stand in file order, or each replica draws its orders from its own seed.
     """
     R, N = len(seeds), data.y.shape[-1]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -38,21 +37,14 @@ def batches(
 
 
 def fit(
-    ensemble: Ensemble,
-    train: Split,
-    dev: Split,
-    steps: int,
-    evaluate_every: int = 100,
-    shuffle: bool = False,
-    progress: Progress = lambda done, total: None,
-    lr: float = 1e-3,
-) -> dict[str, Tensor]:
+    ensemble: Ensemble, train: Split, dev: Split, steps: int, evaluate_every: int = 100,
+    shuffle: bool = False, progress: Progress = lambda done, total: None, lr: float = 1e-3,
+) -> dict[str, Tensor]:  # fmt: skip
     """Train by Adam on the mean cross-entropy; leave every replica at its best checkpoint.
 
     That is the one with the best dev accuracy, the earliest where several tie. Returns, for R
     replicas and K evaluations: "step" (K,); "train_loss" (R, K), the mean over the batches since
-    the evaluation before; "dev_loss" and "dev_curve", the dev accuracy, (R, K); and of the best
-    checkpoint "best_step" and "dev_accuracy" (R,).
+    the evaluation before; "dev_loss" (R, K); and the best checkpoint's "dev_accuracy" (R,).
     """
     check(*train, replicas=len(ensemble))
     optimiser = torch.optim.Adam([ensemble.trainable], lr=lr, fused=True)
@@ -60,8 +52,7 @@ def fit(
 
     best = ensemble.state_dict()
     best_accuracy = ensemble.trainable.new_full((len(ensemble),), -1.0)
-    best_step = torch.zeros_like(best_accuracy, dtype=torch.int64)
-    at, curves = [], {"train_loss": [], "dev_loss": [], "dev_curve": []}
+    at, curves = [], {"train_loss": [], "dev_loss": []}
     running, since = torch.zeros_like(best_accuracy), 0
 
     for step in range(1, steps + 1):
@@ -75,24 +66,17 @@ def fit(
         dev_loss, dev_accuracy = ensemble.evaluate(*dev)
         curves["train_loss"].append(running / since)
         curves["dev_loss"].append(dev_loss)
-        curves["dev_curve"].append(dev_accuracy)
         at.append(step)
         running, since = torch.zeros_like(running), 0
-
         improved = dev_accuracy > best_accuracy
         best_accuracy = torch.where(improved, dev_accuracy, best_accuracy)
-        best_step[improved] = step
         for name, value in ensemble.state_dict().items():
             best[name][improved] = value[improved]
         progress(step, steps)
 
     ensemble.load_state_dict(best)
-    return {
-        "step": torch.tensor(at),
-        **{name: torch.stack(values, 1) for name, values in curves.items()},
-        "best_step": best_step,
-        "dev_accuracy": best_accuracy,
-    }
+    arrays = {name: torch.stack(values, 1) for name, values in curves.items()}
+    return arrays | {"step": torch.tensor(at), "dev_accuracy": best_accuracy}
 
 
 def place(protocol: str, cell: str, setting: str, length: int) -> str:
@@ -122,9 +106,9 @@ class DigitSumTraining(Specification):
     def train(self, progress: Progress = lambda done, total: None) -> Arrays:
         """Train the replicas and test each one's best checkpoint.
 
-        Returns what `fit` does; "first_loss" and "test_accuracy", or for sound
-        "test_accuracy_seen_pairs" and "test_accuracy_unseen_pairs", each (R,); and the parameters
-        of the best checkpoint under "parameters.<name>", (R, ...).
+        Returns what `fit` does; "first_loss" and "test_accuracy", for sound data
+        "test_accuracy_seen_pairs" and "..._unseen_pairs", each (R,); and the best checkpoints'
+        parameters as "parameters.<name>", (R, ...).
         """
         device = machine.device(self.device)
         ensemble = Ensemble(self.model, self.seeds, device=device)
@@ -151,15 +135,15 @@ class DigitSumTraining(Specification):
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> Ensemble:
         """The trained replicas that `train` has returned, each at its best checkpoint."""
-        ensemble, prefix = Ensemble(self.model, self.seeds), "parameters."
-        state = {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
-        ensemble.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
+        ensemble = Ensemble(self.model, self.seeds)
+        kept = {n: torch.from_numpy(arrays[f"parameters.{n}"]) for n in ensemble.state_dict()}
+        ensemble.load_state_dict(kept)
         return ensemble
 
 
 def clip_gradients(ensemble: Ensemble, max_norm: float, *, together: bool) -> None:
-    """Scale gradients down to the L2 norm `max_norm` where above it: all of a replica `together`,
-    as `torch.nn.utils.clip_grad_norm_` does, or each tensor on its own."""
+    """Scale gradients above it down to the L2 norm `max_norm`: all of a replica's `together`, as
+    `torch.nn.utils.clip_grad_norm_` does, or each tensor on its own."""
     gradients = list(ensemble.gradients.values())
     norms = [gradient.flatten(1).norm(dim=1) for gradient in gradients]  # (R,) each
     if together:
@@ -170,18 +154,15 @@ def clip_gradients(ensemble: Ensemble, max_norm: float, *, together: bool) -> No
 
 
 def explode(
-    seeds: Sequence[int],
-    clip: Literal["none", "per_tensor", "global"] = "none",
-    max_norm: float = 5.0,
-    epochs: int = 50,
+    seeds: Sequence[int], clip: Literal["none", "per_tensor", "global"] = "none", epochs: int = 50
 ) -> dict[str, Tensor]:
     """The textbook's recipe for a gradient explosion: an SRN, 20 digits, plain SGD with learning
     rate 0.2 on the summed cross-entropy of batches of 64.
 
-    `clip` to `max_norm` is "per_tensor" in the textbook's framework, "global" in torch's
-    `clip_grad_norm_`. Returns for R replicas and K steps (R, K) "loss", a mean per sequence, and
-    "gradient", the L2 norm of U's before clipping; and at the end (R,) "dev_accuracy" and
-    "saturated", the share of hidden values on the dev set beyond ±0.999.
+    `clip` to a norm of 5 is "per_tensor" in the textbook's framework, "global" in torch. Returns,
+    (R, K) for K steps, "loss", a mean per sequence, and "gradient", the L2 norm of U's before
+    clipping; and at the end (R,) "dev_accuracy" and "saturated", the share of hidden values on the
+    dev set beyond ±0.999.
     """
     ensemble, data = Ensemble(ModelSpec(cell="srn"), seeds), load_published(20)
     stream = batches(data["train"], seeds, batch_size=64)
@@ -191,7 +172,7 @@ def explode(
         curves["loss"].append(ensemble.loss_and_gradients(X, y, reduction="sum") / y.shape[1])
         curves["gradient"].append(ensemble.gradients["U"].flatten(1).norm(dim=1))
         if clip != "none":
-            clip_gradients(ensemble, max_norm, together=clip == "global")
+            clip_gradients(ensemble, 5.0, together=clip == "global")
         with torch.no_grad():
             ensemble.trainable -= 0.2 * ensemble.trainable.grad
     hidden = ensemble.trace(data["dev"].X)["h"]

@@ -1,4 +1,4 @@
-"""Chapter 06, three stacked LSTM cells that follow a sine: its parameters and their bounds."""
+"""Chapter 06, three stacked LSTM cells that follow a sine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The figures of the sine chapter, and its rows of the report.
-
-Shapes: R seeds, K blocks of batches, B windows, N steps of a free run.
-"""
+"""The sine chapter's figures and rows. R seeds, K blocks of batches, B windows, N free steps."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch import Tensor
 
 from labkit.measure.claims import Row, number_row
 from labkit.measure.plots import PALETTE, legend_below, new_figure, seed_lines
-from labkit.sine.study import DRIFTED, LENGTHS, POINTS, SEEN
+from labkit.sine.study import DRIFTED, LENGTHS, SEEN
 
 BLOCK = 20  # batches that a published loss is the mean of
 STARTS = {"gluon": "gluon's start", "xavier": "Xavier start"}
@@ -44,14 +41,13 @@ def _logarithmic(ax: Axes, ticks: Sequence[int], end: float) -> None:
 def loss_plot(
     blocks: Mapping[str, Values], published: Mapping[str, Sequence[float]], mean_answer: float
 ) -> Figure:
-    """`blocks[start][optimiser]` (R, K): means over 20 batches; the first were published as
-    `published["adam_loss"]` and `["sgd_loss"]`. `mean_answer`: the loss of the labels' mean."""
+    """`blocks[start][optimiser]` (R, K): means over 20 batches, the first beside the `published`;
+    `mean_answer`: the loss of the labels' mean."""
     fig, axes = new_figure(
         "loss",
         "Loss over the batches, means of 20, both axes logarithmic, Adam and SGD in two colours, "
-        f"{SEEDS}; panels: {' and '.join(STARTS.values())}. Circles with a black rim are "
-        "the published values, filled in the optimiser's colour; the dotted line is the loss of "
-        "always answering the labels' mean.",
+        f"{SEEDS}; panels: {' and '.join(STARTS.values())}. Rimmed circles: published values; "
+        "dotted: the loss of always answering the labels' mean.",
         ncols=2, figsize=(9.2, 4.0), sharey=True,
     )  # fmt: skip
     for ax, (start, title) in zip(axes, STARTS.items(), strict=True):
@@ -72,20 +68,17 @@ def loss_plot(
 def note_plot(
     before: Tensor, after: Mapping[int, Tensor], published: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """The note's table: outputs (R, 9) before training and after some numbers of batches, beside
-    `published["label"]`, `["initial_prediction"]` and `["final_prediction"]`."""
+    """Outputs (R, 9) before training and `after` numbers of batches, beside the published note."""
     fig, (left, right) = new_figure(
         "note",
-        "Outputs of the nine steps for the window of the published table. Left: before training; "
-        f"right: after {' and after '.join(f'{n:,}' for n in after)} batches with Adam; {SEEDS}. "
-        "Open circles are the published outputs. Right, too: the printed labels, which are sin t, "
-        "as crosses, and half of them, what the net is trained on, as a dashed line.",
+        "Outputs of the nine steps for the published table's window, before training and, right, "
+        f"after {' and '.join(f'{n:,}' for n in after)} batches with Adam; {SEEDS}. Circles: the "
+        "published outputs; crosses: the printed labels, sin t; dashed: their half, the target.",
         ncols=2, figsize=(10.0, 4.1),
     )  # fmt: skip
     steps, circles = range(1, 10), {"mfc": "none", "label": "published outputs", **CIRCLES}
     seed_lines(left, steps, 1e5 * before, PALETTE[7], "ours, before")
     left.plot(steps, 1e5 * np.array(published["initial_prediction"]), **circles)
-    left.axhline(0, color="0.4", lw=0.8)
     left.set(title="before training", xlabel="step", ylabel="output × 100,000", xticks=steps)
     for (batches, values), colour in zip(after.items(), (PALETTE[0], PALETTE[4]), strict=False):
         seed_lines(right, steps, values, colour, f"ours, {batches:,} batches")
@@ -99,14 +92,12 @@ def note_plot(
 
 
 def error_plot(places: Values, lengths: Values, lines: Mapping[str, float]) -> Figure:
-    """Errors by step `places[way]` (R, 9) and by length `lengths[way]` (R, lengths); `lines` are
-    reference errors at the last of nine steps, by name."""
+    """Errors `places[way]` (R, 9) and `lengths[way]` (R, lengths); `lines`: reference errors."""
     fig, (left, right) = new_figure(
         "error_over_place_and_length",
-        "Root mean square error on a logarithmic axis. Left: after each of nine steps; grey lines "
-        f"without seeds: {', '.join(lines)}. Right: of the last output over the length of the "
-        "window, at the same labels for every length. One colour and mark for each way of "
-        f"training, {SEEDS}.",
+        f"Root mean square error, logarithmic. Left: after each of nine steps; grey: "
+        f"{', '.join(lines)}. Right: of the last output over the window's length, at the same "
+        f"labels. One colour and mark for each way of training, {SEEDS}.",
         ncols=2, figsize=(10.0, 4.3), sharey=True,
     )  # fmt: skip
     for way, (label, colour, marker) in WAYS.items():
@@ -117,20 +108,17 @@ def error_plot(places: Values, lengths: Values, lines: Mapping[str, float]) -> F
     left.set(yscale="log", xlabel="step", ylabel="root mean square error", xticks=range(1, 10))
     _logarithmic(right, LENGTHS, max(LENGTHS))
     right.set_xlabel("points in the window")
-    right.axvline(POINTS, color="0.4", lw=0.8)
     legend_below(fig, ncols=3)
     return fig
 
 
 def gate_plot(ends: Tensor, gates: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """The parts of the output: `gates[way]` holds the top cell's output gate and tanh(c), (R, B)
-    each, at the last of nine steps, for windows that end at `ends` (B,)."""
+    """`gates[way]`: the top cell's output gate and tanh(c), (R, B), for windows to `ends` (B,)."""
     fig, axes = new_figure(
         "output_gate",
-        "Output gate, tanh(c) and their product, the output, at the last of nine steps over t, and "
-        "sin(t)/2 in black. One panel for each way of training: "
-        f"{'; '.join(WAYS[way][0] for way in gates)}. In each, {SEEDS}; times beyond {SEEN:g}, on "
-        "which no net was trained, lie on grey.",
+        "Output gate, tanh(c) and their product, the output, at the last of nine steps over t; "
+        f"sin(t)/2 in black; {SEEDS}. Panels: {'; '.join(WAYS[way][0] for way in gates)}. Times "
+        f"beyond {SEEN:g}, which no training saw, lie on grey.",
         ncols=len(gates), figsize=(9.6, 4.2), sharey=True,
     )  # fmt: skip
     for ax, (way, (gate, squashed)) in zip(axes, gates.items(), strict=True):
@@ -146,15 +134,13 @@ def gate_plot(ends: Tensor, gates: Mapping[str, tuple[Tensor, Tensor]]) -> Figur
 
 
 def free_run_plot(true: Tensor, said: Values, error: Values, baselines: Values) -> Figure:
-    """One free run (N,) with the first seed's forecasts `said[way]` (N,), and the errors over all
-    phases, `error[way]` (R, N) and, under the legend's texts, of `baselines` (N,)."""
+    """One free run (N,), the first seed's `said[way]` (N,), and the errors over all phases,
+    `error[way]` (R, N) and, by the legend's texts, of `baselines` (N,)."""
     fig, (top, bottom) = new_figure(
         "free_run",
-        "Forecasts that feed on themselves. Above: the true wave in black and what the first "
-        "seed's nets say, one colour for each way of training. Below: the root mean square error "
-        f"over all phases, both axes logarithmic and errors above 10 drawn at 10; {SEEDS}; "
-        f"grey strokes: {', '.join(baselines)}; the level line "
-        f"at {DRIFTED:g} is where a forecast counts as drifted.",
+        "Forecasts that feed on themselves. Above: the true wave in black, the first seed's nets "
+        f"in colour. Below: their root mean square error over all phases, axes logarithmic, {SEEDS}"
+        f"; grey: {', '.join(baselines)}, up to 10; beyond {DRIFTED:g} a forecast has drifted.",
         nrows=2, figsize=(9.6, 6.2),
     )  # fmt: skip
     steps = range(1, len(true) + 1)
@@ -166,10 +152,9 @@ def free_run_plot(true: Tensor, said: Values, error: Values, baselines: Values) 
     for (name, values), style in zip(baselines.items(), (":", "--", "-."), strict=True):
         bottom.plot(steps, values.clamp(1e-9, 10), color="0.4", ls=style, label=name)
     bottom.axhline(DRIFTED, color="black", lw=0.8, label=f"the limit, {DRIFTED:g}")
-    for ax in (top, bottom):
-        ax.set(xlabel="steps of the free run", xlim=(1, len(true)))
-    top.set(ylabel="value", ylim=(-1, 1))
-    bottom.set(yscale="log", ylabel="root mean square error")
+    along = {"xlabel": "steps of the free run", "xlim": (1, len(true))}
+    top.set(ylabel="value", ylim=(-1, 1), **along)
+    bottom.set(yscale="log", ylabel="root mean square error", **along)
     _logarithmic(bottom, (1, 2, 5, 10, 20, 50, 100, 200, 500), len(true))
     legend_below(fig)
     return fig
@@ -189,15 +174,13 @@ def rows(
             for optimiser, label in (("adam", "Adam, 0.001"), ("sgd", "SGD, 0.01"))
             for k, value in enumerate(sine[f"{optimiser}_loss"], start=1)
         ]  # fmt: skip
-    for when, column, moment in (
-        ("before training", "initial_prediction", 0),
-        ("after training, ours after 100 batches", "final_prediction", 100),
-        (f"after training, ours after {settings['batches']:,} batches", "final_prediction", "end"),
-    ):
-        name, values = f"{NOTE.format(moment)}/{{}}", sine["every_step"][column]
+    after = {100: 100, "end": settings["batches"]}  # the moment's name in a measure -> batches
+    titles = {m: f"after training, ours after {batches:,} batches" for m, batches in after.items()}
+    for moment, when in {0: "before training", **titles}.items():
+        name, printed = NOTE.format(moment), f"{'final' if moment else 'initial'}_prediction"
         tables[f"Outputs {when}"] = [
-            number_row(f"output of step {k}", v, measures, name.format(k), higher_is_better=None)
-            for k, v in enumerate(values, start=1)
+            number_row(f"output of step {k}", v, measures, f"{name}/{k}", higher_is_better=None)
+            for k, v in enumerate(sine["every_step"][printed], start=1)
         ]
     return tables
 
@@ -205,9 +188,7 @@ def rows(
 def about(published: Mapping[str, Any]) -> str:
     """What the published figures were measured on, and what their labels tell."""
     return (
-        "Published: three LSTM cells of 10, 20 and 1 units, nine points, batches of 300, half the "
-        f"squared error of the last output against sin(t)/2, averaged over {BLOCK} batches; one "
-        "training each. The labels printed beside the outputs are sin t, twice what the net was "
-        "trained on. The source trained on 1,000 batches and prints losses up to the hundredth; "
-        "its outputs after training stand beside ours after either number."
+        "Published: one training of three LSTM cells (10, 20, 1 units) for 1,000 batches of 300; "
+        f"half the squared error of the last of nine outputs against sin(t)/2, means of {BLOCK} "
+        "batches up to the hundredth. The labels printed beside its outputs are sin t, twice that."
     )

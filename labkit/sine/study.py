@@ -1,10 +1,8 @@
 """Three stacked LSTM cells that follow a sine: data, cells, one training, and what is measured.
 
-The cells have 10, 20 and 1 units, and the top cell's hidden state is the output. The nets are tiny,
-so R of them, one for each seed, are trained at once: every parameter has the seeds as its first
-axis. No net sees another's numbers, so each equals the same net trained alone.
-
-Shapes: R seeds, T steps, B windows, I inputs, H units, N steps of a free run.
+The top cell's hidden state is the output. The nets are tiny, so R of them, one for each seed, are
+trained at once: every parameter has the seeds as its first axis, and each net equals the same net
+trained alone. Shapes: R seeds, T steps, B windows, I inputs, H units, N steps of a free run.
 """
 
 from __future__ import annotations
@@ -30,12 +28,11 @@ OPTIMISERS = {"adam": {"lr": 1e-3}, "sgd": {"optimiser": "sgd", "lr": 1e-2}}  # 
 SNAPSHOTS = (20, 40, 60, 80, 100, 120, 160, 200, 500)  # batches after which the note is compared
 MIXED = {"shortest": 5, "longest": 13}  # the mixed lengths of training; their mean is nine
 WAYS: dict[str, dict[str, Any]] = {
-    "last/nine": {"loss": "last"},
-    "every/nine": {"loss": "every"},
-    "last/mixed": {"loss": "last", **MIXED},
-    "every/mixed": {"loss": "every", **MIXED},
+    f"{loss}/{name}": {"loss": loss, **lengths}
+    for name, lengths in {"nine": {}, "mixed": MIXED}.items()
+    for loss in ("last", "every")
 }
-# the forecasters that read values; a start and a rate that train further than the source's
+# the forecasters read values and train further than the source's net
 _VALUE = {"reads": "value", "start": "xavier", "lr": 1e-2, "decay": True, "batch_size": 100}
 FORECASTERS: dict[str, dict[str, Any]] = {
     "last/nine": {**_VALUE, "loss": "last"},
@@ -52,8 +49,7 @@ def _midpoints(low: float, high: float, count: int) -> Tensor:
     return low + (high - low) * (torch.arange(count) + 0.5) / count
 
 
-# Times of evaluation; no training draws them. Choices look at DEV_ENDS alone. Windows of every
-# length can end at SEEN_ENDS and UNSEEN_ENDS, so lengths are compared at the same labels.
+# Times of evaluation. Choices look at DEV_ENDS alone; SEEN_ENDS and UNSEEN_ENDS suit every length.
 TEST_ENDS = _midpoints(STEP * POINTS, SEEN, 100)
 DEV_ENDS = _midpoints(STEP * POINTS, SEEN, 50)
 SEEN_ENDS = _midpoints(STEP * max(LENGTHS), SEEN, 40)
@@ -62,11 +58,8 @@ FIRST_PHASES = _midpoints(0, 2 * math.pi, 32)  # of the free runs
 
 
 def time_windows(end: Tensor, T: int) -> tuple[Tensor, Tensor]:
-    """T grid points in front of each time `end` (...,), and the label of each.
-
-    X (..., T) holds t = end − 0.01·T, …, end − 0.01, and y (..., T) the value one step further,
-    sin(t + 0.01)/2. So the last label lies at `end`, which is not read.
-    """
+    """X (..., T), the times t = end − 0.01·T, …, end − 0.01 before each `end` (...,), and their
+    labels y (..., T), the value one step further, sin(t + 0.01)/2; `end` itself is not read."""
     t = end.unsqueeze(-1) + STEP * torch.arange(-T, 1, dtype=end.dtype, device=end.device)
     return t[..., :-1], t[..., 1:].sin() / 2
 
@@ -79,9 +72,8 @@ def wave(first: Tensor, N: int) -> Tensor:
 def draw_windows(reads: str, u: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """Windows X and labels y (..., T) for random numbers u (...,), uniform in [0, 1).
 
-    Where "time" is read, the last label lies between 0.01·T and 1.09, evenly: for nine points the
-    first of them is u, as in the source. Where the "value" sin(t)/2 is read, windows begin anywhere
-    in a period, and the label is the value that follows.
+    Where "time" is read, the last label lies evenly between 0.01·T and 1.09, as in the source;
+    windows of the "value" sin(t)/2 begin anywhere in a period, their labels are the next values.
     """
     if reads == "time":
         return time_windows(STEP * T + u * (SEEN - STEP * T), T)
@@ -89,18 +81,14 @@ def draw_windows(reads: str, u: Tensor, T: int) -> tuple[Tensor, Tensor]:
     return values[..., :-1], values[..., 1:]
 
 
-# the stacked cells
-
-
 def initial_parameters(
     seeds: Sequence[int], start: str = "gluon", dtype: torch.dtype = torch.float32
 ) -> Parameters:
     """One net for each seed, before training; gate columns stand in the order i, f, o, g.
 
-    "gluon" is that framework's default: every weight uniform in ±0.07. "xavier" takes the bound
-    sqrt(6 / (I + H)) for the input weights of a gate and sqrt(6 / 2H) for its recurrent ones.
-    Either way both biases, one beside W and one beside U, are zero. A seed draws the same numbers
-    for both starts.
+    "gluon" is that framework's default, every weight uniform in ±0.07; "xavier" has the bound
+    sqrt(6 / (rows + H)) for each gate's matrix. Both biases, beside W and beside U, are zero. A
+    seed draws the same numbers for both starts.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     parameters = []
@@ -120,8 +108,8 @@ def unroll(
 ) -> tuple[Tensor, State, list[tuple[Tensor, Tensor, Tensor]]]:
     """Read windows X (B, T), the same for every net, or (R, B, T), from `state`, zero by default.
 
-    In each cell c = f·c + i·g and h = o·tanh(c). Returns the outputs after each step (R, B, T), the
-    last state of every cell, and the top cell's h, c and o after each step, (R, B, 1) each.
+    Returns the outputs after each step (R, B, T), the last state of every cell, and the top cell's
+    h, c and o after each step, (R, B, 1) each.
     """
     R, (B, T) = parameters[0]["W"].shape[0], X.shape[-2:]
     signal = X.expand(R, B, T).transpose(1, 2).unsqueeze(-1)  # (R, T, B, 1)
@@ -154,9 +142,9 @@ def losses(parameters: Parameters, X: Tensor, y: Tensor, every: bool = False) ->
 class SineTraining(Specification):
     """One way of training, with one net for each seed; the defaults are the source's.
 
-    `loss` counts the "last" output or "every" one. The length of a window is drawn for each batch
-    from `shortest` to `longest`. With `decay` the learning rate falls to zero along a cosine.
-    `snapshots` are the numbers of batches after which parameters are kept, besides the last.
+    `loss` counts the "last" output or "every" one. A batch's windows have one length, drawn from
+    `shortest` to `longest`. With `decay` the rate falls to zero along a cosine. `snapshots` are
+    the numbers of batches after which parameters are kept, besides the last.
     """
 
     seeds: Seeds
@@ -184,9 +172,9 @@ class SineTraining(Specification):
         return f"{self.optimiser} {self.lr:g}, {self.loss} step, seeds from {self.seeds[0]}"
 
     def train(self, progress: Progress, dtype: torch.dtype = torch.float32) -> Arrays:
-        """The losses "loss" (R, batches), and parameters under "<batches>/<cell>/<name>".
+        """The "loss" (R, batches), and parameters under "<batches>/<cell>/<name>".
 
-        Each seed draws its own windows. The lengths of the batches are drawn once for all seeds.
+        Each seed draws its own windows; the lengths of the batches are the same for all.
         """
         device = machine.device(self.device)
         parameters = [
@@ -194,8 +182,8 @@ class SineTraining(Specification):
             for cell in initial_parameters(self.seeds, self.start, dtype)
         ]
         flat = [value for cell in parameters for value in cell.values()]
-        kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        optimiser = kinds[self.optimiser](flat, lr=self.lr)
+        kind = torch.optim.Adam if self.optimiser == "adam" else torch.optim.SGD
+        optimiser = kind(flat, lr=self.lr)
         generators = [torch.Generator().manual_seed(1_000_003 + seed) for seed in self.seeds]
         draw = torch.Generator().manual_seed(0)
         lengths = torch.randint(self.shortest, self.longest + 1, (self.batches,), generator=draw)
@@ -230,9 +218,6 @@ def parameters_after(arrays: Arrays, batches: int) -> Parameters:
     ]
 
 
-# errors
-
-
 def root_mean_square(errors: Tensor) -> Tensor:
     """Over the windows of errors (..., B, N)."""
     return errors.square().mean(-2).sqrt()
@@ -250,13 +235,11 @@ def length_errors(parameters: Parameters, ends: Tensor, lengths: Sequence[int] =
 
 
 def polynomial_errors() -> dict[str, float]:
-    """Error at the test times of polynomials in the point read last: none has a memory.
-
-    Fitted to 300 points evenly spread over what is seen in training.
-    """
+    """Error at the test times of polynomials in the point read last, which have no memory, fitted
+    to 300 points evenly spread over what is seen in training."""
     fit, test = _midpoints(STEP * POINTS, SEEN, 300).double(), TEST_ENDS.double()
     errors = {}
-    for name, degree in (("mean", 0), ("line", 1), ("cubic", 3)):
+    for name, degree in {"mean": 0, "line": 1, "cubic": 3}.items():
         powers = torch.arange(degree + 1)
         A, B = ((t - STEP).unsqueeze(1) ** powers for t in (fit, test))
         weights = torch.linalg.lstsq(A, fit.sin().unsqueeze(1) / 2).solution
@@ -265,7 +248,7 @@ def polynomial_errors() -> dict[str, float]:
 
 
 def gradient_norms(parameters: Parameters) -> dict[str, Tensor]:
-    """L2 norms (R,) of the last-step loss's gradient, for each cell's weights and its biases."""
+    """L2 norms (R,) of the last-step loss's gradient, for each cell's weights and biases."""
     cells = [{n: v.detach().requires_grad_() for n, v in cell.items()} for cell in parameters]
     losses(cells, *time_windows(DEV_ENDS, POINTS)).sum().backward()
     return {
@@ -275,11 +258,8 @@ def gradient_norms(parameters: Parameters) -> dict[str, Tensor]:
     }
 
 
-# free runs
-
-
 def free_run(parameters: Parameters, warm: Tensor, N: int) -> Tensor:
-    """Forecast N values (R, B, N) after the true ones, warm (B, W), feeding on its own outputs."""
+    """N values (R, B, N) after the true ones, warm (B, W), read from the net's own outputs."""
     said, X, state = [], warm.to(parameters[0]["W"].dtype), None
     for _ in range(N):
         outputs, state, _ = unroll(parameters, X, state)
@@ -291,13 +271,13 @@ def free_run(parameters: Parameters, warm: Tensor, N: int) -> Tensor:
 def two_term_run(warm: Tensor, N: int, a: float, b: float = -1.0) -> Tensor:
     """s[k+1] = a·s[k] + b·s[k−1], for N steps after warm (B, W); (B, N).
 
-    With a = 2·cos(step) and b = −1 it is exact for every sine of that step, whatever its amplitude
-    and phase; a = 2 draws a straight line on; a = 1 with b = 0 repeats the last value.
+    a = 2·cos(step), b = −1 is exact for every sine of that step; a = 2 draws a straight line on;
+    a = 1, b = 0 repeats the last value.
     """
-    values = [warm[:, -2], warm[:, -1]]
+    values = [*warm.unbind(1)]
     for _ in range(N):
         values.append(a * values[-1] + b * values[-2])
-    return torch.stack(values[2:], dim=1)
+    return torch.stack(values[-N:], dim=1)
 
 
 def drift_step(error: Tensor) -> Tensor:
@@ -307,11 +287,9 @@ def drift_step(error: Tensor) -> Tensor:
 
 
 def amplitude_and_phase(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Amplitude over the true one, and size of the phase's error in radians, for each period.
-
-    Both (..., M) are those of the sine that fits the 63 values of a period best, averaged over the
-    windows of `said` and `true` (..., B, N). A phase that means nothing averages π/2.
-    """
+    """Amplitude over the true one and size of the phase's error in radians, (..., M) each, of the
+    sine that fits each period's 63 values best, averaged over the windows of `said` and `true`
+    (..., B, N). A phase that means nothing averages π/2."""
     period = round(2 * math.pi / VALUE_STEP)
     angle = VALUE_STEP * torch.arange(period, dtype=torch.float64)
     fit = torch.linalg.pinv(torch.stack([angle.sin(), angle.cos()], dim=1)).T  # (period, 2)
