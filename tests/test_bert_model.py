@@ -1,18 +1,25 @@
-"""The BERT classifier: what each pooling sees, the head, its precision; the tiny model."""
+"""The BERT classifier and its precision; the tiny model, and pretrained ones."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
+from labkit import bert as room
 from labkit.bert import model as bert
-from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec, fastest_precision, mixed
-from labkit.bert.pretrained import find, load_tokenizer
+from labkit.bert.model import KNOWN, BertClassifier, ClassifierSpec, find
 from labkit.film import corpus as reviews
+from labkit.lab.fetch import DownloadError
 
 H, V = 16, 30
 
@@ -40,7 +47,7 @@ def batch(T: int, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return X.where(mask, torch.tensor(padding)), mask
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", bert.POOLINGS)
 def test_padding_reaches_the_last_position_only(pooling):
     """Other padding and more of it changes nothing, but for the mistake that is there to show."""
     model = classifier(pooling).eval()
@@ -62,21 +69,6 @@ def test_pooling_by_hand():
         assert bert.pool(hidden[:1], given[:1], "last_position").tolist() == [[4, 5]]
 
 
-def test_the_head_is_linear_or_has_one_hidden_layer():
-    assert [type(layer).__name__ for layer in classifier().head] == ["Linear"]
-    first, relu, last = classifier(head_size=5).head
-    assert (first.out_features, type(relu).__name__, last.out_features) == (5, "ReLU", 2)
-
-
-def test_dropout_acts_on_the_pooled_vector_while_training_only():
-    model = classifier(dropout=0.5).train()
-    model.encoder.eval()
-    X, mask = batch(7)
-    assert not torch.equal(model(X, mask), model(X, mask))
-    model.eval()
-    assert torch.equal(model(X, mask), model(X, mask))
-
-
 def test_a_random_start_keeps_the_architecture_and_no_weight():
     pretrained = encoder()
     torch.manual_seed(5)
@@ -88,63 +80,197 @@ def test_a_random_start_keeps_the_architecture_and_no_weight():
     assert BertClassifier(pretrained, ClassifierSpec(pooling="cls")).encoder is pretrained
 
 
-@pytest.mark.parametrize("able, expected", [(True, "bfloat16"), (False, "float32")])
-def test_a_device_that_only_imitates_bfloat16_takes_float32(able, expected, monkeypatch):
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation: able or including_emulation
-    )
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": able})
-    assert fastest_precision(torch.device("cuda")) == expected
-    assert fastest_precision(torch.device("cpu")) == expected
+def test_a_device_that_only_imitates_bfloat16_takes_float32(monkeypatch):
+    imitates = {"is_bf16_supported": lambda including_emulation: including_emulation}
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(**imitates))
+    assert bert.fastest_precision(torch.device("cuda")) == "float32"
+    for able, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"amx_bf16": able})
+        assert bert.fastest_precision(torch.device("cpu")) == expected
 
 
 def test_products_are_rounded_and_what_is_added_up_is_not():
-    """In bfloat16 the linear layers answer in 16 bits; LayerNorm and pooling stay with 32."""
+    """In bfloat16 the linear layers answer in 16 bits; LayerNorm stays with 32."""
     model = classifier().eval()
-    kinds = {}
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Linear | torch.nn.LayerNorm):
-            keep = kinds.setdefault(type(layer).__name__, set())
-            layer.register_forward_hook(lambda _, __, out, keep=keep: keep.add(out.dtype))
+    layers = dict.fromkeys((model.head[0], model.encoder.embeddings.LayerNorm))
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, _, out: layers.update({layer: out.dtype}))
     with torch.no_grad():
         exact = model(*batch(8))
-        with mixed(torch.device("cpu"), "bfloat16"):
+        with bert.mixed("cpu", "bfloat16"):
             rounded = model(*batch(8))
-    assert kinds == {"Linear": {torch.float32, torch.bfloat16}, "LayerNorm": {torch.float32}}
+    assert list(layers.values()) == [torch.bfloat16, torch.float32]
     assert 0 < (rounded.float() - exact).abs().max() < 0.02
-    assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-# the tiny model
-
-
-# the tiny model
-
-
-def test_the_tiny_model_is_the_same_in_another_process_and_repairs_itself(monkeypatch):
+def test_the_tiny_model_is_the_same_in_another_process_and_repairs_itself():
     """Its folder is named by its content, so equal paths are equal models."""
-    read = []
-    real = bert.word_pieces
-    monkeypatch.setattr(
-        bert, "word_pieces", lambda texts, size: read.extend(texts) or real(texts, size)
-    )
     state = torch.get_rng_state()
     bert.tiny.cache_clear()
     path = bert.tiny() / "model.safetensors"
     assert torch.equal(torch.get_rng_state(), state)
     content = path.read_bytes()
     path.write_bytes(content[:100])
-    code = "from labkit.bert.model import tiny; print(tiny())"
-    there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240
-    )
+    command = [sys.executable, "-c", "from labkit.bert.model import tiny; print(tiny())"]
+    there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
     assert there.stdout.strip() == str(path.parent)
     assert path.read_bytes() == content
 
+
+def test_the_tiny_models_words_are_learned_from_the_training_reviews_alone(monkeypatch, tmp_path):
+    learned = []
+    monkeypatch.setattr(bert.machine, "CACHE", tmp_path)
+
+    def train_from_iterator(self, texts, *_, **__):
+        learned.extend(texts)
+
+    monkeypatch.setattr(bert.BertWordPieceTokenizer, "train_from_iterator", train_from_iterator)
+    monkeypatch.setattr(bert, "words_of", lambda learner: list(bert.SPECIAL))
+    bert.tiny.__wrapped__()
+    monkeypatch.undo()
     texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
     split = reviews.load("generated", 2_001).split()
-    assert read == [texts[n] for n in split["train"].tolist()]
-    tokenizer = load_tokenizer(find("tiny"))
-    ids = tokenizer([text.upper() for text in read[:300]])["input_ids"]
+    assert learned == [texts[n] for n in split["train"].tolist()]
+    tokenizer = bert.load_tokenizer(bert.find("tiny"))
+    ids = tokenizer([text.upper() for text in learned[:300]])["input_ids"]
     assert not any(tokenizer.unk_token_id in row for row in ids)
-    assert tokenizer.convert_tokens_to_ids(list(bert.SPECIAL)) == [0, 1, 2, 3, 4]
+
+
+_, MINILM, BERT_BASE = room.MODELS
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A sound folder, a copy of the tiny model."""
+    return Path(shutil.copytree(bert.tiny(), tmp_path / "model"))
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, folder):
+    """No network, no source that has a model, and MINILM pinned to the tiny model's weights."""
+    for name in ("LABKIT_MIRROR", "LABKIT_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    sha256 = find(str(folder)).weights_sha256
+    monkeypatch.setitem(KNOWN, MINILM, KNOWN[MINILM] | {"weights": sha256})
+    monkeypatch.setattr(bert.importlib.util, "find_spec", lambda name: None)
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append((name, options))
+        raise OSError("no network")
+
+    monkeypatch.setattr(bert, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
+    return SimpleNamespace(asked=asked, put=lambda path: shutil.copytree(folder, path))
+
+
+def test_a_known_model_comes_from_the_hub_at_its_pinned_commit(world, folder, monkeypatch):
+    with pytest.raises(DownloadError, match="no network\nNext: try again with a network; or put"):
+        find(MINILM)
+    ((name, options),) = world.asked
+    assert (name, options["revision"]) == (MINILM, KNOWN[MINILM]["commit"])
+    monkeypatch.setattr(bert, "snapshot_download", lambda *_, **__: str(folder))
+    assert find(MINILM).folder == folder
+
+
+def test_a_mirrors_folder_comes_first_then_a_package_that_is_not_imported(
+    world, tmp_path, monkeypatch
+):
+    place = tmp_path / "a mirror" / "sentence-transformers--all-MiniLM-L6-v2"
+    world.put(place)
+    monkeypatch.setenv("LABKIT_MIRROR", place.parent.as_uri())
+    assert find(MINILM).folder == place
+    package = SimpleNamespace(origin=str(place / "__init__.py"))
+    world.put(place / "model")
+    monkeypatch.setenv("LABKIT_MIRROR", "https://mirror.example")
+    monkeypatch.setattr(bert.importlib.util, "find_spec", {KNOWN[MINILM]["package"]: package}.get)
+    assert find(MINILM).folder == place / "model"
+    assert not world.asked
+    monkeypatch.setenv("LABKIT_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="a network, without LABKIT_OFFLINE;"):
+        find(BERT_BASE)  # which this mirror does not have
+    assert world.asked[0][1]["local_files_only"] is True
+
+
+def test_other_weights_or_words_than_the_known_ones_are_refused(world, tmp_path, monkeypatch):
+    place = tmp_path / "mirror" / "google-bert--bert-base-uncased"
+    world.put(place)
+    monkeypatch.setenv("LABKIT_MIRROR", str(place.parent))
+    with pytest.raises(DownloadError, match=r"model\.safetensors has SHA-256 \w+, expected 68d45e"):
+        find(BERT_BASE)
+    words = place.rename(place.with_name("sentence-transformers--all-MiniLM-L6-v2"))
+    assert find(MINILM).folder == words
+    with pytest.raises(DownloadError, match=r"tokenizer in .* is another model's"):
+        bert.load_tokenizer(find(MINILM))
+
+
+def test_the_data_command_knows_both_models():
+    assert bert.__name__ == room.SOURCES
+    assert set(bert.ON_REQUEST) < {*bert.SOURCES} == {"minilm", "bert-base"}
+    assert {*room.MODELS} == {"tiny", *KNOWN}
+
+
+def config(**changes):
+    """A change to config.json; None takes a fact away."""
+
+    def apply(folder: Path) -> None:
+        path = folder / "config.json"
+        facts = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({name: v for name, v in facts.items() if v is not None}))
+
+    return apply
+
+
+def file(name: str, content: bytes | None):
+    """A file with other content, or without the file."""
+
+    def apply(folder: Path) -> None:
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+
+    return apply
+
+
+FAULTS = {
+    "no positions": (config(max_position_embeddings=None), "config.json has no max_position_em"),
+    "no vocab_size": (config(vocab_size=None), "config.json has no vocab_size"),
+    "an unknown activation": (config(hidden_act="geglu"), "has an unknown hidden_act, 'geglu'"),
+    "another family": (config(model_type="roberta"), "an unknown model_type, 'roberta'"),
+    "no config": (file("config.json", None), "config.json cannot be read.*No such file"),
+    "no casing": (file("tokenizer_config.json", b"{}"), "tokenizer_config.json does not say whet"),
+    "no words": (file("vocab.txt", None), "has neither tokenizer.json nor vocab.txt"),
+    "too many words": (
+        file("vocab.txt", b"\n".join(b"%d" % n for n in range(2_000))),
+        "is another model's",
+    ),
+    "pickles": (
+        file("model.safetensors", None),
+        "has no model.safetensors; what has to be unpickled is not read",
+    ),
+    "cut short": (file("model.safetensors", b"{}"), "is damaged, or does not fit config.json"),
+    "a layer too few": (config(num_hidden_layers=3), r"differ in encoder.layer.2.* \(16 in all\)"),
+    "a layer too many": (config(num_hidden_layers=1), "differ in encoder.layer.1.*get both again"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_with_a_folder_is_said(folder, fault):
+    apply, message = FAULTS[fault]
+    apply(folder)
+    with pytest.raises(DownloadError, match=message):
+        print(bert.load_tokenizer(find(str(folder))), bert.load_encoder(find(str(folder))))
+
+
+def test_a_folder_is_loaded_as_it_is(folder, monkeypatch, capfd):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
+    model = bert.load_encoder(find(str(folder)))
+    assert not model.training
+    for name, value in load_file(folder / "model.safetensors").items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_casing_is_that_of_the_folder(folder, lower):
+    file("tokenizer_config.json", json.dumps({"do_lower_case": lower}).encode())(folder)
+    tokenizer = bert.load_tokenizer(find(str(folder)))
+    assert (tokenizer.tokenize("FILM") == tokenizer.tokenize("film")) is lower

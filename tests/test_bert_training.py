@@ -13,11 +13,9 @@ from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup
 
 from labkit.bert import training as bert
-from labkit.bert.model import POOLINGS, BertClassifier, ClassifierSpec
-from labkit.bert.pretrained import find, load_encoder
-from labkit.bert.training import BertTraining, FineTuning, FrozenVectors, Reading, Trainer, pad
+from labkit.bert.model import POOLINGS, ClassifierSpec, find, load_encoder
+from labkit.bert.training import BertTraining, FineTuning, Reading, Trainer, in_pieces, pad
 from labkit.film import corpus as reviews
-from labkit.film.corpus import Corpus
 from labkit.film.training import draw, held_out
 from labkit.lab import machine, store
 
@@ -25,7 +23,6 @@ from .test_bert_model import encoder
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "very", "good", "bad", "film", "##s")
 RATES = {"lr": 2e-3, "head_lr": 2e-3}
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -33,11 +30,9 @@ def model_folder(tmp_path, monkeypatch) -> Path:
     """A BERT of 16 units and eleven words that drops nothing; the corpus "generated" has 60 + 60
     reviews of 6 to 9 pieces, of which 48 train and 12 are dev."""
     texts = [
-        reviews.Review(
-            part, label, number, 2 + 7 * label, f"A {'very ' * (number % 4)}{word}<br />films"
-        )
+        reviews.Review(part, y, number, 2 + 7 * y, f"A {'very ' * (number % 4)}{word}<br />films")
         for part in ("test", "train")
-        for label, word in enumerate(("bad", "good"))
+        for y, word in enumerate(("bad", "good"))
         for number in range(30)
     ]
     monkeypatch.setattr(reviews, "read", lambda name: texts)
@@ -55,22 +50,18 @@ def model_folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def reading(model_folder) -> Reading:
-    return Reading.of("generated", find(str(model_folder)), max_len=12, num_train=20, num_dev=8)
-
-
-def pieces(corpus: Corpus, index: int) -> str:
-    return " ".join(corpus.review(index))
-
-
-# word pieces
+    model = find(str(model_folder))
+    digest = in_pieces("generated", model).digest
+    sizes = {"max_len": 12, "num_train": 20, "num_dev": 8}
+    return Reading(corpus="generated", model=model.name, digest=digest, **sizes)
 
 
 def test_of_a_long_review_a_part_is_kept(reading, monkeypatch):
     """A corpus is tokenised once; of 8 pieces in head_tail a quarter comes from the head."""
     monkeypatch.setattr(reviews, "read", lambda name: pytest.fail("read again"))
     corpus, uncut = replace(reading, max_len=7, part="tail").encode()
-    assert pieces(corpus, 0) == "[CLS] a bad film ##s [SEP]"
-    assert pieces(corpus, 3) == "[CLS] very very bad film ##s [SEP]"
+    assert " ".join(corpus.review(0)) == "[CLS] a bad film ##s [SEP]"
+    assert " ".join(corpus.review(3)) == "[CLS] very very bad film ##s [SEP]"
     assert corpus.length[:4].tolist() == [6, 7, 7, 7]
     assert uncut[:4].tolist() == [6, 7, 8, 9]
     long = torch.arange(100, 114)
@@ -78,33 +69,29 @@ def test_of_a_long_review_a_part_is_kept(reading, monkeypatch):
         ("head", [*range(101, 109)]), ("tail", [*range(105, 113)]),
         ("head_tail", [101, 102, *range(107, 113)]),
     ):  # fmt: skip
-        assert bert._cut(long, 10, part).tolist() == [100, *inner, 113]
-        assert torch.equal(bert._cut(long[:10], 10, part), long[:10])
-        assert bert._cut(torch.tensor([100, 113]), 3, part).tolist() == [100, 113]  # empty
+        ten = replace(reading, max_len=10, part=part)
+        assert ten.cut(long).tolist() == [100, *inner, 113]
+        assert torch.equal(ten.cut(long[:10]), long[:10])
 
 
 def test_the_reviews_are_those_of_the_recurrent_networks(reading):
     corpus, theirs = reading.encode()[0], reviews.load("generated", 8)
-    for name in ("label", "rating", "number", "is_test", "digest"):
-        mine = getattr(corpus, name)
-        assert np.array_equal(mine, getattr(theirs, name))
-    for seed in (0, 1):
-        index, split = reading.draw(corpus, seed), theirs.split()
-        assert torch.equal(index["train"], draw(theirs, split["train"], 20, seed))
-        assert torch.equal(index["dev"], draw(theirs, split["dev"], 8, 0))
-        assert torch.equal(index["test"], held_out(theirs))
+    for name in ("label", "rating", "is_test"):
+        assert torch.equal(getattr(corpus, name), getattr(theirs, name))
+    index, split = reading.draw(corpus, 1), theirs.split()
+    assert torch.equal(index["train"], draw(theirs, split["train"], 20, 1))
+    assert torch.equal(index["dev"], draw(theirs, split["dev"], 8, 0))
+    assert torch.equal(index["test"], held_out(theirs))
     assert torch.equal(replace(reading, test="all").draw(corpus, 0)["test"], split["test"])
     assert len(replace(reading, test="none").draw(corpus, 0)["test"]) == 0
-    assert reading.with_train(48, corpus).num_train == 0  # all of them
-    assert reading.with_train(46, corpus).num_train == 46
+    all_of_them = (replace(reading, num_train=n).draw(corpus, 0)["train"] for n in (0, 48))
+    assert torch.equal(*all_of_them)
 
 
 def test_padding_is_dynamic_or_of_a_fixed_length(reading):
     corpus, _ = reading.encode()
     index = torch.tensor([2, 0, 1])
     (X, mask), (wide, wide_mask) = pad(corpus, index), pad(corpus, index, 12)
-    assert X.shape == mask.shape == (3, 8)
-    assert (X.dtype, mask.dtype) == (torch.int64, torch.bool)
     assert torch.equal(wide[:, :8], X)
     assert mask.sum(1).tolist() == wide_mask.sum(1).tolist() == [8, 6, 7]
     assert (wide[~wide_mask] == WORDS.index("[PAD]")).all()
@@ -120,16 +107,12 @@ def test_what_has_changed_is_refused(reading, model_folder, name):
         reading.encode()
 
 
-# the optimiser and its rates
-
-
-def test_only_matrices_decay_and_the_head_has_a_rate_of_its_own():
-    model = BertClassifier(encoder(), ClassifierSpec(pooling="cls", head_size=4))
-    names = {id(p): name for name, p in model.named_parameters()}
-    spec = FineTuning(epochs=1, lr=1e-3, head_lr=1e-2, weight_decay=0.1)
+def test_only_matrices_decay_and_the_head_has_a_rate_of_its_own(make):
+    trainer = make(lr=1e-3, head_lr=1e-2, weight_decay=0.1)
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
     seen = {
         names[id(p)]: (group["initial_lr"], group["weight_decay"])
-        for group in bert.make_optimiser(model, spec).param_groups
+        for group in trainer.optimiser.param_groups
         for p in group["params"]
     }
     assert seen.keys() == set(names.values())
@@ -149,16 +132,16 @@ def test_the_linear_schedule_is_transformers_own():
 
 
 def test_a_rate_stays_or_is_halved_every_five_epochs():
-    constant = FineTuning(epochs=12, schedule="constant", warmup=0.0, **RATES)
-    assert {constant.rate(step, 10) for step in range(120)} == {1.0}
-    halved = replace(constant, schedule="halve")
-    steps = (0, 49, 50, 99, 100, 119)
+    constant = FineTuning(epochs=12, schedule="constant", warmup=0.1, **RATES)
+    assert [constant.rate(step, 10) for step in (0, 6, 12, 119)] == [0, 0.5, 1, 1]
+    halved, steps = replace(constant, schedule="halve", warmup=0.0), (0, 49, 50, 99, 100, 119)
     assert [halved.rate(step, 10) for step in steps] == [1, 1, 0.5, 0.5, 0.25, 0.25]
-    warm = replace(constant, warmup=0.1)
-    assert [warm.rate(step, 10) for step in (0, 6, 12, 119)] == [0, 0.5, 1, 1]
 
 
-# fine-tuning
+def training(reading: Reading, **options) -> BertTraining:
+    spec = FineTuning(epochs=2, batch_size=8, **RATES)
+    whole = {"model": ClassifierSpec(pooling="mean"), "training": spec, "seed": 0} | options
+    return BertTraining(reading=reading, **whole)
 
 
 @pytest.fixture
@@ -167,12 +150,10 @@ def make(reading):
     corpus, _ = reading.encode()
 
     def make(pooling: str = "mean", dropout: float = 0.0, **spec) -> Trainer:
-        options = {"epochs": 3, "batch_size": 8, **RATES} | spec
-        torch.manual_seed(0)
-        model = BertClassifier(
-            load_encoder(find(reading.model)), ClassifierSpec(pooling=pooling, dropout=dropout)
-        )
-        return Trainer(model, corpus, FineTuning(**options), 12, "cpu")
+        spec = FineTuning(**{"epochs": 3, "batch_size": 8, **RATES} | spec)
+        model = ClassifierSpec(pooling=pooling, dropout=dropout)
+        task = training(reading, model=model, training=spec)
+        return Trainer(task.make_model(), corpus, task)
 
     return make
 
@@ -181,32 +162,33 @@ TRAIN, DEV = torch.arange(60, 84), torch.arange(90, 120)
 
 
 def test_a_step_is_that_of_plain_torch(make):
-    given, plain = make(clip=0.05), make()
+    index, rates = TRAIN[::3], {"epochs": 1, "warmup": 0.0}
+    given, plain = make(clip=0.05, **rates), make(**rates)
     before = [p.detach().clone() for p in given.model.parameters()]
-    sums = given._step(TRAIN[::3])
-    X, mask = pad(plain.corpus, TRAIN[::3])
-    logits, y = plain.model(X, mask), plain.corpus.label[TRAIN[::3]]
+    row = given.train_epoch(index, torch.Generator().manual_seed(0), 1, None)
+    X, mask = pad(plain.corpus, index)
+    logits, y = plain.model(X, mask), plain.corpus.label[index]
     loss = F.cross_entropy(logits, y)
     loss.backward()
     assert torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.05) > 0.1
-    assert sums.tolist() == pytest.approx([8 * loss.item(), (logits.argmax(1) == y).sum().item()])
-    for one, other, old in zip(
-        given.model.parameters(), plain.model.parameters(), before, strict=True
-    ):
+    assert row["train_loss"] == pytest.approx(loss.item())
+    assert row["train_accuracy"] == (logits.argmax(1) == y).double().mean()
+    parameters = (given.model.parameters(), plain.model.parameters(), before)
+    for one, other, old in zip(*parameters, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
         assert torch.equal(one, old) == (not one.grad.any())  # AdamW moves what has a gradient
 
 
 def test_every_step_takes_the_rate_and_the_dropout_of_its_number(make):
     given, rates, seeds = make(lr=0.002, head_lr=0.004, warmup=0.0), [], []
-    step = given._step
+    step = given.optimiser.step
 
-    def recording(index):
+    def recording():
         rates.append([group["lr"] for group in given.optimiser.param_groups])
         seeds.append(torch.initial_seed())
-        return step(index)
+        return step()
 
-    given._step = recording
+    given.optimiser.step = recording
     given.fit(TRAIN, DEV, 0)
     shares = [1 - k / 9 for k in range(9)]  # 3 epochs of 3 batches
     assert rates == [pytest.approx([0.002 * s] * 2 + [0.004 * s] * 2) for s in shares]
@@ -214,37 +196,26 @@ def test_every_step_takes_the_rate_and_the_dropout_of_its_number(make):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_answers_do_not_depend_on_batches_nor_on_fixed_padding(make, pooling, monkeypatch):
-    answers = []
-    for size, fixed in ((64, False), (64, True), (3, False)):
-        monkeypatch.setattr(bert, "EVALUATION_BATCH", size)
-        answers.append(make(pooling, fixed=fixed).probabilities(DEV))
-    for other in answers[1:]:
-        torch.testing.assert_close(other, answers[0], rtol=0, atol=1e-6)
+def test_answers_do_not_depend_on_batches_nor_on_padding(make, pooling, monkeypatch):
+    """The last position alone needs padding of a fixed length, and gets it."""
     given = make(pooling)
     X, mask = pad(given.corpus, DEV, 12)
     plain = given.model.eval()(X, mask).softmax(1)[:, 1].detach()
-    torch.testing.assert_close(answers[0], plain, rtol=0, atol=1e-6)
+    for size in (64, 3):
+        monkeypatch.setattr(bert, "EVALUATION_BATCH", size)
+        torch.testing.assert_close(given.probabilities(DEV), plain, rtol=0, atol=1e-6)
 
 
 def test_a_word_that_decides_is_learned_and_the_best_epoch_is_kept(make):
-    given, states = make(dropout=0.1, epochs=8, lr=0.01, schedule="constant"), []
-    train_epoch = given.train_epoch
-
-    def recording(*arguments):
-        row = train_epoch(*arguments)
-        states.append({n: v.clone() for n, v in given.model.state_dict().items()})
-        return row
-
-    given.train_epoch = recording
+    given = make(dropout=0.1, epochs=8, lr=0.01, schedule="constant")
     train = torch.cat([TRAIN, torch.arange(90, 108)])
     history = given.fit(train, torch.cat([DEV[20:], TRAIN[:12]]), 1, curve=DEV)
-    best = int(history["best_epoch"])
-    assert history["dev_accuracy"].max() > 0.9
-    assert best == int(history["dev_accuracy"].argmax()) + 1
-    state = given.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in states[best - 1].items())
-    assert given.score(DEV)[1] == pytest.approx(float(history["curve_accuracy"][best - 1]))
+    best = int(history["dev_accuracy"].argmax())
+    assert history["dev_accuracy"][best] > 0.9
+    assert history["best_epoch"] == best + 1
+    assert given.score(DEV) == pytest.approx(
+        [float(history[f"curve_{what}"][best]) for what in ("loss", "accuracy")]
+    )
 
 
 def test_a_loss_that_is_no_number_stops_the_training(make):
@@ -252,33 +223,14 @@ def test_a_loss_that_is_no_number_stops_the_training(make):
         make(lr=1e38, clip=0.0, warmup=0.0).fit(TRAIN, DEV, 0)
 
 
-# the specifications
-
-
-def training(reading: Reading, **options) -> BertTraining:
-    spec = FineTuning(epochs=2, batch_size=8, **RATES)
-    model = ClassifierSpec(pooling="mean")
-    return BertTraining(
-        **{"reading": reading, "model": model, "training": spec, "seed": 0} | options
-    )
-
-
-@pytest.mark.parametrize("test, count", [("held_out", 4), ("all", 60)])
-def test_a_training_returns_what_it_promises(reading, test, count):
-    progress = []
-    task = training(replace(reading, test=test), curve=True, keep=True)
+def test_a_training_returns_what_it_promises(reading):
+    progress, task = [], training(replace(reading, test="all"), curve=True, keep=True)
     arrays = task.train(lambda done, total: progress.append(total))
     assert set(progress) == {6}
-    curves = ("train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "curve_loss",
-              "curve_accuracy", "seconds")  # fmt: skip
-    assert all(arrays[name].shape == (2,) for name in curves)
-    assert arrays["test_probability"].shape == (count,)
+    assert arrays["curve_accuracy"].shape == arrays["seconds"].shape == (2,)
     model, corpus = task.make_model(arrays), reading.encode()[0]
-    trainer = Trainer(model, corpus, task.training, 12, "cpu")
-    index = task.reading.draw(corpus, 0)["test"]
+    trainer, index = Trainer(model, corpus, task), task.reading.draw(corpus, 0)["test"]
     np.testing.assert_array_equal(trainer.probabilities(index), arrays["test_probability"])
-    best = int(arrays["best_epoch"]) - 1
-    assert trainer.score(held_out(corpus))[0] == pytest.approx(float(arrays["curve_loss"][best]))
     assert arrays["num_parameters"] == sum(p.numel() for p in model.parameters())
 
 
@@ -292,49 +244,31 @@ def test_the_seed_alone_starts_the_model(reading):
     assert all(torch.equal(first[name], again[name]) for name in first)
     changed = {name for name in first if not torch.equal(first[name], other[name])}
     assert changed == {"head.0.weight", "head.0.bias"}
-    random = [state(seed, pretrained=False) for seed in (5, 5, 6)]
     name = "encoder.embeddings.word_embeddings.weight"
-    assert torch.equal(random[0][name], random[1][name])
-    assert not any(torch.equal(random[0][name], x[name]) for x in (random[2], first))
+    one, same, another = (state(seed, pretrained=False)[name] for seed in (5, 5, 6))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, another)
 
 
-def test_everything_that_decides_a_result_is_in_its_key(reading):
-    tasks = [
-        training(reading),
-        training(reading, seed=1),
-        training(replace(reading, digest="0" * 64)),
-        training(replace(reading, part="tail")),
-        training(replace(reading, num_train=22)),
-        training(reading, model=ClassifierSpec(pooling="mean", pretrained=False)),
-        training(reading, training=FineTuning(epochs=2, batch_size=8, fixed=True, **RATES)),
-    ]
-    assert len({store.key(task) for task in tasks}) == len(tasks)
+def test_the_code_behind_a_training_draws_and_judges_nothing():
     code = store.code_in_memory(bert.__name__)
-    assert {"labkit.bert.model", "labkit.bert.pretrained", "labkit.film.corpus"} <= {*code}
+    assert {"labkit.bert.model", "labkit.film.corpus"} <= {*code}
     assert not [name for name in code if "figures" in name or "study" in name or "claims" in name]
 
 
-def test_vectors_are_what_the_frozen_encoder_gives(reading):
-    parts = [
-        FrozenVectors(reading=reading, seeds=[1, 0], share=share).train()
-        for share in range(bert.SHARES)
-    ]
+def test_vectors_are_what_the_frozen_encoder_gives(reading, monkeypatch):
+    vectors = bert.frozen_vectors(reading, [1, 0], "cpu", "float32")
     corpus = reading.encode()[0]
-    index = np.concatenate([part["index"] for part in parts])
     draws = [reading.draw(corpus, seed).values() for seed in (0, 1)]
     expected = torch.cat([part for of_seed in draws for part in of_seed]).unique()
-    assert sorted(index.tolist()) == expected.tolist()
-
+    assert vectors["index"].tolist() == expected.tolist()
     model = load_encoder(find(reading.model))
-    for pooling in POOLINGS:
-        rows = np.concatenate([part[pooling] for part in parts])
-        for row, n in zip(rows, index.tolist(), strict=True):
-            X, mask = pad(corpus, torch.tensor([n]), 12)
-            with torch.no_grad():
-                hidden = model(X, attention_mask=mask).last_hidden_state[0]
-            by_hand = {
-                "cls": hidden[0],
-                "mean": hidden[mask[0]].mean(0),
-                "last_position": hidden[11],
-            }
-            np.testing.assert_allclose(row, by_hand[pooling], atol=1e-5)
+    for place, n in enumerate(expected.tolist()):
+        X, mask = pad(corpus, torch.tensor([n]), 12)
+        with torch.no_grad():
+            hidden = model(X, attention_mask=mask).last_hidden_state[0]
+        by_hand = (hidden[0], hidden[mask[0]].mean(0), hidden[11])
+        for pooling, vector in zip(POOLINGS, by_hand, strict=True):
+            np.testing.assert_allclose(vectors[pooling][place], vector, atol=1e-5)
+    monkeypatch.setattr(bert.bert, "load_encoder", lambda *_: pytest.fail("computed again"))
+    assert bert.frozen_vectors(reading, [1, 0], "cpu", "float32")["seconds"] == vectors["seconds"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +27,9 @@ GROUPS = {
     "sound": studies.SOUND_B,
     "stack": studies.STACK,
 }
-BASE = FilmTraining(corpus="generated", digest="d", vocab_size=9, seed=0)
+BASE = FilmTraining(
+    corpus="generated", digest="d", vocab_size=9, seed=0, training=TrainSpec(lr=0.5, epochs=2)
+)
 
 
 def corpus_of(reviews: list[tuple[str, int, bool]]) -> Corpus:
@@ -50,41 +52,38 @@ def corpus_of(reviews: list[tuple[str, int, bool]]) -> Corpus:
 # settings
 
 
+@pytest.mark.parametrize("lines", [0, 1000])
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_setting_is_one_that_can_be_trained_and_no_two_are_the_same(group):
-    for lines in (0, 1000):
-        base = FilmTraining(**vars(BASE) | {"glove_words": lines})
-        trainings = studies.study(group, GROUPS[group], base, [3, 4], keep=["lstm/mean"])
-        assert [[t.seed for t in of_setting] for of_setting in trainings.values()] == (
-            [[3, 4]] * len(GROUPS[group])
-        )
-        for name, (training, _) in trainings.items():
-            assert (training.model.vectors == "learned") == (training.glove_words == 0)
-            assert lines or training.glove_words == 0
-            assert training.keep == (name == "a/lstm/mean")
-        distinct = set(itertools.chain(*trainings.values()))
-        assert len(distinct) == 2 * len(trainings) or (group == "sound" and not lines)
+def test_every_setting_is_one_that_can_be_trained_and_no_two_are_the_same(group, lines):
+    base = replace(BASE, glove_words=lines)
+    trainings = studies.study(group, GROUPS[group], base, [3, 4], keep=["lstm/mean"])
+    assert list(trainings) == [f"{group}/{name}" for name in GROUPS[group]]
+    for name, of_setting in trainings.items():
+        assert [t.seed for t in of_setting] == [3, 4]
+        assert of_setting[0].keep == (name == "a/lstm/mean")
+        assert lines or of_setting[0].model.vectors == "learned"
+    distinct = set(itertools.chain(*trainings.values()))
+    assert len(distinct) == 2 * len(trainings) or (group == "sound" and not lines)
 
 
-def facts(setting: studies.Setting) -> dict:
-    return asdict(ReviewSpec(**setting[0])) | asdict(TrainSpec(**setting[1]))
-
-
-def changes(setting: studies.Setting, base: studies.Setting) -> dict:
-    return {k: v for k, v in facts(setting).items() if v != facts(base)[k]}
+def test_a_settings_choice_wins_over_that_of_the_study():
+    ((training,),) = studies.study("p", {"x": {"hidden_size": 7, "lr": 0.1}}, BASE, [0]).values()
+    assert (training.model.hidden_size, training.training.lr) == (7, 0.1)
+    assert training.training.epochs == 2
 
 
 def test_settings_are_those_of_the_sources():
     a, glove = PUBLISHED["imdb"], PUBLISHED["imdb_glove"]
-    plain = facts(studies.CORE["lstm/mean"])
+    plain = vars(ReviewSpec()) | vars(TrainSpec())
     assert plain["embedding_size"] == a["embedding_dim"]
     for name in ("hidden_size", "epochs", "batch_size"):
         assert plain[name] == a[name]
-    assert facts(studies.MISTAKES["all"])["embedding_size"] == glove["embedding_dim"]
+        assert name not in studies.CORE["lstm/mean"]
+    assert studies.MISTAKES["all"]["embedding_size"] == glove["embedding_dim"]
     for weight in glove["bilstm_adam_l2"]["lambda"]:
-        assert facts(studies.SOURCE_B[f"l2/{weight:g}"])["weight_decay"] == weight
+        assert studies.SOURCE_B[f"l2/{weight:g}"]["weight_decay"] == weight
     for k in glove["lstm_sgd"]["halve_every"]:
-        assert facts(studies.SOURCE_B[f"lstm_sgd/{k}"])["halve_every"] == k
+        assert studies.SOURCE_B[f"lstm_sgd/{k}"]["halve_every"] == k
     tables = {name for name in a if isinstance(a[name], dict)} - {"claims"}
     assert set(studies.PUBLISHED_A) <= set(studies.STUDY_A)
     assert set(studies.PUBLISHED_A.values()) == tables
@@ -92,24 +91,15 @@ def test_settings_are_those_of_the_sources():
 
 def test_each_mistake_is_one_change_and_all_are_the_three():
     none = studies.MISTAKES["none"]
-    mistakes = {
-        "softmax": {"loss": "ce_on_softmax"},
-        "carry": {"carry": True},
-        "last_step": {"pooling": "last_step"},
+    changes = {
+        name: {k: v for k, v in setting.items() if none.get(k) != v}
+        for name, setting in studies.MISTAKES.items()
     }
-    mistakes["all"] = {k: v for change in mistakes.values() for k, v in change.items()}
-    assert {n: changes(s, none) for n, s in studies.MISTAKES.items() if n != "none"} == mistakes
-    (name, padded), *more = studies.padded(["all"], 592).items()
-    assert (name, more) == ("all, padded", [])
-    assert changes(padded, studies.MISTAKES["all"]) == {"pad_to": 592}
-
-
-def test_a_settings_choice_wins_over_that_of_the_study():
-    base = FilmTraining(**vars(BASE) | {"training": TrainSpec(lr=0.5, epochs=2)})
-    settings = {"x": ({"hidden_size": 7}, {"lr": 0.1})}
-    ((training,),) = studies.study("p", settings, base, [0]).values()
-    assert (training.model.hidden_size, training.training.lr) == (7, 0.1)
-    assert training.training.epochs == 2
+    softmax, carry, last_step = (changes[name] for name in ("softmax", "carry", "last_step"))
+    assert softmax == {"loss": "ce_on_softmax"}
+    assert carry == {"carry": True}
+    assert last_step == {"pooling": "last_step"}
+    assert changes["all"] == softmax | carry | last_step
 
 
 def test_the_longest_training_comes_first_and_results_find_their_places(monkeypatch):
@@ -230,7 +220,7 @@ def test_dev_chooses_the_strength_and_test_does_not():
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean_max", "last_step"])
-def test_reading_aloud_equals_every_beginning_alone(pooling):
+def test_reading_word_by_word_equals_every_beginning_alone(pooling):
     torch.manual_seed(0)
     corpus = corpus_of([("film good is it n't not", 1, True)])
     spec = ReviewSpec(embedding_size=5, hidden_size=4, bidirectional=True, pooling=pooling)
@@ -240,7 +230,6 @@ def test_reading_aloud_equals_every_beginning_alone(pooling):
     ids = torch.tensor([[corpus.words.index(word) for word in words]])
     expected = [model(ids[:, :n], torch.tensor([n])).softmax(1)[0, 1].item() for n in range(1, 6)]
     assert p.tolist() == pytest.approx(expected, abs=1e-6)
-    torch.testing.assert_close(studies.read_aloud(model, ids[0], size=2), p)
     with pytest.raises(ValueError, match=r"there is no word in '\?!'; type a sentence"):
         studies.predict(model, corpus, "?!")
 
@@ -339,7 +328,7 @@ def test_the_published_setting_is_described():
         ("small_train=1604", "small_train is at most 1,600 for corpus 'generated'"),
         ("speed_batches=26", "speed_batches is at most 25"),
         ("small_dev=3", "'small_dev': .* multiple of 2"),
-        ("small_pad_to=500", "small_pad_to must be 0 or at least 592"),
+        ("small_pad_to=500", "small_pad_to.* 0 or 592"),
         ("also_padded=['dropout']", "also_padded"),
         ("lr=0.0", "'lr'"),
     ],
@@ -361,14 +350,14 @@ def make_figures(shift: float = 0.0) -> dict:
     return {
         "corpus": lambda: figures.corpus_plot(length, rating, 500),
         "curves": lambda: figures.curves(
-            "curves", "Accuracy", {f"s{k}": {"dev": values, "training": values} for k in range(5)},
+            "curves", "Accuracy", {f"s{k}": {"dev": values, "training": values} for k in range(3)},
             published={"s1": {1: 0.6, 3: 0.7}}, log=["s2"], x=[1, 2, 3],
         ),
         "dots": lambda: figures.dots(
             "dots", "Accuracy", rows, published={"one seed": 0.75}, lines={"linear": 0.88}
         ),
-        "reading": lambda: figures.reading_plot(
-            "reading", ["not", "a", "good", "film"], {"lstm": np.full(4, 0.4 + shift)}
+        "typed_sentence": lambda: figures.reading_plot(
+            ["not", "a", "good", "film"], {"lstm": np.full(4, 0.4 + shift)}
         ),
     }  # fmt: skip
 
@@ -379,11 +368,10 @@ def test_figures_have_a_name_a_text_labels_and_data(name, check_figure):
 
 
 def test_figures_draw_the_numbers_that_they_are_given():
-    first, second, third, _, fifth = make_figures()["curves"]().axes[:5]
+    first, second, third = make_figures()["curves"]().axes
     np.testing.assert_allclose(first.lines[0].get_ydata(), [0.5, 0.65, 0.85])  # the seeds' mean
     assert second.lines[-1].get_xydata().tolist() == [[1, 0.6], [3, 0.7]]
     assert (first.get_yscale(), third.get_yscale()) == ("linear", "log")
-    assert fifth.get_title() == "s4"
     (ax,) = make_figures()["dots"]().axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["lstm/last", "one seed"]
     (interval,) = (c for c in ax.collections if hasattr(c, "get_segments"))

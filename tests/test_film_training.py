@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +29,6 @@ from labkit.film.training import (
 
 GOOD, BAD, V = 2, 3, 20
 SMALL = {"embedding_size": 6, "hidden_size": 5}
-LOSSES = ("ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid")
 
 
 def toy_corpus(count: int = 160, test: int = 0) -> Corpus:
@@ -83,8 +81,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def test_losses_by_hand():
     """Two reviews with logits (0, ln 3) and (ln 4, 0): probabilities 1/4, 3/4 and 4/5, 1/5."""
-    logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])
     log, exp = math.log, math.exp
+    logits = torch.tensor([[0.0, log(3)], [log(4), 0.0]])
 
     def softplus(z: float) -> float:
         return log(1 + exp(z))
@@ -97,9 +95,8 @@ def test_losses_by_hand():
         "bce": (log(2) + softplus(-log(3)) + log(5) + log(2)) / 4,
         "bce_on_sigmoid": sum(softplus(a) + softplus(-b) for a, b in sigmoids) / 4,
     }
-    for kind in LOSSES:
-        value = loss_of(logits, torch.tensor([1, 1]), kind).item()
-        assert value == pytest.approx(expected[kind], abs=1e-6), kind
+    losses = {kind: loss_of(logits, torch.tensor([1, 1]), kind).item() for kind in expected}
+    assert losses == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +128,6 @@ def test_the_model_is_left_at_its_best_dev_epoch():
     assert best == int(history["dev_accuracy"].argmax()) + 1 < 8  # the first of the best
     assert same(weights(given), states[best - 1])
     assert not same(states[-1], states[best - 1])
-    assert given.score(DEV)[1] == pytest.approx(float(history["dev_accuracy"][best - 1]))
 
 
 def test_the_test_curve_decides_nothing():
@@ -180,32 +176,29 @@ def test_scores_are_those_of_the_plain_model_in_batches(options, monkeypatch):
 
 
 def test_a_tie_counts_as_positive():
-    p = torch.tensor([0.5, 0.5, 0.4999, 0.9])
-    assert accuracy(p, torch.tensor([1, 0, 0, 1])) == 0.75
+    assert accuracy(torch.tensor([0.5, 0.5, 0.4999, 0.9]), torch.tensor([1, 0, 0, 1])) == 0.75
 
 
 # schedules
 
 
-def rates(**training) -> list[float]:
-    """The learning rate of every step of three epochs of 7 batches."""
-    given, seen = trainer(epochs=3, lr=0.08, **training), []
-    step = given._step
-
-    def recording(*arguments):
-        seen.append(given.optimiser.param_groups[0]["lr"])
-        return step(*arguments)
-
-    given._step = recording
+@pytest.mark.parametrize(
+    "training, expected",
+    [
+        ({}, [0.08] * 6),
+        ({"halve_every": 1}, [0.08, 0.08, 0.04, 0.04, 0.02, 0.02]),
+        ({"halve_every": 2}, [0.08, 0.08, 0.08, 0.08, 0.04, 0.04]),
+        ({"decay": True}, [0.08 * (1 - step / 6) for step in range(6)]),
+    ],
+)
+def test_rates_stay_are_halved_or_fall_along_a_line(training, expected):
+    """Three epochs of two batches."""
+    given, rates = trainer(epochs=3, lr=0.08, batch_size=50, **training), []
+    given.optimiser.register_step_pre_hook(
+        lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"])
+    )
     given.fit(TRAIN, DEV, 0)
-    return seen
-
-
-def test_rates_stay_are_halved_or_fall_along_a_line():
-    assert rates() == [0.08] * 21
-    assert rates(halve_every=1) == [0.08] * 7 + [0.04] * 7 + [0.02] * 7
-    assert rates(halve_every=2) == [0.08] * 14 + [0.04] * 7
-    assert rates(decay=True) == pytest.approx([0.08 * (1 - step / 21) for step in range(21)])
+    assert rates == pytest.approx(expected)
 
 
 def test_clipping_bounds_the_norm_of_all_gradients_together():
@@ -223,15 +216,11 @@ def test_clipping_bounds_the_norm_of_all_gradients_together():
 
 
 @pytest.mark.parametrize("name, kind", [("adam", "Adam"), ("adamax", "Adamax"), ("sgd", "SGD")])
-def test_optimisers_take_their_settings_and_what_is_trained(name, kind):
-    given = trainer({"cell": "handwritten"}, weight_decay=0.2, optimiser=name, momentum=0.9)
-    (group,) = given.optimiser.param_groups
-    assert type(given.optimiser).__name__ == kind
+def test_optimisers_take_their_settings(name, kind):
+    optimiser = trainer(weight_decay=0.2, optimiser=name, momentum=0.9).optimiser
+    (group,) = optimiser.param_groups
+    assert type(optimiser).__name__ == kind
     assert (group["lr"], group["weight_decay"], group.get("momentum", 0.9)) == (0.01, 0.2, 0.9)
-    before = weights(given)
-    one_epoch(given)
-    fixed = {name for name, value in weights(given).items() if torch.equal(value, before[name])}
-    assert fixed == {"layers.0.0.bias_hh_l0"}
 
 
 # dropped words, and the mistakes of the sources
@@ -255,11 +244,10 @@ def watched(given: Trainer) -> list[dict]:
     """What the model is called with, batch by batch."""
     calls, forward = [], given.model.forward
 
-    def recording(X, length, **options):
-        calls.append({"X": X.clone(), "front": options["front"]})
-        calls[-1]["start"] = copied(options["states"])
-        logits = forward(X, length, **options)
-        calls[-1]["end"] = copied(options["states"])
+    def recording(X, length, *, front, states):
+        start = copied(states)
+        logits = forward(X, length, front=front, states=states)
+        calls.append({"X": X.clone(), "front": front, "start": start, "end": copied(states)})
         return logits
 
     given.model.forward = recording
@@ -283,10 +271,9 @@ def test_carried_states_are_those_of_the_batch_before():
     one_epoch(given)
     assert [len(call["X"]) for call in calls] == [16] * 6  # of 100 reviews the rest is left out
     assert calls[0]["start"] == []
+    assert len(calls[0]["end"]) == 2
     for before, after in itertools.pairwise(calls):
-        assert len(after["start"]) == 2
-        for end, start in zip(before["end"], after["start"], strict=True):
-            assert all(torch.equal(e, s) for e, s in zip(end, start, strict=True))
+        torch.testing.assert_close(after["start"], before["end"], rtol=0, atol=0)
 
 
 def test_evaluation_carries_states_of_its_own():
@@ -298,8 +285,7 @@ def test_evaluation_carries_states_of_its_own():
     assert torch.equal(first, second)  # a score depends on no earlier one
     assert [len(call["X"]) for call in calls] == [16, 14] * 2
     assert [call["start"] for call in calls] == [[]] * 4  # the smaller batch starts anew, too
-    for pair, now in zip(kept, given._states, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(pair, now, strict=True))
+    torch.testing.assert_close(given._states, kept, rtol=0, atol=0)
     given.probabilities(TRAIN[:32])
     assert len(calls[-1]["start"]) == 1
 
@@ -324,12 +310,11 @@ def test_reviews_are_cut_and_padded_in_front(training, T):
     [
         {"cell": "rnn", "pooling": "max"},
         {"cell": "lstm"},
-        {"cell": "gru", "bidirectional": True},
         {"cell": "handwritten", "pooling": "mean"},
         {"cell": "none", "pooling": "mean"},
-        {"cell": "gru", "pooling": "mean", "num_classes": 10, "head_size": 8},
+        {"cell": "gru", "bidirectional": True, "num_classes": 10, "head_size": 8},
     ],
-    ids=lambda model: "-".join(map(str, model.values())),
+    ids=lambda model: model["cell"],
 )
 def test_one_word_that_decides_is_learned(model):
     corpus = toy_corpus(600)
@@ -369,10 +354,9 @@ def test_draws_are_balanced_and_follow_the_seed():
     assert int(CORPUS.label[first].sum()) == 15
     assert torch.isin(first, index).all()
     assert torch.equal(draw(CORPUS, index, 0, 1), index)
-    with pytest.raises(ValueError, match="there are 55 reviews of label 0, not 56"):
-        draw(CORPUS, index, 112, 1)
-    with pytest.raises(ValueError, match="31 is odd"):
-        draw(CORPUS, index, 31, 1)
+    for count in (112, 31):
+        with pytest.raises(ValueError, match=f"{count} reviews cannot be half .* 55 have label 0"):
+            draw(CORPUS, index, count, 1)
 
 
 TASK = FilmTraining(
@@ -397,17 +381,13 @@ def test_a_training_returns_what_it_promises(corpus):
     done = []
     task = replace(TASK, keep=True, curve="test_sample", num_train=40, num_dev=8)
     arrays = task.train(lambda now, total: done.append((now, total)))
-    split = corpus.split()
     assert done == [(0, 6), (3, 6)]  # two epochs of 40 reviews in batches of 16
     per_epoch = {"train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "curve_loss",
                  "curve_accuracy", "seconds", "gradient_norm", "moved"}  # fmt: skip
     assert {name for name, array in arrays.items() if array.shape == (2,)} >= per_epoch
-    assert arrays["dev_probability"].shape == (8,)
     model = task.make_model(corpus, arrays).eval()
-    read = {"test": split["test"], "dev": draw(corpus, split["dev"], 8, 0)}
-    for name, index in read.items():
-        p = model(*reviews.pad(corpus, index, 500)).softmax(1)[:, 1].detach()
-        np.testing.assert_allclose(arrays[f"{name}_probability"], p, atol=1e-6)
+    p = model(*reviews.pad(corpus, corpus.split()["test"], 500)).softmax(1)[:, 1].detach()
+    np.testing.assert_allclose(arrays["test_probability"], p, atol=1e-6)
     inner = [p for name, p in model.named_parameters() if not name.startswith("embedding")]
     assert arrays["num_parameters"] == sum(p.numel() for p in inner)
 
@@ -427,14 +407,9 @@ def test_the_seed_alone_decides(corpus):
         assert not np.array_equal(same_seed[name], other[name])
 
 
-def test_what_does_not_fit_is_refused(corpus, monkeypatch):
+def test_other_texts_are_refused(corpus):
     with pytest.raises(ValueError, match="'generated' are not those that were asked for"):
         replace(TASK, digest="other").train()
-    for options in ({"curve": "dev"}, {"seed": -1}, {"corpus": "books"}):
-        with pytest.raises(ValidationError, match=next(iter(options))):
-            replace(TASK, **options)
-    with pytest.raises(ValidationError, match="loss"):
-        TrainSpec(loss="hinge")
 
 
 def test_fixed_vectors_are_those_of_the_table(corpus, monkeypatch):

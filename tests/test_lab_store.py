@@ -307,7 +307,8 @@ def test_without_a_scheduler_or_a_worker_the_next_step_is_said(
 def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
     calls = []
     monkeypatch.setattr(store.os, "execve", lambda *arguments: calls.append(arguments))
-    store.become_worker(scheduler, 3)
+    monkeypatch.setattr(store.joblib, "cpu_count", lambda: 3)  # knows of Slurm and containers
+    store.become_worker(scheduler, None)
     ((program, arguments, variables),) = calls
     options = f"-m dask worker {scheduler} --nworkers 3 --nthreads 1 --no-dashboard"
     assert (program, arguments) == (sys.executable, [sys.executable, *options.split()])
@@ -363,3 +364,14 @@ def test_errors_and_other_code_of_a_worker_are_the_callers(
     with pytest.raises(store.ClusterError, match="holds other code, or another torch, than"):
         store.train(three[:1], name="x")
     assert not cache.exists()
+
+
+def test_a_worker_has_the_environment_of_a_kernel_and_asks_no_cluster(scheduler, monkeypatch):
+    started = []
+    monkeypatch.setenv("LABKIT_DASK", scheduler)
+    monkeypatch.setattr(store.os, "execve", lambda *arguments: started.append(arguments))
+    store.become_worker(scheduler, 3)
+    ((_, arguments, variables),) = started
+    assert arguments[3:7] == ["worker", scheduler, "--nworkers", "3"]
+    assert machine.kernel_environment().items() <= variables.items()
+    assert "LABKIT_DASK" not in variables

@@ -35,7 +35,6 @@ def test_every_seed_is_a_faint_line_its_median_strong_and_a_number_a_level():
     assert same_color(dev.lines[-1].get_color(), plots.COLOURS["lstm"])
     assert [ax.get_title() for ax in fig.axes] == ["train", "dev"]
     assert [train.get_ylabel(), dev.get_ylabel(), dev.get_xlabel()] == [*["accuracy"] * 2, "digits"]
-    assert fig.labkit_name == "accuracy"
     assert fig.labkit_alt.startswith("Accuracy. Every seed is a faint line")
     assert fig.labkit_alt.endswith("Drawn: SRN; chance; LSTM. Panels: train; dev.")
     assert train.get_ylim()[1] > values.max()  # nothing is cut off

@@ -175,7 +175,6 @@ def test_ablation_holds_one_gate_at_one_or_at_its_mean_over_the_held_steps(first
     X = digit_sum.all_pairs(6).X
     y = ENSEMBLE.logits(X).argmax(-1)[0]
     accuracies = gates.ablations(ENSEMBLE, X, y, first)
-    assert {*accuracies} == {"as trained"} | {f"{g} = {v}" for g in "ifo" for v in ("1", "mean")}
     assert accuracies["as trained"][0] == 1
     for gate in "ifo":
         mean = ENSEMBLE.trace(X)[gate][:, :, first:].mean((1, 2)).unsqueeze(1)

@@ -131,7 +131,6 @@ def test_state_dict_loads_strictly():
     state, other = Ensemble(LSTM, [0, 1]).state_dict(), Ensemble(LSTM, [8, 9])
     other.load_state_dict(state)
     assert largest_difference(other.state_dict(), state) == 0
-
     bias = state.pop("head.bias")
     for wrong in ({}, {"head.bias": bias[:1]}, {"head.bias": bias, "extra": bias}):
         with pytest.raises(ValueError, match=r"missing, unknown or .*(head\.bias|extra)"):

@@ -1,26 +1,38 @@
-"""The BERT classifier: encoder, one vector for a review, head; and a BERT small enough to make.
+"""BERT as a classifier: encoder, one vector for a review, head; and where the encoder comes from.
 
-Shapes: B reviews, T word pieces, H hidden units, C = 2 classes. Padding never reaches a result.
-(The pooling "last_position" is the one exception: it repeats the mistake of a source.)
+Shapes: B reviews, T word pieces, H hidden units, C = 2 classes. Padding never reaches a result, but
+for the pooling "last_position", which repeats the mistake of a source. A pretrained model is a
+folder of safetensors, JSON and text: nothing is unpickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import importlib.util
+import json
+import os
+import tomllib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import unquote, urlsplit
 
 import torch
+import transformers
+from huggingface_hub import snapshot_download
 from pydantic import Field, NonNegativeInt
+from safetensors.torch import save
+from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
 
 from labkit.film import corpus as reviews
 from labkit.lab import code, machine
+from labkit.lab.fetch import DownloadError, offline
 from labkit.lab.specification import specification
 
-if TYPE_CHECKING:
-    from transformers import BertModel
+transformers.utils.logging.set_verbosity_error()  # its advice and its bars are for other programs
+transformers.utils.logging.disable_progress_bar()
 
 Pooling = Literal["cls", "mean", "last_position"]
 Precision = Literal["float32", "bfloat16"]
@@ -32,11 +44,9 @@ class ClassifierSpec:
     """What a BERT classifier is, apart from its encoder and its seed.
 
     `pooling`: what stands for a review. "cls": the vector of [CLS], its first piece; "mean": the
-    mean over its pieces, [CLS] and [SEP] among them, as MiniLM was trained to be read;
-    "last_position": the vector at the last of a fixed number of positions, where short reviews
-    have padding. `head_size`: the width of the head's hidden layer, 0 for a linear head. `dropout`
-    acts on the pooled vector. `pretrained`: the encoder starts from its weights, and otherwise from
-    random ones.
+    mean over its pieces, [CLS] and [SEP] among them; "last_position": the vector at the last of a
+    fixed number of positions, padding in a short review. `head_size`: the width of the head's
+    hidden layer, 0 for a linear head. `dropout` acts on the pooled vector.
     """
 
     pooling: Pooling
@@ -48,7 +58,7 @@ class ClassifierSpec:
 class BertClassifier(nn.Module):
     """Word pieces X (B, T) and where they are no padding (B, T) in, logits (B, C) out."""
 
-    def __init__(self, encoder: BertModel, spec: ClassifierSpec) -> None:
+    def __init__(self, encoder: transformers.BertModel, spec: ClassifierSpec) -> None:
         super().__init__()
         self.spec = spec
         if not spec.pretrained:
@@ -77,47 +87,118 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 def fastest_precision(device: torch.device) -> Precision:
     """The precision in which the device multiplies fastest: some only imitate bfloat16, slowly."""
+    units = torch.cpu.get_capabilities()
+    able = units.get("avx512_bf16") or units.get("amx_bf16")
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        units = torch.cpu.get_capabilities()
-        able = units.get("avx512_bf16") or units.get("amx_bf16")
     return "bfloat16" if able else "float32"
 
 
-def mixed(device: torch.device, precision: Precision) -> torch.autocast:
+def mixed(device: str, precision: Precision) -> torch.autocast:
     """A context that computes matrix products in `precision`, and sums and softmax in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-# the tiny model
+# pretrained models
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # a piece's number is its place
+KNOWN = tomllib.loads((machine.DATA / "models.toml").read_text("utf-8"))
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RULES, CASING, WORDS = "tokenizer.json", "tokenizer_config.json", "vocab.txt"
+FILES = (CONFIG, WEIGHTS, RULES, CASING, WORDS)
+# where one of these is missing, transformers would quietly take bert-base's
+FACTS = ("model_type", "hidden_act", "vocab_size", "hidden_size", "num_hidden_layers",
+         "num_attention_heads", "intermediate_size", "max_position_embeddings", "type_vocab_size",
+         "layer_norm_eps")  # fmt: skip
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # of the tiny model, by their numbers
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A BERT on this machine: name, folder, its config.json, and the SHA-256 of its weights."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    weights_sha256: str
+
+
+def find(model: str) -> Pretrained:
+    """The model on this machine, downloaded or made where it is not there yet.
+
+    `model` is "tiny", one of `KNOWN`, or a folder's path. DownloadError for one that cannot be had,
+    has other weights than the known ones, or whose folder leaves something to be guessed.
+    """
+    if model == "tiny":
+        folder = tiny()
+    else:
+        folder = _known(model) if model in KNOWN else Path(model).expanduser().resolve()
+    config, weights = _read_json(folder / CONFIG), folder / WEIGHTS
+    if missing := [fact for fact in FACTS if fact not in config]:
+        raise DownloadError(f"{folder / CONFIG} has no {missing[0]}; the lab does not guess")
+    for fact, known in (("model_type", ("bert",)), ("hidden_act", transformers.activations.ACT2FN)):
+        if config[fact] not in known:
+            raise DownloadError(f"{folder / CONFIG} has an unknown {fact}, {config[fact]!r}")
+    if not weights.is_file():
+        raise DownloadError(f"{folder} has no {WEIGHTS}; what has to be unpickled is not read")
+    with open(weights, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    expected = KNOWN[model]["weights"] if model in KNOWN else sha256
+    if sha256 != expected:
+        raise DownloadError(f"{weights} has SHA-256 {sha256}, expected {expected}: remove it")
+    return Pretrained(model, folder, config, sha256)
+
+
+def _known(name: str) -> Path:
+    """The folder of a known model: of the mirror, of a package, or of the hub's own cache."""
+    mirror = urlsplit(os.environ.get("LABKIT_MIRROR", ""))
+    folder = Path(unquote(mirror.path)) / name.replace("/", "--")
+    if mirror.scheme in ("", "file") and folder.is_dir():
+        return folder
+    package = KNOWN[name].get("package")
+    if package and (spec := importlib.util.find_spec(package)):
+        return Path(spec.origin).parent / "model"
+    wanted = {"revision": KNOWN[name]["commit"], "allow_patterns": list(FILES)}
+    try:
+        return Path(snapshot_download(name, local_files_only=offline(), **wanted))
+    except Exception as error:  # of many kinds, from the hub's client and from the network's
+        raise DownloadError(
+            f"{name} cannot be had: {error}\nNext: try again with a network"
+            f"{', without LABKIT_OFFLINE' if offline() else ''}; or put {', '.join(FILES)} into "
+            f"{name.replace('/', '--')}/ of a folder that LABKIT_MIRROR names"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DownloadError(f"{path} cannot be read: {error}") from error
 
 
 @cache
 def tiny() -> Path:
     """The folder of a BERT with random weights and the word pieces of the generated reviews.
 
-    Every process makes it anew, in a second, and writes what is missing or differs, so it cannot
-    be damaged or out of date. The global generators of random numbers stay as they are.
+    Every process makes it anew, in a second, so it cannot be damaged or out of date.
     """
-    from safetensors.torch import save
-    from transformers import BertConfig, BertModel
-
     texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
-    train = reviews.load("generated").split()["train"]
-    words = word_pieces([texts[n] for n in train.tolist()], 1_500)
+    texts = [texts[n] for n in reviews.load("generated").split()["train"].tolist()]
+    # the trainer would number continuations ("##a") in an order that changes from run to run
+    letters = sorted({letter for text in texts for letter in text.lower() if letter.isalnum()})
+    special = [*SPECIAL, *(f"##{letter}" for letter in letters)]
+    learner = BertWordPieceTokenizer(lowercase=True)
+    learner.train_from_iterator(texts, 1_500, special_tokens=special, show_progress=False)
+    words = words_of(learner)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(words), intermediate_size=128, **sizes)
+    config = transformers.BertConfig(vocab_size=len(words), intermediate_size=128, **sizes)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed CUDA, too
-        weights = BertModel(config, add_pooling_layer=False).state_dict()
+        weights = transformers.BertModel(config, add_pooling_layer=False).state_dict()
     files = {
-        "vocab.txt": "".join(f"{word}\n" for word in words).encode(),
-        "tokenizer_config.json": b'{"tokenizer_class": "BertTokenizer", "do_lower_case": true}',
-        "config.json": config.to_json_string().encode(),
-        "model.safetensors": save(weights, metadata={"format": "pt"}),
+        WORDS: "".join(f"{word}\n" for word in words).encode(),
+        CASING: b'{"tokenizer_class": "BertTokenizer", "do_lower_case": true}',
+        CONFIG: config.to_json_string().encode(),
+        WEIGHTS: save(weights, metadata={"format": "pt"}),
     }
     folder = machine.CACHE / "tiny_bert" / code.sha256(b"".join(files.values()))[:32]
     for name, content in files.items():
@@ -126,14 +207,59 @@ def tiny() -> Path:
     return folder
 
 
-def word_pieces(texts: Sequence[str], size: int) -> list[str]:
-    """The `SPECIAL` pieces and those learned from texts, lower-cased, at most `size` in all."""
-    from tokenizers import BertWordPieceTokenizer
+def load_encoder(pretrained: Pretrained) -> transformers.BertModel:
+    """The model without a pooling layer, float32, on the CPU, in evaluation mode.
 
-    # the trainer would number continuations ("##a") in an order that changes from run to run
-    letters = sorted({letter for text in texts for letter in text.lower() if letter.isalnum()})
-    special = [*SPECIAL, *(f"##{letter}" for letter in letters)]
-    learner = BertWordPieceTokenizer(lowercase=True)
-    learner.train_from_iterator(texts, size, special_tokens=special, show_progress=False)
-    numbers = learner.get_vocab()
+    DownloadError where its weights cannot be read, or are not those that its configuration asks
+    for: transformers would put random numbers in the place of missing ones.
+    """
+    folder, path = pretrained.folder, pretrained.folder / WEIGHTS
+    safe = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    try:
+        model, report = transformers.BertModel.from_pretrained(
+            folder, add_pooling_layer=False, dtype=torch.float32, **safe
+        )
+    except Exception as error:  # of many kinds
+        reason = str(error).partition("\n")[0]
+        raise DownloadError(f"{path} is damaged, or does not fit {CONFIG}: {reason}") from error
+    surplus = [name for name in report["unexpected_keys"] if "encoder.layer." in name]
+    if names := [*report["missing_keys"], *surplus]:
+        what = f"{min(names)} ({len(names)} in all)"
+        raise DownloadError(f"{path} and {CONFIG} differ in {what}: get both again")
+    return model.eval()
+
+
+def load_tokenizer(pretrained: Pretrained) -> transformers.PreTrainedTokenizerBase:
+    """The model's tokenizer; DownloadError where it cannot be read, or is another model's."""
+    folder = pretrained.folder
+    if not (folder / RULES).is_file() and not (folder / WORDS).is_file():
+        raise DownloadError(f"{folder} has neither {RULES} nor {WORDS}")
+    rules = _read_json(folder / RULES) if (folder / RULES).is_file() else {}
+    lower = (rules.get("normalizer") or {}).get("lowercase")
+    lower = _read_json(folder / CASING).get("do_lower_case") if lower is None else lower
+    if not isinstance(lower, bool):
+        raise DownloadError(f"{folder / CASING} does not say whether words are lower-cased")
+    options = {"local_files_only": True, "do_lower_case": lower}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    except Exception as error:  # of many kinds
+        raise DownloadError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    words = "".join(f"{word}\n" for word in words_of(tokenizer)).encode()
+    other = pretrained.name in KNOWN and code.sha256(words) != KNOWN[pretrained.name]["words"]
+    if other or len(tokenizer) > pretrained.config["vocab_size"]:
+        raise DownloadError(f"the tokenizer in {folder} is another model's: get both again")
+    return tokenizer
+
+
+def words_of(tokenizer: Any) -> list[str]:
+    """The word pieces in the order of their numbers."""
+    numbers = tokenizer.get_vocab()
     return sorted(numbers, key=numbers.__getitem__)
+
+
+# for the command `labkit data`: fetch and verify
+SOURCES = {
+    "minilm": lambda: find("sentence-transformers/all-MiniLM-L6-v2").folder,
+    "bert-base": lambda: find("google-bert/bert-base-uncased").folder,
+}
+ON_REQUEST = ("bert-base",)

@@ -11,7 +11,6 @@ from labkit.lab.settings import ChapterSettings, Count
 # reviews of a corpus that may train, and its dev reviews
 SIZES = {"generated": (1_600, 400), "imdb": (20_000, 5_000)}
 BATCH = 64
-MAX_LEN = 592  # words that study B reads of a review
 SOURCES = "labkit.film.corpus"  # lists what `labkit data` fetches
 
 
@@ -31,7 +30,7 @@ class Settings(ChapterSettings):
     small_epochs: Count
     small_hidden: Count
     small_seeds: Count
-    small_pad_to: Annotated[int, Field(ge=0)]
+    small_pad_to: Literal[0, 592]  # 0: to the longest review of a batch; 592: as study B did
     also_padded: list[Literal["none", "softmax", "carry", "last_step", "all"]]
     glove_words: Annotated[int, Field(ge=0, le=400_000)]
     best_epochs: Count
@@ -42,11 +41,8 @@ class Settings(ChapterSettings):
     @model_validator(mode="after")
     def _fits_the_corpus(self) -> Settings:
         train, dev = SIZES[self.corpus_name]
-        for name, most in (
-            ("small_train", train), ("small_dev", dev), ("speed_batches", train // BATCH),
-        ):  # fmt: skip
+        limits = {"small_train": train, "small_dev": dev, "speed_batches": train // BATCH}
+        for name, most in limits.items():
             if getattr(self, name) > most:
                 raise ValueError(f"{name} is at most {most:,} for corpus {self.corpus_name!r}")
-        if 0 < self.small_pad_to < MAX_LEN:
-            raise ValueError(f"small_pad_to must be 0 or at least {MAX_LEN}")
         return self

@@ -20,7 +20,7 @@ from labkit.lab.specification import specification
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 TORCH_LAYERS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 Share = Annotated[float, Field(ge=0, lt=1)]
-States = list[Tensor | tuple[Tensor, Tensor]]  # one for each layer and direction
+States = list[Tensor | tuple[Tensor, Tensor]] | None  # one for each layer and direction
 
 
 @specification
@@ -28,17 +28,12 @@ class ReviewSpec:
     """What a review model is, apart from its seed.
 
     `cell`: torch's RNN, LSTM or GRU; "handwritten", the LSTM of chapter 01 with its Xavier start,
-    computed by `nn.LSTM` from the same weights (the same function, faster); "none" pools the
-    embeddings themselves, a bag of words.
+    computed by `nn.LSTM` from the same weights; "none" pools the embeddings, a bag of words.
     `pooling`: what stands for a review. "last": the state of each direction after its last word;
     "mean", "max": over the review's words; "mean_max": both, side by side; "last_step": the outputs
     at the last word, where a backward direction has read one word only.
-    `skip`: each word's embedding stands beside the recurrent output before the pooling.
-    `head_size` and `activation`: the head's hidden layer, none for 0.
-    `embedding_scale`: the standard deviation of learned vectors at their start.
     `vectors`: "learned", from a random start; "glove", pretrained and fixed; "glove_tuned",
     pretrained, then trained; "random", fixed random vectors for the words that GloVe knows.
-    `num_classes`: 2 for negative and positive, 10 for the ratings 1 to 10.
     """
 
     cell: Literal["rnn", "lstm", "gru", "handwritten", "none"] = "lstm"
@@ -47,14 +42,14 @@ class ReviewSpec:
     num_layers: PositiveInt = 1
     bidirectional: bool = False
     pooling: Literal["last", "mean", "max", "mean_max", "last_step"] = "last"
-    skip: bool = False
-    head_size: NonNegativeInt = 0
+    skip: bool = False  # each word's embedding is pooled beside the recurrent output
+    head_size: NonNegativeInt = 0  # units of the head's hidden layer; 0: none
     activation: Literal["relu", "tanh"] = "relu"
     dropout: Share = 0.0
     embedding_dropout: Share = 0.0
-    embedding_scale: NonNegativeFloat = 1.0
+    embedding_scale: NonNegativeFloat = 1.0  # standard deviation of learned vectors at their start
     vectors: Literal["learned", "glove", "glove_tuned", "random"] = "learned"
-    num_classes: Annotated[int, Field(ge=2)] = 2
+    num_classes: Annotated[int, Field(ge=2)] = 2  # 10 for the ratings 1 to 10
 
     @model_validator(mode="after")
     def _skip_needs_pooling(self) -> ReviewSpec:
@@ -94,15 +89,13 @@ class ReviewClassifier(nn.Module):
             )
 
     def forward(
-        self, X: Tensor, length: Tensor, *, front: bool = False, states: States | None = None
+        self, X: Tensor, length: Tensor, front: bool = False, states: States = None
     ) -> Tensor:
         """Logits (B, C); `states` are taken up and replaced by the final ones, where given."""
         output = self.run(X, length, front=front, states=states)  # (B, T, D*H)
         return self.head(self.dropout(pool(output, length, self.spec, front=front)))
 
-    def run(
-        self, X: Tensor, length: Tensor, *, front: bool = False, states: States | None = None
-    ) -> Tensor:
+    def run(self, X: Tensor, length: Tensor, front: bool = False, states: States = None) -> Tensor:
         """The top layer's outputs (B, T, D*H), forward direction first; with `skip` E more."""
         words = Z = self.embedding_dropout(self.embedding(X))  # (B, T, E)
         back = backward_order(X.shape[1], length, front=front)  # (B, T)
@@ -125,9 +118,8 @@ class ReviewClassifier(nn.Module):
         if kind == "learned":
             weight.mul_(self.spec.embedding_scale)
             return
-        if table is None or table.shape != weight.shape:
-            got = "none" if table is None else tuple(table.shape)
-            raise ValueError(f"vectors {kind!r} need a table {tuple(weight.shape)}, got {got}")
+        if table is None:
+            raise ValueError(f"vectors {kind!r} need a table {tuple(weight.shape)}")
         if kind == "random":  # as long as the pretrained ones
             known = table.abs().sum(1, keepdim=True) > 0  # (V, 1)
             weight.mul_(table[known.squeeze(1)].std()).mul_(known)
@@ -166,21 +158,17 @@ def _take(Z: Tensor, step: Tensor) -> Tensor:
 
 def pool(output: Tensor, length: Tensor, spec: ReviewSpec, *, front: bool = False) -> Tensor:
     """One vector for each review from the outputs (B, T, D*H) of all its steps."""
-    B, T, _ = output.shape
-    first = T - length if front else torch.zeros_like(length)  # (B,) the step of the first word
-    final = first + length - 1
     if spec.pooling in ("last", "last_step"):
-        row = torch.arange(B, device=output.device)
-        at_end = output[row, final]  # (B, D*H)
+        last = -1 if front else length - 1
+        at_end = output[torch.arange(len(output), device=output.device), last]  # (B, D*H)
         if spec.pooling == "last_step" or not spec.bidirectional:
             return at_end
-        # the backward direction ends at the first word, or in front of it at the padding
-        at_start = output[row, 0 if front else first]
-        H = spec.hidden_size
-        return torch.cat([at_end[:, :H], at_start[:, H:]], dim=1)
+        H = spec.hidden_size  # the backward direction ends at the first step
+        return torch.cat([at_end[:, :H], output[:, 0, H:]], dim=1)
 
-    step = torch.arange(T, device=output.device).expand(B, T)
-    is_word = ((step >= first.unsqueeze(1)) & (step <= final.unsqueeze(1))).unsqueeze(-1)
+    step = torch.arange(output.shape[1], device=output.device)
+    is_word = step < length.unsqueeze(1)  # (B, T)
+    is_word = (is_word.flip(1) if front else is_word).unsqueeze(-1)
     parts = []
     if spec.pooling != "max":
         parts.append(output.mul(is_word).sum(1) / length.unsqueeze(1))

@@ -1,15 +1,17 @@
 """The two studies of film reviews: their settings, what is measured, the published figures beside.
 
 Study A repeats a homework on 20,000 reviews, study B a laboratory report on 2,000 of them with
-pretrained word vectors. Every setting is a name with what it changes of `ReviewSpec` and
-`TrainSpec`; what the sources do not say, and was inferred, stands beside it.
+pretrained word vectors. `data/film_studies.toml` holds the settings of both, and what was inferred
+where the sources are silent.
 """
 
 from __future__ import annotations
 
 import itertools
+import tomllib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,121 +22,40 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from labkit.film.corpus import Corpus, numericalize, tokenize
-from labkit.film.model import ReviewClassifier
+from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, accuracy, held_out, positive
-from labkit.lab import store
+from labkit.lab import machine, store
 from labkit.lab.specification import Arrays
 from labkit.measure.claims import MISSING, Row, number_row
 from labkit.measure.statistics import Measure, number, summarise
 
-Setting = tuple[dict[str, Any], dict[str, Any]]  # what changes of the model, of the training
+Setting = dict[str, Any]  # what changes of `ReviewSpec` and `TrainSpec`
 Study = dict[str, list[FilmTraining]]  # by the name "<study>/<setting>", one for each seed
-Runs = dict[str, dict[int, Arrays]]  # by the name of the setting, then by seed
+Runs = dict[str, dict[int, Arrays]]  # by the same name, then by seed
 
-# torch's layers have a head 64-128-2, the handwritten one 64-64-2
-_HAND = {"cell": "handwritten", "pooling": "mean", "head_size": 64}
+TABLES = tomllib.loads((machine.DATA / "film_studies.toml").read_text("utf-8"))
 
-# Which vector of torch's layers stands for a review is not known: both are run.
-CORE: dict[str, Setting] = {
-    f"{cell}/{pooling}": ({"cell": cell, "pooling": pooling, "head_size": 128}, {})
-    for pooling in ("last", "mean")
-    for cell in ("rnn", "lstm", "gru")
-} | {"handwritten/mean": (_HAND, {})}
-# Inferred: "bce_on_sigmoid", from the printed training losses, which begin at ln 2 and end far
-# above what their accuracy lets one expect; "mse", for a loss without a name; and Adamax' own
-# default for "a larger learning rate".
-VARIATIONS: dict[str, Setting] = {
-    "handwritten/last": ({**_HAND, "pooling": "last"}, {}),
-    "handwritten/hidden128": ({**_HAND, "hidden_size": 128}, {}),
-    "handwritten/two_cells": ({**_HAND, "num_layers": 2}, {}),
-    "handwritten/mse": (_HAND, {"loss": "mse"}),
-    "handwritten/bce": (_HAND, {"loss": "bce"}),
-    "handwritten/bce_on_sigmoid": (_HAND, {"loss": "bce_on_sigmoid"}),
-    "handwritten/adamax": (_HAND, {"optimiser": "adamax", "lr": 2e-3}),
-    "handwritten/batch128": (_HAND, {"batch_size": 128}),
-}
+
+def _settings(table: str) -> dict[str, Setting]:
+    """The settings of a table of the file by name, each with all that it changes."""
+    settings = dict(TABLES[table])
+    common = settings.pop("common", {})
+    if like := settings.pop("like", None):
+        common = _settings(like[0])[like[1]] | common
+    return {name: common | changes for name, changes in settings.items()}
+
+
+CORE, VARIATIONS, BEST = _settings("core"), _settings("variations"), _settings("best")
+MISTAKES, SOUND_B, STACK = _settings("mistakes"), _settings("sound"), _settings("stack")
+SOURCE_B = _settings("source") | _settings("source_sgd")
+AVERAGED, RATING = _settings("others").values()
 STUDY_A = CORE | VARIATIONS
-# study A's model without a recurrent layer, and with the ratings 1 to 10 as its classes
-AVERAGED: Setting = ({"cell": "none", "pooling": "mean"}, {})
-RATING: Setting = ({"head_size": 128, "pooling": "mean", "num_classes": 10}, {})
-
-# Candidates for the best recurrent model; dev chooses. A small start of the embedding matters most:
-# beside vectors of length 8 that nobody has trained, what a rare word means is hard to hear. With
-# `skip` the words' own vectors are pooled beside the recurrent states (as in the recurrent
-# convolutional network of Lai, Xu, Liu and Zhao, 2015).
-_STRONG = {
-    "bidirectional": True, "pooling": "max", "dropout": 0.5, "embedding_dropout": 0.3,
-    "embedding_scale": 0.1,
-}  # fmt: skip
-_FALLING = {"lr": 2e-3, "decay": True, "clip": 1.0, "word_dropout": 0.1}
-BEST: dict[str, Setting] = {
-    "bilstm_max": (_STRONG, _FALLING),
-    "bilstm_beside_words": ({**_STRONG, "pooling": "mean_max", "skip": True}, _FALLING),
-}
-
-# study B without its three mistakes, with each alone, and with all together, as the source had them
-_B = {
-    "bidirectional": True, "embedding_size": 100, "head_size": 32, "activation": "tanh",
-    "vectors": "glove",
-}  # fmt: skip
-_WRONG = {**_B, "pooling": "last_step"}
-_SOFTMAX, _CARRY = {"loss": "ce_on_softmax"}, {"carry": True}
-MISTAKES: dict[str, Setting] = {
-    "none": (_B, {}),
-    "softmax": (_B, _SOFTMAX),
-    "carry": (_B, _CARRY),
-    "last_step": (_WRONG, {}),
-    "all": (_WRONG, _SOFTMAX | _CARRY),
-}
-# the source's other experiments, with its three mistakes
-_ONE_WAY = {**_B, "bidirectional": False, "pooling": "last"}
-_SGD = {"optimiser": "sgd", "momentum": 0.9}
-SOURCE_B: dict[str, Setting] = {
-    "dropout": ({**_WRONG, "dropout": 0.5}, _SOFTMAX | _CARRY),
-    **{
-        f"l2/{weight:g}": (_WRONG, _SOFTMAX | _CARRY | {"weight_decay": weight})
-        for weight in (0.01, 0.001, 0.0001, 0.0002)
-    },
-    **{
-        f"lstm_sgd/{k}": (_ONE_WAY, _SOFTMAX | _CARRY | _SGD | {"lr": 0.1, "halve_every": k})
-        for k in (20, 5, 8)
-    },
-    "bilstm_sgd": (_WRONG, _SOFTMAX | _CARRY | _SGD | {"lr": 0.03, "halve_every": 20}),
-}
-# without the mistakes: how SGD fares with and without clipping, and what the vectors are worth
-_MEAN = {**_B, "pooling": "mean"}
-SOUND_B: dict[str, Setting] = {
-    "sgd": (_B, {**_SGD, "lr": 0.1, "halve_every": 8}),
-    "sgd_clipped": (_B, {**_SGD, "lr": 0.1, "halve_every": 8, "clip": 1.0}),
-    **{kind: ({**_MEAN, "vectors": kind}, {}) for kind in ("glove", "glove_tuned", "random")},
-    "learned": ({**_MEAN, "vectors": "learned"}, {}),
-}
-# the handwritten two-layer stack on plain SGD, which never learned, and what might wake it up
-_STACK = {**_ONE_WAY, "cell": "handwritten", "num_layers": 2}
-_PLAIN = {**_SOFTMAX, "optimiser": "sgd"}
-STACK: dict[str, Setting] = {
-    **{f"sgd/{lr:g}": (_STACK, {**_PLAIN, "lr": lr}) for lr in (0.1, 0.001, 1e-6)},
-    "sgd/0.1, mean": ({**_STACK, "pooling": "mean"}, {**_PLAIN, "lr": 0.1}),
-    "adam": (_STACK, _SOFTMAX),
-    "adam, mean": ({**_STACK, "pooling": "mean"}, _SOFTMAX),
-}
-FEW = (  # what a run without `everything` trains of those
-    "handwritten/last", "handwritten/bce_on_sigmoid", "dropout", "sgd_clipped", "sgd/0.001",
-    "adam, mean", "bilstm_beside_words",
-)  # fmt: skip
+PUBLISHED_A: dict[str, str] = TABLES["published"]  # the table of data/published.toml by setting
 
 
 def chosen(settings: Mapping[str, Setting], everything: bool) -> dict[str, Setting]:
-    """All settings of a group, or a few of them."""
-    return {name: s for name, s in settings.items() if everything or name in FEW}
-
-
-def padded(names: Iterable[str], to: int) -> dict[str, Setting]:
-    """Some of `MISTAKES` on reviews that are all padded to `to` words, as the source did."""
-    return {
-        f"{name}, padded": (MISTAKES[name][0], {**MISTAKES[name][1], "pad_to": to})
-        for name in names
-    }
+    """All settings of a table, or a few of them."""
+    return {name: s for name, s in settings.items() if everything or name in TABLES["few"]}
 
 
 # trainings
@@ -152,17 +73,16 @@ def study(
     `base` holds unless a setting says otherwise; `keep` names the settings whose parameters are
     kept. Without lines of GloVe the pretrained vectors are learned ones.
     """
-    trainings: Study = {}
-    for name, (model, training) in settings.items():
-        spec = replace(base.model, **model)
-        if not base.glove_words:
-            spec = replace(spec, vectors="learned")
+    trainings, of_model = {}, {field.name for field in fields(ReviewSpec)}
+    for name, setting in settings.items():
+        changes = setting if base.glove_words else setting | {"vectors": "learned"}
+        model = {k: v for k, v in changes.items() if k in of_model}
+        training = {k: v for k, v in changes.items() if k not in of_model}
         of_setting = replace(
             base,
-            model=spec,
+            model=replace(base.model, **model),
             training=replace(base.training, **training),
             keep=name in keep,
-            glove_words=base.glove_words if spec.vectors != "learned" else 0,
         )
         trainings[f"{prefix}/{name}"] = [replace(of_setting, seed=seed) for seed in seeds]
     return trainings
@@ -179,11 +99,6 @@ def train(trainings: Study, name: str) -> Runs:
 # measures
 
 CURVES = ("train_loss", "train_accuracy", "curve_loss", "curve_accuracy", "gradient_norm", "moved")
-
-
-def marked_epochs(epochs: int) -> list[int]:
-    """The epochs of study B that are measured: every fifth, the last, and 31, which was printed."""
-    return [k for k in range(1, epochs + 1) if k % 5 == 0 or k in (31, epochs)]
 
 
 def held_out_probability(arrays: Arrays, corpus: Corpus) -> Tensor:
@@ -208,18 +123,20 @@ def measures_of(
     measures: dict[str, Measure] = {}
     y, y_slice = corpus.label[corpus.split()["test"]], corpus.label[held_out(corpus)]
     for name, by_seed in runs.items():
-        arrays = list(by_seed.values())
-        p = [torch.from_numpy(a["test_probability"]) for a in arrays]
-        slices = [held_out_probability(a, corpus) for a in arrays]
-        values = {"test_accuracy": [accuracy(q, y) for q in p if len(q) == len(y)]}
-        values["held_out_accuracy"] = [accuracy(q, y_slice) for q in slices]
-        values["dev_accuracy"] = [a["dev_accuracy"].max() for a in arrays]
-        for quantity in ("best_epoch", "seconds"):
-            values[quantity] = [a[quantity].sum() for a in arrays]
-        for curve in curves:
-            for k in range(1, len(arrays[0].get(curve, ())) + 1):
-                if epochs is None or k in epochs:
-                    values[f"{curve}/{k}"] = [a[curve][k - 1] for a in arrays]
+        values = defaultdict(list)
+        for arrays in by_seed.values():
+            p = torch.from_numpy(arrays["test_probability"])
+            if len(p) == len(y):
+                values["test_accuracy"].append(accuracy(p, y))
+            p = held_out_probability(arrays, corpus)
+            values["held_out_accuracy"].append(accuracy(p, y_slice))
+            values["dev_accuracy"].append(arrays["dev_accuracy"].max())
+            values["best_epoch"].append(arrays["best_epoch"].item())
+            values["seconds"].append(arrays["seconds"].sum())
+            for curve in curves:
+                for k, value in enumerate(arrays.get(curve, ()), start=1):
+                    if epochs is None or k in epochs:
+                        values[f"{curve}/{k}"].append(value)
         for quantity, raw in values.items():
             timing = {"unit": "s", "timing": True} if quantity == "seconds" else {}
             if len(raw) == len(by_seed):
@@ -242,8 +159,7 @@ def by_length(
     ranges = [inside for inside in ranges if inside.any()]
     p = [torch.from_numpy(arrays["test_probability"]) for arrays in runs.values()]
     shares = [[accuracy(q[inside], y[inside]) for inside in ranges] for q in p]
-    medians = [float(length[inside].double().median()) for inside in ranges]
-    return np.array(medians), np.array(shares)
+    return np.array([float(length[r].double().median()) for r in ranges]), np.array(shares)
 
 
 # linear models, and what a trained network reads
@@ -288,22 +204,18 @@ def logistic_regression(
 
 
 @torch.no_grad()
-def read_aloud(model: ReviewClassifier, ids: Tensor, size: int = 64) -> Tensor:
-    """P(positive) after each word of a review `ids` (T,), as if it ended there: (T,)."""
-    p = []
-    for length in torch.arange(1, len(ids) + 1).split(size):
-        X = ids[: int(length.max())].long().expand(len(length), -1)
-        p.append(positive(model(X, length).softmax(1)))  # what stands behind a length is not read
-    return torch.cat(p)
-
-
 def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[str], Tensor]:
-    """The words of a typed text as the model sees them, and P(positive) after each, (T,)."""
+    """The words of a typed text as the model sees them, and P(positive) after each, (T,).
+
+    After each word the model is asked as if the text ended there.
+    """
     words = tokenize(text)
     if not words:
         raise ValueError(f"there is no word in {text!r}; type a sentence")
     ids = numericalize(words, {word: number for number, word in enumerate(corpus.words)})
-    return [corpus.words[i] for i in ids], read_aloud(model, torch.tensor(ids))
+    X = torch.tensor(ids).expand(len(ids), -1)  # (T, T); what stands behind a length is not read
+    p = positive(model(X, torch.arange(1, len(ids) + 1)).softmax(1))
+    return [corpus.words[i] for i in ids], p
 
 
 def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
@@ -315,27 +227,6 @@ def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
 
 # published figures
 
-PUBLISHED_A = {  # the table of data/published.toml that a setting of study A stands beside
-    "rnn/mean": "rnn",
-    "rnn/last": "rnn",
-    "lstm/mean": "lstm",
-    "lstm/last": "lstm",
-    "gru/mean": "gru",
-    "gru/last": "gru",
-    "handwritten/mean": "handwritten_lstm",
-    "handwritten/hidden128": "handwritten_lstm_hidden128",
-    "handwritten/two_cells": "handwritten_lstm_two_cells",
-    "handwritten/mse": "handwritten_lstm_other_loss",
-    "handwritten/bce": "handwritten_lstm_bce_one_hot",
-    "handwritten/bce_on_sigmoid": "handwritten_lstm_bce_one_hot",
-    "handwritten/adamax": "handwritten_lstm_adamax",
-    "handwritten/batch128": "handwritten_lstm_batch128",
-}
-ASSUMED = {
-    "handwritten/mse": " (squared error assumed)",
-    "handwritten/bce_on_sigmoid": " (a second sigmoid inferred from the printed losses)",
-    "handwritten/adamax": " (learning rate 0.002 assumed)",
-}
 PRINTED = (  # a published curve, our measure of it, and whether more of it is better
     ("test_accuracy", "curve_accuracy", True),
     ("test_loss", "curve_loss", False),
@@ -348,19 +239,7 @@ LEFT_OUT = "this profile leaves it out; `make reproduce CHAPTERS=04 PROFILE=full
 
 def about(published: Mapping[str, Any]) -> str:
     """What the published figures were measured on, and what ours beside them are."""
-    a, b = published["imdb"], published["imdb_glove"]
-    return (
-        f"Published, study A: {a['vocab_size']:,} words, embedding {a['embedding_dim']}, hidden "
-        f"{a['hidden_size']}, {a['epochs']} epochs on {a['n_train']:,} reviews, batches of "
-        f"{a['batch_size']}; one training each, chosen by the test curve. Our curves are over "
-        f"5,000 test reviews. Study B: {b['n_train']:,} reviews, GloVe {b['embedding_dim']}d, "
-        f"front padding to {b['max_len']} words, batches of {b['batch_size']}; its mistakes are a "
-        "softmax before the cross-entropy, states carried from batch to batch, and the last step "
-        "of a bidirectional output. Ours are over the slice of 2,000 that the "
-        f"{b['n_test']:,} reviews of the published final test come from. A training with "
-        f"stochastic gradient descent *learned* where it got at least {LEARNED:.0%} of its "
-        "training reviews right in the end. The peers' models read all 25,000."
-    )
+    return " ".join(TABLES["about"].split()).format(**published, LEARNED=LEARNED)
 
 
 def rows(
@@ -371,73 +250,64 @@ def rows(
     What a run with these settings does not train has the verdict "no result yet"; KeyError for any
     other measure that is missing.
     """
-    to = settings["small_pad_to"]
-    size = (
-        f" (ours: {settings['small_hidden']} hidden units, {settings['small_epochs']} epochs, "
-        f"vectors of {settings['glove_words']:,} words, padded "
-        f"{f'to {to} words' if to else 'inside the batch'})"
-    )
-    tables: dict[str, list[Row]] = {}
-    for heading, *facts in (*_study_a(published), *_study_b(published, settings["also_padded"])):
-        heading += size if heading.startswith("Study B") else ""
-        tables.setdefault(heading, []).append(_row(measures, settings, *facts))
-    return tables
+    a, peers, assumed = published["imdb"], published["peers"], TABLES["assumed"]
+    tables: dict[str, list[Row]] = defaultdict(list)
 
+    def add(heading: str, *figure: Any) -> None:
+        tables[heading].append(_row(measures, settings, *figure))
 
-def _study_a(published: Mapping[str, Any]) -> Iterator[tuple]:
-    """A heading and what `_row` takes, for every figure of study A and of the peers."""
-    a, peers = published["imdb"], published["peers"]
     for name, table in PUBLISHED_A.items():
-        heading = f"Study A, {table.replace('_', ' ')}, ours `{name}`{ASSUMED.get(name, '')}"
+        note = f" ({assumed[name]})" if name in assumed else ""
+        heading = f"Study A, {table.replace('_', ' ')}, ours `{name}`{note}"
         for printed, curve, better in PRINTED:
             for k, value in enumerate(a[table].get(printed, ()), start=1):
                 what = f"{printed.replace('_', ' ')}, epoch {k}"
-                yield heading, what, value, f"a/{name}/{curve}", k, better
-    seconds = a["handwritten_lstm_batch128"]["seconds_for_5_epochs"]
+                add(heading, what, value, f"a/{name}/{curve}", k, better)
+    heading, seconds = "Study A, seconds for five epochs", a["handwritten_lstm_batch128"]
     for size, name in (("64", "mean"), ("128", "batch128")):
-        what, name = f"batches of {size}", f"a/handwritten/{name}/seconds"
-        yield "Study A, seconds for five epochs", what, seconds[f"batch{size}"], name, 0, False
-    for peer, name in (
-        ("bentrevett_nbow", "baseline/averaged_embeddings"),
-        ("bentrevett_bilstm", "best/model"),
-        ("nndl_textbook_bilstm", "best/model"),
-        *(("llms_from_scratch_logreg", f"baseline/{kind}") for kind in VECTORIZERS),
-    ):
-        what, value = peer.replace("_", " "), peers[f"{peer}_test_accuracy"]
-        yield "Peers: public material on the same data", what, value, f"{name}/test_accuracy"
+        value, ours = seconds["seconds_for_5_epochs"][f"batch{size}"], f"a/handwritten/{name}"
+        add(heading, f"batches of {size}", value, f"{ours}/seconds", 0, False)
+    for name, beside in TABLES["peers"].items():
+        for peer in beside:
+            what, value = peer.replace("_", " "), peers[f"{peer}_test_accuracy"]
+            add("Peers: public material on the same data", what, value, f"{name}/test_accuracy")
+    ours = "{small_hidden} hidden units, {small_epochs} epochs, vectors of {glove_words:,} words"
+    to = settings["small_pad_to"]
+    ours = f"{ours.format(**settings)}, padded {f'to {to} words' if to else 'inside the batch'}"
+    for heading, *figure in _study_b(published["imdb_glove"], settings["also_padded"]):
+        add(f"Study B, {heading} (ours: {ours})", *figure)
+    return dict(tables)
 
 
-def _study_b(published: Mapping[str, Any], also_padded: Sequence[str]) -> Iterator[tuple]:
-    """The same for study B; words are the outcome of a training by gradient descent."""
-    heading, glove = "Study B, bidirectional LSTM", published["imdb_glove"]
-    adam, l2, tested = glove["bilstm_adam"], glove["bilstm_adam_l2"], "held_out_accuracy"
-    for end in ("", ", padded") if "all" in also_padded else ("",):
-        note = f", ours padded to {glove['max_len']} words likewise" if end else ""
+def _study_b(b: Mapping[str, Any], also_padded: Iterable[str]) -> Iterator[tuple]:
+    """What `add` takes for study B; words are the outcome of a training by gradient descent."""
+    heading, tested = "bidirectional LSTM", "held_out_accuracy"
+    adam, dropout, l2 = (b[f"bilstm_adam{end}"] for end in ("", "_dropout", "_l2"))
+    for name in ("all", "all, padded") if "all" in also_padded else ("all",):
+        note = f", ours padded to {b['max_len']} words likewise" if name != "all" else ""
         for k, percent in zip(adam["epochs"], adam["test_accuracy_percent"], strict=True):
-            what, name = f"Adam, test accuracy at epoch {k}", f"b/mistake/all{end}/curve_accuracy"
-            yield heading, f"{what}{note}", percent / 100, name, k
+            what = f"Adam, test accuracy at epoch {k}{note}"
+            yield heading, what, percent / 100, f"b/mistake/{name}/curve_accuracy", k
     what, value = "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"]
     yield heading, what, value, "b/mistake/all/train_accuracy", 31, None
-    percents = glove["bilstm_adam_dropout"]["test_accuracy_percent_range"]
-    for which, percent in zip(("lowest", "highest"), percents, strict=True):
-        what = f"dropout 0.5, {which} test accuracy"
-        yield heading, what, percent / 100, f"b/source/dropout/{tested}"
+    for k, which in enumerate(("lowest", "highest")):
+        value = dropout["test_accuracy_percent_range"][k] / 100
+        yield heading, f"dropout 0.5, {which} test accuracy", value, f"b/source/dropout/{tested}"
     for weight, percent in zip(l2["lambda"], l2["test_accuracy_percent"], strict=True):
-        what, name = f"L2 penalty λ = {weight:g}, test accuracy", f"b/source/l2/{weight:g}/{tested}"
-        yield heading, what, percent / 100, name
-    value = glove["held_out"]["bilstm_accuracy"]
+        what, name = f"L2 penalty λ = {weight:g}, test accuracy", f"b/source/l2/{weight:g}"
+        yield heading, what, percent / 100, f"{name}/{tested}"
     for how, name in (("with them likewise", "all"), ("without them", "none")):
         what = f"held-out slice, published with its three mistakes, ours {how}"
-        yield heading, what, value, f"b/mistake/{name}/{tested}"
+        yield heading, what, b["held_out"]["bilstm_accuracy"], f"b/mistake/{name}/{tested}"
 
-    heading, sgd, both = "Study B, gradient descent", glove["lstm_sgd"], glove["bilstm_sgd"]
+    heading, sgd, both = "gradient descent", b["lstm_sgd"], b["bilstm_sgd"]
     for k, last, outcome in zip(sgd["halve_every"], sgd["epochs"], sgd["outcome"], strict=True):
         what = f"LSTM, rate 0.1 halved every {k} epochs, {last} epochs"
         yield heading, what, outcome, f"b/source/lstm_sgd/{k}", last
     what = "bidirectional, rate 0.03 halved every 20 epochs, 100 epochs"
     outcome = f"{both['test_accuracy_percent']} %, training {both['train_accuracy']}"
     yield heading, what, outcome, "b/source/bilstm_sgd", 100
-    stack = glove["handwritten_two_layer_sgd"]
+    stack = b["handwritten_two_layer_sgd"]
     outcome = f"{stack['test_accuracy_percent']} %, {stack['outcome']}"
     for lr in ("0.1", "0.001", "1e-06"):
         what = f"handwritten two-layer stack, plain SGD, rate {lr}"
@@ -467,7 +337,7 @@ def _row(
         if last < epoch:
             reason += f", too few to test what is published after {epoch}"
         return Row(what, value, f"{number(measure)}, n = {measure['n']}", verdict, reason)
-    if not isinstance(measure, dict):
+    if not isinstance(measure, dict):  # of a linear model
         verdict = "ours better" if measure > value else "ours worse"
         reason = f"{measure - value:+.3f}; `{name.split('/')[1]}`, which has no seeds"
         return Row(what, str(value), number(measure), verdict, reason)

@@ -27,61 +27,48 @@ KEPT = "parameters."  # how the names of kept parameters begin among a training'
 
 @specification
 class TrainSpec:
-    """How a review model is trained.
-
-    `loss`: mean cross-entropy ("ce"); the same with a softmax applied before it, a mistake
-    ("ce_on_softmax"); squared error between probabilities and one-hot targets, summed over the
-    classes ("mse"); binary cross-entropy on one-hot targets, from logits ("bce") or, a mistake,
-    from probabilities taken for logits ("bce_on_sigmoid").
-    `halve_every`: epochs after which the learning rate is halved, 0 for never; `decay` lets it fall
-    along a line to zero, step by step, instead. `clip`: the L2 norm that all gradients together
-    are scaled down to, 0 for no clipping. `weight_decay`: λ of an L2 penalty. `front` pads in
-    front, to `pad_to` words, or to the longest of a batch for 0. `carry` hands the states of a
-    batch to the next, a mistake. `word_dropout`: the share of words replaced by the unknown word
-    while training.
-    """
+    """How a review model is trained; `loss_of` says what the losses are."""
 
     epochs: PositiveInt = 5
     batch_size: PositiveInt = 64
     lr: PositiveFloat = 1e-3
     optimiser: Literal["adam", "adamax", "sgd"] = "adam"
-    momentum: NonNegativeFloat = 0.0
-    halve_every: NonNegativeInt = 0
-    decay: bool = False
-    weight_decay: NonNegativeFloat = 0.0
-    clip: NonNegativeFloat = 0.0
+    momentum: NonNegativeFloat = 0.0  # of SGD
+    halve_every: NonNegativeInt = 0  # epochs after which the learning rate is halved; 0: never
+    decay: bool = False  # the learning rate falls along a line to zero, step by step
+    weight_decay: NonNegativeFloat = 0.0  # λ of an L2 penalty
+    clip: NonNegativeFloat = 0.0  # the L2 norm that all gradients are scaled down to; 0: no limit
     loss: Literal["ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid"] = "ce"
-    max_len: PositiveInt = 500
-    front: bool = False
-    pad_to: NonNegativeInt = 0
-    carry: bool = False
-    word_dropout: Share = 0.0
+    max_len: PositiveInt = 500  # words of a review that are read
+    front: bool = False  # the padding stands in front
+    pad_to: NonNegativeInt = 0  # words; 0: as many as the longest review of a batch has
+    carry: bool = False  # a mistake: a batch starts from the states that the last one ended in
+    word_dropout: Share = 0.0  # of the words that are made unknown while training
 
 
 def loss_of(logits: Tensor, y: Tensor, kind: str) -> Tensor:
-    """The mean loss of logits (B, C) and classes y (B,), a scalar; `kind` as in `TrainSpec`."""
+    """The mean loss of logits (B, C) and classes y (B,), a scalar."""
     if kind == "ce":
         return F.cross_entropy(logits, y)
+    if kind == "ce_on_softmax":  # a mistake: probabilities taken for logits
+        return F.cross_entropy(logits.softmax(1), y)
     target = F.one_hot(y, logits.shape[1]).to(logits.dtype)
-    if kind == "bce":
-        return F.binary_cross_entropy_with_logits(logits, target)
-    probability = logits.softmax(1)
-    if kind == "ce_on_softmax":
-        return F.cross_entropy(probability, y)
-    if kind == "bce_on_sigmoid":
-        return F.binary_cross_entropy_with_logits(logits.sigmoid(), target)
-    return (probability - target).square().sum(1).mean()
+    if kind == "mse":  # squared error of the probabilities, summed over the classes
+        return (logits.softmax(1) - target).square().sum(1).mean()
+    if kind == "bce_on_sigmoid":  # the same mistake
+        logits = logits.sigmoid()
+    return F.binary_cross_entropy_with_logits(logits, target)
 
 
 def make_optimiser(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
     """The optimiser over what the model trains; L2 penalties act through the gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    kind, more = {
-        "adam": (torch.optim.Adam, {"fused": True}),
-        "adamax": (torch.optim.Adamax, {}),
-        "sgd": (torch.optim.SGD, {"momentum": spec.momentum}),
-    }[spec.optimiser]
-    return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay, **more)
+    options = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    if spec.optimiser == "adam":
+        return torch.optim.Adam(parameters, fused=True, **options)
+    if spec.optimiser == "adamax":
+        return torch.optim.Adamax(parameters, **options)
+    return torch.optim.SGD(parameters, momentum=spec.momentum, **options)
 
 
 def drop_words(X: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -99,12 +86,9 @@ class Trainer:
         self.model, self.corpus, self.spec, self.device = model.to(device), corpus, spec, device
         self.optimiser = make_optimiser(model, spec)
         self._states: list | None = [] if spec.carry else None
-        self._start = {name: p.detach().clone() for name, p in self.inner()}
-
-    def inner(self) -> list[tuple[str, nn.Parameter]]:
-        """The model's parameters by name, without the embedding's."""
-        named = self.model.named_parameters()
-        return [(name, p) for name, p in named if not name.startswith("embedding")]
+        named = model.named_parameters()
+        self.inner = [p for name, p in named if not name.startswith("embedding")]
+        self._start = [p.detach().clone() for p in self.inner]
 
     def fit(
         self,
@@ -117,12 +101,9 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """Train for `spec.epochs` and leave the model at its best dev accuracy.
 
-        `train`, `dev` and `curve` are indices of reviews. Returns one value an epoch: train_loss
-        and train_accuracy (means over the epoch's batches, while the model changes), seconds (of
-        training), dev_loss, dev_accuracy, with `curve` also curve_loss and curve_accuracy; without
-        the embedding, gradient_norm (a batch's L2 norm before clipping, their mean) and moved (the
-        distance of the parameters from their start over the start's length); and best_epoch, from
-        1. ValueError when the loss is no number any more.
+        `train`, `dev` and `curve` are indices of reviews. Returns what `train_epoch` does, one
+        value an epoch; likewise dev_loss and dev_accuracy, with `curve` also curve_loss and
+        curve_accuracy; and best_epoch, from 1.
         """
         generator = torch.Generator().manual_seed(seed)
         rows: list[dict[str, float]] = []
@@ -147,7 +128,12 @@ class Trainer:
         epoch: int = 1,
         progress: Progress | None = None,
     ) -> dict[str, float]:
-        """Read the reviews `train` once, in an order drawn from `generator`; a row of `fit`."""
+        """Read the reviews `train` once, in an order drawn from `generator`.
+
+        Returns train_loss and train_accuracy, means while the model changes; seconds; and without
+        the embedding gradient_norm (the mean L2 norm before clipping) and moved (the distance of
+        the parameters from their start over the start's length). ValueError for a loss of NaN.
+        """
         spec, began = self.spec, time.perf_counter()
         self.model.train()
         sums = torch.zeros(4, dtype=torch.float64)  # loss, hits, reviews, gradient norms
@@ -155,8 +141,6 @@ class Trainer:
         batches = reviews.by_length(length, spec.batch_size, generator)
         if spec.carry:  # a state fits a full batch only
             batches = [batch for batch in batches if len(batch) == spec.batch_size]
-        if not batches:
-            raise ValueError(f"{len(train)} reviews make no full batch of {spec.batch_size}")
         for number, batch in enumerate(batches):
             self._set_rate(epoch - 1 + number / len(batches))
             loss, hits, norm = self._step(train[batch], generator)
@@ -179,7 +163,7 @@ class Trainer:
         loss = loss_of(logits, y, self.spec.loss)
         self.optimiser.zero_grad()
         loss.backward()
-        norm = nn.utils.get_total_norm([p.grad for _, p in self.inner() if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self.inner if p.grad is not None])
         if self.spec.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
         self.optimiser.step()
@@ -203,10 +187,11 @@ class Trainer:
         y = self.corpus.rating[index] - 1 if ratings else self.corpus.label[index]
         return logits, y.to(self.device)
 
+    @torch.no_grad()
     def _moved(self) -> float:
-        pairs = [(p.detach(), self._start[name]) for name, p in self.inner()]
-        distance = sum(float((now - start).square().sum()) for now, start in pairs)
-        return math.sqrt(distance / sum(float(start.square().sum()) for _, start in pairs))
+        pairs = zip(self.inner, self._start, strict=True)
+        distance = sum(float((p - start).square().sum()) for p, start in pairs)
+        return math.sqrt(distance / sum(float(start.square().sum()) for start in self._start))
 
     def _set_rate(self, epochs_done: float) -> None:
         spec, rate = self.spec, self.spec.lr
@@ -221,15 +206,15 @@ class Trainer:
     def class_probabilities(self, index: Tensor) -> Tensor:
         """The probability of every class for each of the reviews `index`, (n, C), on the CPU."""
         self.model.eval()
-        classes = torch.empty(len(index), self.model.spec.num_classes)
+        carry, training_states = self.spec.carry, self._states
+        size = self.spec.batch_size if carry else EVALUATION_BATCH
         length = self.corpus.length[index].clamp(max=self.spec.max_len)
-        size = self.spec.batch_size if self.spec.carry else EVALUATION_BATCH
-        states, self._states = self._states, [] if self.spec.carry else None
-        for batch in length.argsort(stable=True).split(size):
-            if self._states and len(batch) < size:
-                self._states = []  # the last batch is smaller, its states start anew
+        classes = torch.empty(len(index), self.model.spec.num_classes)
+        for number, batch in enumerate(length.argsort(stable=True).split(size)):
+            if number == 0 or len(batch) < size:  # states start anew, a smaller batch's too
+                self._states = [] if carry else None
             classes[batch] = self._forward(index[batch])[0].softmax(1).cpu()
-        self._states = states
+        self._states = training_states
         return classes
 
     def probabilities(self, index: Tensor) -> Tensor:
@@ -252,8 +237,8 @@ def accuracy(probability: Tensor, y: Tensor) -> float:
 def restore(model: nn.Module, arrays: Arrays | None) -> Any:
     """The model with the parameters that a training has kept, if there are any."""
     if arrays is not None:
-        kept = {n: torch.as_tensor(v) for n, v in arrays.items() if n.startswith(KEPT)}
-        model.load_state_dict({name.removeprefix(KEPT): v for name, v in kept.items()})
+        kept = {n.removeprefix(KEPT): v for n, v in arrays.items() if n.startswith(KEPT)}
+        model.load_state_dict({name: torch.as_tensor(value) for name, value in kept.items()})
     return model
 
 
@@ -286,27 +271,21 @@ def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
     """`count` of the reviews `index`, half of either label, drawn by the seed; all for 0."""
     if not count:
         return index
-    if count % 2:
-        raise ValueError(f"half of the reviews are of either label: {count} is odd")
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for label in (0, 1):
         same = index[corpus.label[index] == label]
-        if count // 2 > len(same):
-            raise ValueError(f"there are {len(same)} reviews of label {label}, not {count // 2}")
+        if count % 2 or count // 2 > len(same):
+            raise ValueError(
+                f"{count} reviews cannot be half of either label: {len(same)} have label {label}"
+            )
         parts.append(same[torch.randperm(len(same), generator=generator)[: count // 2]])
     return torch.cat(parts).sort().values
 
 
 @specification
 class FilmTraining(Specification):
-    """One training of a review model, on the corpus with that name and digest.
-
-    `num_train` reviews are drawn by the seed, half of either label, all for 0; `num_dev` likewise,
-    the same for every seed. `curve` names reviews to evaluate after every epoch, for show only.
-    `keep` returns the parameters, too. `glove_words`: how many lines of GloVe are read, 0 where the
-    vectors are learned; `glove`: the SHA-256 of its file.
-    """
+    """One training of a review model, on the corpus with that name and digest."""
 
     corpus: Literal["imdb", "generated"]
     digest: str
@@ -314,17 +293,17 @@ class FilmTraining(Specification):
     seed: NonNegativeInt
     model: ReviewSpec = ReviewSpec()
     training: TrainSpec = TrainSpec()
-    num_train: NonNegativeInt = 0
-    num_dev: NonNegativeInt = 0
-    curve: Literal["", "test_sample", "held_out"] = ""
-    keep: bool = False
-    glove_words: NonNegativeInt = 0
+    num_train: NonNegativeInt = 0  # reviews drawn by the seed, half of either label; 0: all
+    num_dev: NonNegativeInt = 0  # likewise, the same for every seed
+    curve: Literal["", "test_sample", "held_out"] = ""  # scored after every epoch, for show only
+    keep: bool = False  # whether to return the parameters
+    glove_words: NonNegativeInt = 0  # lines of GloVe that pretrained vectors are read from
     glove: str = reviews.GLOVE.sha256
     device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def title(self) -> str:
-        """Cell, pooling and seed."""
+        """What the progress line shows."""
         return f"{self.model.cell}/{self.model.pooling}, seed {self.seed}"
 
     @property
@@ -335,28 +314,24 @@ class FilmTraining(Specification):
         steps = self.training.pad_to or 230  # the mean length of a real review
         return units * cell * steps * self.training.epochs * (self.num_train or 20_000)
 
-    def load_corpus(self) -> Corpus:
-        """The corpus; ValueError when the texts are not those that were meant."""
-        corpus = reviews.load(self.corpus, self.vocab_size)
-        if corpus.digest != self.digest:
-            raise ValueError(f"the reviews of {self.corpus!r} are not those that were asked for")
-        return corpus
-
     def make_model(self, corpus: Corpus, arrays: Arrays | None = None) -> ReviewClassifier:
         """The model as its seed starts it, or with the parameters that a training has kept."""
-        table = glove_table(corpus, self.glove_words) if self.glove_words else None
+        learned = self.model.vectors == "learned"
+        table = None if learned else glove_table(corpus, self.glove_words)
         torch.manual_seed(self.seed)
         return restore(ReviewClassifier(self.model, len(corpus.words), table), arrays)
 
     def train(self, progress: Progress | None = None) -> Arrays:
         """Train, choose the epoch by dev accuracy, and test that checkpoint once.
 
-        Returns what `Trainer.fit` returns, one value an epoch; `test_probability` (N,) of
-        "positive" for every review of the test part, in the corpus' order, `dev_probability`
-        likewise; for ratings `test_classes` (N, C); `num_parameters`, without the embedding's; and
-        with `keep` the parameters under "parameters.<name>".
+        Returns what `Trainer.fit` does; `test_probability` (N,) of "positive" for every review of
+        the test part, in the corpus' order; for ratings `test_classes` (N, C); `num_parameters`,
+        without the embedding's; with `keep` the parameters under "parameters.<name>". ValueError
+        when the texts are not those with the digest.
         """
-        corpus = self.load_corpus()
+        corpus = reviews.load(self.corpus, self.vocab_size)
+        if corpus.digest != self.digest:
+            raise ValueError(f"the reviews of {self.corpus!r} are not those that were asked for")
         split = corpus.split()
         train = draw(corpus, split["train"], self.num_train, self.seed)
         dev = draw(corpus, split["dev"], self.num_dev, 0)
@@ -369,10 +344,9 @@ class FilmTraining(Specification):
 
         classes = trainer.class_probabilities(split["test"])  # (N, C)
         arrays["test_probability"] = positive(classes)
-        arrays["dev_probability"] = trainer.probabilities(dev)
         if classes.shape[1] > 2:
             arrays["test_classes"] = classes
-        arrays["num_parameters"] = torch.tensor(sum(p.numel() for _, p in trainer.inner()))
+        arrays["num_parameters"] = torch.tensor(sum(p.numel() for p in trainer.inner))
         if self.keep:
             arrays |= {KEPT + name: p.detach() for name, p in model.named_parameters()}
         return {name: value.cpu().numpy() for name, value in arrays.items()}

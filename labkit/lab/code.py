@@ -8,14 +8,13 @@ computes none, ends the closure. Comments and docstrings do not count.
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import io
 import json
 import os
-import tempfile
 import tokenize
 import tomllib
+import uuid
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -42,19 +41,15 @@ def canonical(value: Any) -> bytes:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, and a restart after a crash, sees the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(draft, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
-        os.replace(name, path)
+        os.replace(draft, path)
     except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        draft.unlink(missing_ok=True)
         if isinstance(error, OSError) and not error.filename:  # a full disk names no file itself
             error.filename = str(path)
         raise
@@ -69,7 +64,7 @@ def stripped(source: str) -> str:
     The same under every version of Python. Source that is not Python stays as it is.
     """
     blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}  # where a block begins and ends
-    text, edges, words, begun = [], [], [], []
+    text, words, begun = [], [], []
     lines = io.StringIO(source, newline=None).readlines()
     try:
         for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
@@ -80,14 +75,14 @@ def stripped(source: str) -> str:
                 word = _between(lines, begun.pop(), token.end)
             if begun or token.type in (tokenize.COMMENT, tokenize.NL):
                 continue
-            if token.type in blocks:
-                edges.append(blocks[token.type])
-            elif token.type != tokenize.NEWLINE:
-                words.append((token.type, word))
+            if token.type != tokenize.NEWLINE:
+                words.append((token.type, blocks.get(token.type, word)))
+                continue
+            edges = [pair for pair in words if pair[0] in blocks]
+            if [kind for kind, _ in words[len(edges) :]] == [tokenize.STRING]:  # a docstring
+                words = edges
             else:
-                if [kind for kind, _ in words] != [tokenize.STRING]:  # else it is a docstring
-                    text.append(" ".join(edges + [word for _, word in words]))
-                    edges = []
+                text.append(" ".join(word for _, word in words))
                 words = []
     except (SyntaxError, tokenize.TokenError):
         return source
@@ -96,9 +91,8 @@ def stripped(source: str) -> str:
 
 def _between(lines: Sequence[str], start: tuple[int, int], end: tuple[int, int]) -> str:
     """The text from one (row, column) to another, as tokens count them."""
-    rows = list(lines[start[0] - 1 : end[0]])
-    rows[-1] = rows[-1][: end[1]]
-    return "".join(rows)[start[1] :]
+    *rows, last = lines[start[0] - 1 : end[0]]
+    return "".join([*rows, last[: end[1]]])[start[1] :]
 
 
 def _path(name: str) -> Path | None:
@@ -149,21 +143,19 @@ def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
 
 
 def chapter_code(chapter: str) -> dict[str, str]:
-    """Name -> SHA-256 of the code behind a chapter: "notebook" and the closure of its imports."""
-    sources = notebook_sources(chapter)
-    imports = set().union(*(_digest_and_imports(source)[1] for source in sources))
-    notebook = sha256(canonical([stripped(source) for source in sources]))
-    return {"notebook": notebook} | closure(imports)
+    """Name -> SHA-256 of the code behind a chapter: "notebook" and the closure of its imports.
 
-
-def notebook_sources(chapter: str) -> list[str]:
-    """The source of every code cell of a chapter, in order; ValueError if it cannot be read."""
+    ValueError for a notebook that cannot be read.
+    """
     path = machine.NOTEBOOKS / f"{chapter}.ipynb"
     try:
         cells = json.loads(path.read_text("utf-8-sig"))["cells"]
-        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{machine.shown(path)} cannot be read: {error!r}") from error
+    imports = set().union(*(_digest_and_imports(source)[1] for source in sources))
+    notebook = sha256(canonical([stripped(source) for source in sources]))
+    return {"notebook": notebook} | closure(imports)
 
 
 # data

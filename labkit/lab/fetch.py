@@ -45,8 +45,8 @@ class Source:
     """A file of the downloads, its SHA-256 in hexadecimal digits and its size in bytes.
 
     It is published at the https `urls`, or `packed_in` another file, in which `unpack` opens it. A
-    mirror may pack it differently, because what is unpacked is hashed, too. No more bytes
-    are read than the sizes allow.
+    mirror may pack it differently, because what is unpacked is hashed, too. No more bytes are read
+    than the sizes allow.
     """
 
     name: str

@@ -49,13 +49,9 @@ def shown(path: Path) -> str:
 
 def kernel_environment(threads: int = 1) -> dict[str, str]:
     """Variables that must be set before a process starts, for `threads` threads of arithmetic."""
-    count = str(threads)
-    return {
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LABKIT_THREADS")
+    return dict.fromkeys(pools, str(threads)) | {
         "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "LABKIT_THREADS": count,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONNOUSERSITE": "1",
@@ -64,19 +60,17 @@ def kernel_environment(threads: int = 1) -> dict[str, str]:
     }
 
 
-def cpu_count() -> int:
-    """The cores that this process may use: fewer than the machine has under Slurm or taskset."""
-    import joblib
-
-    return joblib.cpu_count()
+def count_from(variable: str) -> int | None:
+    """The number of at least 1 that a variable of the environment holds, None when unset."""
+    given = os.environ.get(variable)
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"{variable} must be a whole number of at least 1, got {given!r}")
+    return int(given) if given else None
 
 
 def threads() -> int:
     """The number of threads of arithmetic that `LABKIT_THREADS` asks for, 1 when unset."""
-    given = os.environ.get("LABKIT_THREADS") or "1"
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"LABKIT_THREADS must be a whole number of at least 1, got {given!r}")
-    return int(given)
+    return count_from("LABKIT_THREADS") or 1
 
 
 def device(name: str = "auto") -> torch.device:
@@ -93,26 +87,20 @@ def device(name: str = "auto") -> torch.device:
 _device = device  # `prepare` has a parameter of that name
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, numpy and torch; `seed` is in 0..2**32-1."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def prepare(seed: int = 0, device: str = "auto") -> torch.device:
     """Make this process repeatable and return the device called `device`.
 
-    Seeds every generator, chooses torch's deterministic kernels, turns cuDNN's search and TF32 off,
-    and sets as many threads as `LABKIT_THREADS` says.
+    Seeds the generators of Python, numpy and torch (`seed` is in 0..2**32-1), chooses torch's
+    deterministic kernels, turns cuDNN's search and TF32 off, and sets as many threads as
+    `LABKIT_THREADS` says.
     """
+    import numpy as np
     import torch
 
     chosen = _device(device)
-    seed_everything(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -125,16 +113,18 @@ def prepare(seed: int = 0, device: str = "auto") -> torch.device:
 
 def provenance() -> dict[str, Any]:
     """What a record says about the machine: device, CPU, threads, versions; no user and no host."""
-    used = _prepared[-1]
+    used, cpu = _prepared[-1], _cpu_name()
+    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
+    versions = {name: installed[name] for name in PACKAGES if name in installed}
     facts = {
         "device": str(used or "cpu"),
-        "device_name": _cpu_name(),
-        "cpu": _cpu_name(),
+        "device_name": cpu,
+        "cpu": cpu,
         "cpu_capability": None,
         "cuda": None,
         "threads": threads(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions},
     }
     if "torch" in sys.modules:  # a chapter that never needed it should not wait for it here
         import torch
@@ -145,11 +135,6 @@ def provenance() -> dict[str, Any]:
             facts["device_name"] = torch.cuda.get_device_name(used)
             facts["cuda"] = torch.version.cuda
     return facts
-
-
-def _versions() -> dict[str, str]:
-    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
-    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def _cpu_name() -> str:

@@ -31,7 +31,6 @@ class ChapterError(ValueError):
     """A chapter that failed: where (notebook and cell), why, and what to do next."""
 
     def __init__(self, where: str, cause: str, next_step: str) -> None:
-        super().__init__(where, cause, next_step)
         self.where, self.cause, self.next_step = where, one_line(cause), next_step
 
     def __str__(self) -> str:

@@ -10,10 +10,9 @@ import json
 import os
 import re
 import shutil
-import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,10 +28,9 @@ from labkit.measure.statistics import number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA = 2
 SUMS = "SHA256SUMS"
 RTOL, ATOL = 1e-4, 1e-6  # the declared tolerance between machines
-_started = time.time()
+_started = datetime.now(UTC)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")]
@@ -102,55 +100,45 @@ def write(
     figures: Sequence[Figure] = (),
     data: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a chapter's record and figures to where the runner wants them; return the path.
+    """Write a chapter's record and figures; return the record's path.
 
-    Each of `measures` is what `summarise` returns, or one plain value. `rows` maps a heading to
-    rows of the report, `curves` holds lists of numbers at any depth, `data` is what
-    `code.data_digests` returns. Raises ValueError, and writes nothing, for NaN and infinities, for
-    a claim whose evidence is no measure, and for anything else that is not of the form `Record`.
-
-    Without a runner the record goes to `results/.interactive`, and has no settings.
+    They go to where the runner wants them, without one to `results/.interactive`. Each of
+    `measures` is what `summarise` returns, or one plain value. `rows` maps a heading to rows of the
+    report, `curves` holds lists of numbers at any depth, `data` is what `code.data_digests`
+    returns. ValueError, and nothing is written, for NaN and infinities, for a claim whose evidence
+    is no measure, and for anything else that is not of the form `Record`.
     """
-    images = {}
+    images, entries, duration = {}, {}, datetime.now(UTC) - _started
     for figure in figures:
         from labkit.measure.plots import png_bytes
 
-        images[figure.labkit_name] = png_bytes(figure)
+        file, image = f"{figure.labkit_name}.png", png_bytes(figure)
+        images[file] = image
+        entry = {"file": file, "sha256": code.sha256(image), "alt": figure.labkit_alt}
+        entries[figure.labkit_name] = entry
     content = {
-        "schema_version": SCHEMA,
+        "schema_version": 2,
         "chapter": chapter,
         "profile": profile,
         "run_id": os.environ.get("LABKIT_RUN_ID", "interactive"),
         "about": about,
         "settings": {},
         "measures": {name: _plain(value, f"measure '{name}'") for name, value in measures.items()},
-        "claims": [asdict(claim) for claim in claims],
-        "rows": {
-            heading: [asdict(row) for row in group] for heading, group in (rows or {}).items()
-        },
+        "claims": _plain(claims, "claims"),
+        "rows": _plain(rows or {}, "rows"),
         "curves": _plain(curves or {}, "curves"),
-        "figures": {
-            figure.labkit_name: {
-                "file": f"{figure.labkit_name}.png",
-                "sha256": code.sha256(images[figure.labkit_name]),
-                "alt": figure.labkit_alt,
-            }
-            for figure in figures
-        },
+        "figures": entries,
         "data": dict(data or {}),
         "code": {},
         "provenance": machine.provenance(),
-        "timing": {
-            "started": datetime.fromtimestamp(_started, UTC).isoformat(timespec="seconds"),
-            "duration_seconds": round(time.time() - _started, 3),
-        },
+        "timing": {"started": str(_started), "duration_seconds": duration.total_seconds()},
     }
     text = _text(content)
     parse(text, f"the record of {chapter}")
     staging = os.environ.get("LABKIT_STAGING")
     folder = Path(staging) if staging else machine.RESULTS / ".interactive" / profile / chapter
     for name, image in images.items():
-        code.write_atomically(folder / f"{name}.png", image)
+        code.write_atomically(folder / name, image)
     code.write_atomically(folder / "record.json", text)
     print(f"record of {chapter}: {len(measures)} measures, {len(images)} figures")
     return folder / "record.json"
@@ -158,8 +146,12 @@ def write(
 
 def _plain(value: Any, place: str) -> Any:
     """The same value in JSON's types; ValueError names the place of what JSON cannot hold."""
+
+    def default(other: Any) -> Any:
+        return asdict(other) if is_dataclass(other) else other.tolist()
+
     try:
-        return json.loads(json.dumps(value, allow_nan=False, default=lambda array: array.tolist()))
+        return json.loads(json.dumps(value, allow_nan=False, default=default))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{place}: {error}") from error
 
@@ -200,7 +192,7 @@ def publish(
 ) -> None:
     """Put a chapter's staged record and figures in their place, as one folder by one rename.
 
-    `digests` are those of the code that ran. Raises ValueError for a record that is not sound.
+    `digests` are those of the code that ran. ValueError for a record that is not sound.
     """
     content = read(staging / "record.json", chapter, profile)
     content["settings"], content["code"] = dict(settings), dict(digests)
@@ -248,21 +240,17 @@ def read(path: Path, chapter: str | None = None, profile: str | None = None) -> 
     if not path.is_file():
         raise ValueError(f"there is no {shown(path)}")
     content = parse(path.read_bytes(), shown(path))
-    for name, expected in (("chapter", chapter), ("profile", profile)):
-        if expected is not None and content[name] != expected:
-            raise ValueError(f"{shown(path)} is of {name} {content[name]}, not of {expected}")
+    if chapter and (content["chapter"], content["profile"]) != (chapter, profile):
+        raise ValueError(f"{shown(path)} is of {content['chapter']} ({content['profile']})")
     return content
 
 
-def read_all(path: Path) -> dict[str, dict[str, Any]]:
+def _read_all(path: Path) -> dict[str, dict[str, Any]]:
     """The record in a file, or those of the chapters in a folder, by name."""
-    if not path.is_dir():
-        return {path.stem: read(path)}
-    files = [path / "record.json", *sorted(path.glob("*/record.json"))]
-    records = {file.parent.name: read(file) for file in files if file.is_file()}
-    if not records:
+    files = [*path.glob("record.json"), *path.glob("*/record.json")] if path.is_dir() else [path]
+    if not files:
         raise ValueError(f"there are no records in {path}")
-    return records
+    return {file.parent.name: read(file) for file in files}
 
 
 def load(chapter: str, profile: str) -> dict[str, Any]:
@@ -278,6 +266,11 @@ def reported(chapter: str) -> dict[str, Any] | None:
     return None
 
 
+def command(chapter: str, profile: str = "cpu") -> str:
+    """The command that makes the record of a chapter."""
+    return f"python -m labkit run {chapter} --profile {profile}"
+
+
 def published() -> dict[str, Any]:
     """What the sources printed: data/published.toml."""
     return tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
@@ -289,8 +282,7 @@ def show_reported(chapter: str) -> None:
 
     record = reported(chapter)
     if record is None:
-        command = f"python -m labkit run {chapter} --profile cpu"
-        display(Markdown(f"No reported results yet. `{command}` makes them."))
+        display(Markdown(f"No reported results yet. `{command(chapter)}` makes them."))
         return
     display(Markdown(f"{machine_line(record)}\n\n{claims_table(record)}"))
     for name, figure in record["figures"].items():
@@ -299,10 +291,8 @@ def show_reported(chapter: str) -> None:
             raise ValueError(f"{figure['file']} is not what the run wrote; see make verify")
         display(Image(image, format="png", width=800, alt=figure["alt"]))
         display(Markdown(f"*{name}*: {figure['alt']}"))
-    rows = [
-        (f"`{name}`", number(value), value["n"] if isinstance(value, dict) else 1)
-        for name, value in record["measures"].items()
-    ]
+    measures = record["measures"].items()
+    rows = [(f"`{k}`", number(v), v["n"] if isinstance(v, dict) else 1) for k, v in measures]
     table = markdown_table(("measure", "value [95 % interval]", "n"), rows)
     display(Markdown(f"<details><summary>All measures</summary>\n\n{table}\n\n</details>"))
 
@@ -310,14 +300,11 @@ def show_reported(chapter: str) -> None:
 def machine_line(record: Mapping[str, Any]) -> str:
     """One line: profile, device, threads and versions of a record, in Markdown."""
     facts = record["provenance"]
-    device = facts["device_name"]
-    if facts["cuda"]:
-        device += f" (CUDA {facts['cuda']})"
-    elif facts["cpu_capability"]:
-        device += f" ({facts['cpu_capability']})"
+    kind = f"CUDA {facts['cuda']}" if facts["cuda"] else facts["cpu_capability"] or "cpu"
     threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''} a process"
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("python", "torch"))
-    return f"Profile `{record['profile']}` on {device}, {threads}, {facts['platform']}; {versions}."
+    versions = "python {python}, torch {torch}".format(**facts["versions"])
+    where = f"{facts['device_name']} ({kind}), {threads}, {facts['platform']}"
+    return f"Profile `{record['profile']}` on {where}; {versions}."
 
 
 def claims_table(record: Mapping[str, Any]) -> str:
@@ -329,13 +316,8 @@ def claims_table(record: Mapping[str, Any]) -> str:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table that no text in a cell can break."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
-
-
-def cell(text: Any) -> str:
-    """Text for a cell of a Markdown table: on one line, and without a beginning of a list."""
-    line = " ".join(str(text).split()).replace("|", "\\|")
-    return re.sub(r"^(\d+)\. ", r"\1\\. ", line)
+    cells = [[" ".join(str(text).split()).replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 # comparing
@@ -343,13 +325,12 @@ def cell(text: Any) -> str:
 
 def compare_all(a: Path, b: Path, identical: bool = False) -> list[str]:
     """Where two record files, or two folders of them, differ; a line each."""
-    one, other = read_all(a), read_all(b)
-    if len(one) == len(other) == 1:  # two files may have any names
+    one, other = _read_all(a), _read_all(b)
+    if len(one) == len(other) == 1:  # two files lie in any folders
         return compare(*one.values(), *other.values(), identical)
     lines = [f"{name}: only in one of the two" for name in sorted(one.keys() ^ other.keys())]
-    for name in sorted(one.keys() & other.keys()):
-        lines += [f"{name}: {line}" for line in compare(one[name], other[name], identical)]
-    return lines
+    both = sorted(one.keys() & other.keys())
+    return lines + [f"{n}: {line}" for n in both for line in compare(one[n], other[n], identical)]
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False) -> list[str]:
@@ -361,40 +342,36 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False)
     """
     if a["chapter"] != b["chapter"]:
         return [f"these are two chapters, {a['chapter']} and {b['chapter']}"]
+    one, other = ({**r, "claim": {c["id"]: c["verdict"] for c in r["claims"]}} for r in (a, b))
     differences = []
-    for part in ("data", "settings"):
-        differences += [
-            f"{part} {name}: {x!r} and {y!r}" for name, x, y in _pairs(a[part], b[part])
-        ]
-    one, other = ({c["id"]: c["verdict"] for c in record["claims"]} for record in (a, b))
-    differences += [f"claim {name}: {x!r} and {y!r}" for name, x, y in _pairs(one, other)]
-    for name, x, y in _pairs(a["measures"], b["measures"]):
-        timed = all(isinstance(v, dict) and v["timing"] for v in (x, y))
-        if not timed and (identical or not _agree(x, y)):
-            differences.append(f"measure {name}: {number(x)} and {number(y)}")
+    for part in ("data", "settings", "claim", "measures"):
+        for name in sorted({*one[part], *other[part]}):
+            x, y = one[part].get(name, "none"), other[part].get(name, "none")
+            if part != "measures" and x != y:
+                differences.append(f"{part} {name}: {x!r} and {y!r}")
+            if part == "measures" and not _agree(x, y, identical):
+                differences.append(f"measure {name}: {number(x)} and {number(y)}")
     if identical and a["curves"] != b["curves"]:
         differences.append("curves: not the same")
     return differences
 
 
-def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """What has one name and two values; "none" stands for the value of a name that is missing."""
-    for name in sorted({*a, *b}):
-        x, y = a.get(name, "none"), b.get(name, "none")
-        if code.canonical(x) != code.canonical(y):
-            yield name, x, y
-
-
-def _agree(a: Any, b: Any) -> bool:
-    """Whether two values of one measure lie within the declared tolerance."""
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_agree, a, b))
+def _agree(a: Any, b: Any, identical: bool = False) -> bool:
+    """Whether two values of a measure are equal, or times, or within the declared tolerance."""
+    if code.canonical(a) == code.canonical(b):
+        return True
     reach = 0.0
     if isinstance(a, dict) and isinstance(b, dict):
+        if a["timing"] and b["timing"]:
+            return True
         if any(a[key] != b[key] for key in ("n", "statistic", "unit")):
             return False
         reach = sum((s["high"] - s["low"]) / 2 for s in (a, b) if s["low"] is not None)
         a, b = a[a["statistic"]], b[b["statistic"]]
+    if identical:
+        return False
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_agree, a, b))
     if type(a) not in (int, float) or type(b) not in (int, float):
         return type(a) is type(b) and a == b
     return abs(a - b) <= max(reach, ATOL + RTOL * abs(b))

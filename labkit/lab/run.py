@@ -1,19 +1,18 @@
 """Runs chapters: checks their parameters, executes what is not up to date, publishes, sums up.
 
-Papermill takes unknown parameters without a word and calls a notebook that ended in `sys.exit(0)`
-completed. So the parameters are checked before any kernel starts, and an execution is believed only
-when its notebook shows that every cell ran without error and this run's record is there. A chapter
+An execution is believed only when its notebook shows that every cell ran without error and this
+run's record is there: papermill calls a notebook that ended in `sys.exit(0)` completed. A chapter
 that fails is reported in one line, publishes nothing, and does not hold up the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -30,7 +29,7 @@ from filelock import FileLock, Timeout
 from jupyter_client import AsyncKernelManager
 from nbformat import NotebookNode
 
-from labkit.lab import code, machine, record, report, settings
+from labkit.lab import code, machine, record, report
 from labkit.lab.machine import shown
 from labkit.lab.notebooks import (
     ChapterError,
@@ -41,6 +40,7 @@ from labkit.lab.notebooks import (
     one_line,
     read_notebook,
 )
+from labkit.lab.settings import resolve
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
@@ -48,12 +48,8 @@ LOOK_EVERY = 0.5  # seconds between two looks at the progress file
 LOG_EVERY = 60.0  # seconds between two progress lines in a log
 
 
-class Interrupted(Exception):
-    """This process was told to stop by a signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_code = 128 + signum
+class Interrupted(BaseException):
+    """This process was told to stop by the signal whose number is the argument."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,10 @@ class Options:
     cell_timeout: int | None = None  # seconds
 
 
-# kernels and signals
-
-
 class Kernels:
     """The kernels that a run has started; each leads a process group of its own.
 
-    So Ctrl-C in a terminal does not reach them. The client works in another thread; this one gets
-    the signals, and `end` leaves no process of a kernel's group behind.
+    So Ctrl-C in a terminal does not reach them, and `end` leaves none of their processes behind.
     """
 
     def __init__(self) -> None:
@@ -83,8 +75,7 @@ class Kernels:
         self._ending = False
 
     def manager(self, variables: Mapping[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
-        """A kernel manager: its kernels get `variables` and write what bypasses the notebook,
-        such as a crash's last words, to `log`."""
+        """A manager whose kernels get `variables` and write a crash's last words to `log`."""
         kernels = self
 
         class Manager(AsyncKernelManager):
@@ -105,19 +96,13 @@ class Kernels:
             if status is not None:
                 cause = f"by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             deadline, signum = time.monotonic() + GRACE, signal.SIGTERM
-            while _signal_group(process, signum) or process.poll() is None:
-                signum = 0 if time.monotonic() < deadline else signal.SIGKILL
-                time.sleep(0.02)
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
+                while True:
+                    os.killpg(process.pid, signum)
+                    time.sleep(0.02)
+                    process.poll()
+                    signum = 0 if time.monotonic() < deadline else signal.SIGKILL
         return cause
-
-
-def _signal_group(process: Popen, signum: int) -> bool:
-    """Send a signal to a kernel's group; False when the group is gone."""
-    try:
-        os.killpg(process.pid, signum)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -138,9 +123,6 @@ def signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# what a person sees
-
-
 class Progress:
     """One chapter's progress: one redrawn line in a terminal, a line a minute in a log.
 
@@ -148,21 +130,17 @@ class Progress:
     """
 
     def __init__(self, chapter: str, path: Path) -> None:
-        from tqdm import tqdm
-
         path.touch()
         self.cell, self._chapter, self._file = "", chapter, path.open(encoding="utf-8")
-        self._sweep, self._total, self._fractions, self._title = "", 0, {}, ""
-        self._rest, self._logged, self._started = "", time.monotonic(), time.monotonic()
-        self._bar = tqdm(disable=not sys.stderr.isatty(), leave=False, bar_format="{desc}")
-        try:
+        self._event, self._fractions = {}, {}
+        self._logged = self._started = time.monotonic()
+        self._terminal: int | None = None
+        with contextlib.suppress(OSError):
             self._terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-        except OSError:
-            self._terminal = None
 
     def close(self) -> None:
-        self._bar.close()
         self._file.close()
+        self._show("")
         if self._terminal is not None:
             os.close(self._terminal)
 
@@ -176,34 +154,28 @@ class Progress:
                 os.tcgetpgrp(self._terminal)
             except OSError:
                 raise Interrupted(signal.SIGHUP) from None
-        *lines, self._rest = (self._rest + self._file.read()).split("\n")
-        for line in lines:
-            self._take(line)
-        if not self._bar.disable:
-            self._bar.set_description_str(str(self))
-        elif time.monotonic() - self._logged >= LOG_EVERY:
-            self._logged = time.monotonic()
-            print(self, file=sys.stderr, flush=True)
+        for line in self._file:
+            with contextlib.suppress(ValueError):  # a line that was cut off by a kill
+                event = json.loads(line)
+                if event["sweep"] != self._event.get("sweep"):
+                    self._fractions = {}
+                self._event = event
+                self._fractions[event["task"]] = event["done"] / max(event["total"], 1)
+        now, done = time.monotonic(), sum(self._fractions.values())
+        text = f"{self._chapter}, {now - self._started:.0f} s: {self.cell}"
+        if self._event and done < (total := self._event["tasks"] - self._event["stored"]):
+            text += f", {done:.1f} of {total} trainings"
+            text += ", {task} {done:,.0f}/{total:,.0f}".format(**self._event)
+        self._show(text[: shutil.get_terminal_size().columns - 1])
+        if not sys.stderr.isatty() and now - self._logged >= LOG_EVERY:
+            self._logged = now
+            print(text, file=sys.stderr, flush=True)
 
-    def _take(self, line: str) -> None:
-        """Take in one event; a line that was cut off by a kill is passed over."""
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            event = json.loads(line)
-            if event["sweep"] != self._sweep:
-                self._sweep, self._fractions = event["sweep"], {}
-            self._total = event["tasks"] - event["stored"]
-            self._fractions[event["task"]] = event["done"] / max(event["total"], 1)
-            self._title = f"{event['task']} {event['done']:,.0f}/{event['total']:,.0f}"
-
-    def __str__(self) -> str:
-        seconds, done = time.monotonic() - self._started, sum(self._fractions.values())
-        text = f"{self._chapter}, {seconds:.0f} s: {self.cell}"
-        if done < self._total:
-            text += f", {done:.1f} of {self._total} trainings, {self._title}"
-        return text
-
-
-# running
+    def _show(self, text: str) -> None:
+        """Redraw the line of a terminal."""
+        with contextlib.suppress(OSError):  # it may have been closed just now
+            if sys.stderr.isatty():
+                print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -234,12 +206,11 @@ def run(names: Sequence[str], options: Options) -> int:
                 with signals_raise():
                     _bring_up_to_date(outcome, options)
         except Interrupted as interruption:
-            print(f"{interruption}; the same command goes on from here", file=sys.stderr)
-            status = interruption.exit_code
-    width = max(len(outcome.chapter) for outcome in outcomes)
-    print(f"\n{'chapter':<{width}}  {'status':<11}  seconds")
+            name, status = signal.Signals(*interruption.args).name, 128 + interruption.args[0]
+            print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
+    print(f"\n{'chapter':<20}  {'status':<11}  seconds")
     for o in outcomes:
-        print(f"{o.chapter:<{width}}  {o.status:<11}  {o.seconds:7.1f}")
+        print(f"{o.chapter:<20}  {o.status:<11}  {o.seconds:7.1f}")
     if all(outcome.status == "up to date" for outcome in outcomes):
         print("Everything was up to date. To run all the same: make reproduce FORCE=1, or --force")
     elif options.profile == "quick":
@@ -257,12 +228,10 @@ def select(names: Sequence[str]) -> list[str]:
     selected = set()
     for name in names or known:
         wanted = Path(name).name.removesuffix(".ipynb")
-        matches = [k for k in known if wanted == k or wanted.zfill(2) == k.split("_")[0]]
+        matches = {k for k in known if wanted == k or wanted.zfill(2) == k.split("_")[0]}
         if not matches:
-            close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise ValueError(f"unknown chapter '{name}'.{hint} There are {', '.join(known)}")
-        selected.update(matches)
+            raise ValueError(f"unknown chapter '{name}'. There are {', '.join(known)}")
+        selected |= matches
     return sorted(selected)
 
 
@@ -276,9 +245,7 @@ def lock(name: str) -> Iterator[None]:
     except Timeout:
         raise ValueError(f"another run of '{name}' is under way: wait for it or stop it") from None
     except (NotImplementedError, OSError) as error:
-        raise ValueError(
-            f"{shown(path)} cannot be locked ({error}): put the lab on a disk that knows file locks"
-        ) from error
+        raise ValueError(f"{shown(path)} cannot be locked on this disk: {error}") from error
     with held:
         yield
 
@@ -289,10 +256,8 @@ def _preflight(outcomes: Sequence[Outcome], options: Options) -> None:
         place = f"notebooks/{outcome.chapter}.ipynb"
         try:
             cells = read_notebook(machine.ROOT / place).cells
-            outcome.values = settings.resolve(
-                outcome.chapter, cells, options.profile, options.given
-            )
-        except (ChapterError, settings.SettingsError) as error:
+            outcome.values = resolve(outcome.chapter, cells, options.profile, options.given)
+        except ValueError as error:
             if not isinstance(error, ChapterError):
                 error = ChapterError(place, str(error), "correct it and run again; nothing was run")
             outcome.status = "failed"
@@ -327,11 +292,14 @@ class Execution:
         self.run_id = uuid.uuid4().hex
         self.place = f"notebooks/{chapter}.ipynb"
         flags = ["--force"] * options.force + [f"--set {text}" for text in options.given]
-        command = ["python -m labkit run", chapter, "--profile", options.profile, *flags]
-        self.again = " ".join(command)
+        self.again = " ".join([record.command(chapter, options.profile), *flags])
         self.staging = machine.RESULTS / options.profile / f".running-{chapter}"
         self.failed = machine.RESULTS / ".failed" / options.profile / chapter
         self.notebook = self.staging / f"{chapter}.ipynb"
+        self.kept = shown(self.failed / self.notebook.name)
+        self.mend = f"read {self.kept}, correct the cell, then {self.again}"
+        with_one = f"{self.again} --workers 1 (finished trainings are kept)"
+        self.smaller = f"close other programs, then {with_one}"
 
     def run(self) -> None:
         """Execute, look at what was written, publish; raise Interrupted when told to stop."""
@@ -339,17 +307,23 @@ class Execution:
             self.staging.mkdir(parents=True)
             digests = code.chapter_code(self.chapter)
             self._execute()
-            self._check_cells()
+            other_steps = {
+                "TerminatedWorkerError": self.smaller,  # joblib's, often for its memory
+                "OSError": f"free some space or mend the folder, then {self.again}",
+                "PermissionError": f"mend the folder's permissions, then {self.again}",
+                **dict.fromkeys(("DownloadError", "ClusterError"), self.again),
+            }
+            check_cells(read_notebook(self.notebook), self.place, self.mend, other_steps)
             self._publish(digests)
-        except ChapterError:
-            self._keep_failed()
-            raise
-        except Interrupted:
-            raise
         except Exception as error:  # whatever a cell's outputs do to papermill: no other chapter's
-            self._keep_failed()
+            with contextlib.suppress(OSError):  # there may be no room for what is left
+                record.remove(self.failed)
+                self.failed.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(self.staging, self.failed)
+            if isinstance(error, ChapterError):
+                raise
             disk = isinstance(error, OSError)
-            step = "mend the folder or free some space" if disk else f"read {self._kept()}"
+            step = "mend the folder or free some space" if disk else f"read {self.kept}"
             raise ChapterError(self.place, str(error), f"{step}, then {self.again}") from error
         finally:
             with contextlib.suppress(OSError):
@@ -360,15 +334,15 @@ class Execution:
 
         for name in ("papermill", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the failure line says it
+        workers = self.options.workers or os.environ.get("LABKIT_WORKERS", "")
         variables = machine.kernel_environment(self.options.threads) | {
             "LABKIT_ROOT": str(machine.ROOT),
             "LABKIT_CACHE": str(machine.CACHE),
             "LABKIT_STAGING": str(self.staging),
             "LABKIT_RUN_ID": self.run_id,
             "LABKIT_PROGRESS": str(self.staging / "progress"),
+            "LABKIT_WORKERS": str(workers),
         }
-        if self.options.workers:
-            variables["LABKIT_WORKERS"] = str(self.options.workers)
         index, source, kernels = -1, read_notebook(machine.ROOT / self.place), Kernels()
         progress = Progress(self.chapter, self.staging / "progress")
 
@@ -414,32 +388,21 @@ class Execution:
         self, source: NotebookNode, index: int, died: str | None, error: Exception
     ) -> ChapterError:
         if index < 0:
-            return ChapterError(
-                self.place,
-                f"no kernel started: {one_line(str(error))}",
-                f"read {self._kept('kernel.log')}; make setup installs the kernel anew",
-            )
+            cause, log = f"no kernel started: {one_line(str(error))}", shown(self.failed)
+            step = f"read {log}/kernel.log; make setup installs the kernel anew"
+            return ChapterError(self.place, cause, step)
         executed = read_notebook(self.notebook) if self.notebook.exists() else source
         if re.search(r"\b(exit|quit)\(\)", executed.cells[index - 1].source):
             index -= 1  # they end the kernel when the next cell is asked for
-        where = f"{self.place}, {describe_cell(executed, index)}"
         if isinstance(error, TimeoutError):
             cause = f"it ran longer than {self.options.cell_timeout} s"
-            return ChapterError(where, cause, f"{self.again} --cell-timeout SECONDS")
-        if died == "by SIGKILL":
-            cause = "the kernel died, by SIGKILL; often the memory ran out"
-            return ChapterError(where, cause, self._smaller())
-        cause = f"the kernel died, {died}" if died else f"no kernel: {one_line(str(error))}"
-        return ChapterError(where, cause, self._mend())
-
-    def _check_cells(self) -> None:
-        other_steps = {
-            "TerminatedWorkerError": self._smaller(),  # joblib's, often for its memory
-            "OSError": f"free some space or mend the folder, then {self.again}",
-            "PermissionError": f"mend the folder's permissions, then {self.again}",
-            **dict.fromkeys(("DownloadError", "ClusterError"), self.again),
-        }
-        check_cells(read_notebook(self.notebook), self.place, self._mend(), other_steps)
+            step = f"{self.again} --cell-timeout SECONDS"
+        elif died == "by SIGKILL":
+            cause, step = "the kernel died, by SIGKILL; often the memory ran out", self.smaller
+        else:
+            cause = f"the kernel died, {died}" if died else f"no kernel: {one_line(str(error))}"
+            step = self.mend
+        return ChapterError(f"{self.place}, {describe_cell(executed, index)}", cause, step)
 
     def _publish(self, digests: Mapping[str, str]) -> None:
         """Publish the record of this run; ValueError unless this run wrote a sound one."""
@@ -457,19 +420,3 @@ class Execution:
             executed.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.notebook, executed)
             record.remove(self.failed)
-
-    def _mend(self) -> str:
-        return f"read {self._kept()}, correct the cell, then {self.again}"
-
-    def _smaller(self) -> str:
-        return f"close other programs, then {self.again} --workers 1 (finished trainings are kept)"
-
-    def _kept(self, name: str = "") -> str:
-        return shown(self.failed / (name or self.notebook.name))
-
-    def _keep_failed(self) -> None:
-        """Keep what a failed run has left, where there is room for it."""
-        with contextlib.suppress(OSError):
-            record.remove(self.failed)
-            self.failed.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.staging, self.failed)

@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from pydantic import TypeAdapter
 from tqdm.auto import tqdm
@@ -71,17 +71,20 @@ def train(
 
     `workers` processes train at once, by default `LABKIT_WORKERS` or one for each core that this
     process may use; each training has one thread, so their number changes no result. `name` is
-    what the progress line calls the whole.
+    what the progress line calls the whole. Each step appends a line of JSON to the file that
+    `LABKIT_PROGRESS` names, which the runner reads.
     """
     _check_unedited(specifications)
     keys = [key(specification) for specification in specifications]
     by_key = dict(zip(keys, specifications, strict=True))
     results = {k: _load(k, _path(k)) for k in by_key}
     missing = {k: s for k, s in by_key.items() if results[k] is None}
-    events = _Events(name, len(results), len(results) - len(missing))
-    bar = {"desc": name, "total": events.tasks, "initial": events.stored, "leave": False}
-    with tqdm(**bar, disable=bool(events.path) or not missing) as shown:
-        for k, content in _finished(missing, events, workers):
+    tasks, stored = len(results), len(results) - len(missing)
+    log = os.environ.get("LABKIT_PROGRESS")
+    tell = partial(_tell, log, {"sweep": name, "tasks": tasks, "stored": stored})
+    hidden = bool(log) or not missing
+    with tqdm(desc=name, total=tasks, initial=stored, leave=False, disable=hidden) as shown:
+        for k, content in _finished(missing, tell, workers):
             _check_unedited([missing[k]])
             code.write_atomically(_path(k), content)
             results[k] = _load(k, _path(k))
@@ -89,32 +92,37 @@ def train(
     return [results[k] for k in keys]
 
 
+def _tell(log: str | None, sweep: dict[str, Any], task: str, done: int, total: int) -> None:
+    """Append to the log how far a training is, beside what is known of them all."""
+    if log:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**sweep, "task": task, "done": done, "total": total}) + "\n")
+
+
 def _finished(
-    missing: Mapping[str, Specification], events: _Events, workers: int | None
+    missing: Mapping[str, Specification], tell: Callable[..., None], workers: int | None
 ) -> Iterator[tuple[str, bytes]]:
     """The key and the file's content of each training as it ends."""
     scheduler = os.environ.get("LABKIT_DASK")
-    count = min(workers or _workers(), len(missing))
+    workers = workers or machine.count_from("LABKIT_WORKERS") or joblib.cpu_count()
+    count = min(workers, len(missing))
     if not missing:
         return
     if not scheduler and count == 1:
         for k, specification in missing.items():
-            yield k, _carry_out(k, specification, partial(events.tell, specification.title))[1]
+            yield _carry_out(k, specification, partial(tell, specification.title))
         return
-
-    import joblib
-
     with _cluster(scheduler) if scheduler else nullcontext():
         parallel = joblib.Parallel(
             n_jobs=-1 if scheduler else count, batch_size=1, return_as="generator_unordered"
         )
         jobs = (
-            joblib.delayed(_in_worker)(k, s, None if scheduler else partial(events.tell, s.title))
+            joblib.delayed(_in_worker)(k, s, None if scheduler else partial(tell, s.title))
             for k, s in missing.items()
         )
         for k, content in parallel(jobs):
             if scheduler:
-                events.tell(missing[k].title, 1, 1)
+                tell(missing[k].title, 1, 1)
             yield k, content
 
 
@@ -171,12 +179,11 @@ def _content(k: str, arrays: Arrays) -> bytes:
 
 
 def _seal(k: str, arrays: Arrays) -> dict[str, str]:
+    """One entry, since safetensors writes several in any order."""
     parts = [
-        [name, str(array.dtype), list(array.shape), code.sha256(array.tobytes())]
-        for name, array in sorted(arrays.items())
+        (n, str(a.dtype), a.shape, code.sha256(a.tobytes())) for n, a in sorted(arrays.items())
     ]
-    digest = code.sha256(code.canonical(parts))
-    return {"key and arrays": f"{k} {digest}"}  # one entry: safetensors writes several in any order
+    return {"key and arrays": f"{k} {code.sha256(code.canonical(parts))}"}
 
 
 def _path(k: str) -> Path:
@@ -201,19 +208,11 @@ def _load(k: str, path: Path) -> Arrays | None:
     return None
 
 
-def _workers() -> int:
-    given = os.environ.get("LABKIT_WORKERS", "")
-    if given and not (given.isdecimal() and int(given)):
-        raise ValueError(f"LABKIT_WORKERS must be a whole number of processes, got {given!r}")
-    return int(given or 0) or machine.cpu_count()
-
-
 @contextmanager
 def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
     """joblib on the workers of a Dask cluster; ClusterError where it cannot be used."""
     try:
         import distributed
-        import joblib
         from distributed.comm import connect
         from distributed.utils import LoopRunner
     except ModuleNotFoundError as error:
@@ -251,25 +250,24 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
             ) from error
 
 
-def become_worker(scheduler: str, processes: int) -> None:
-    """Become the Dask workers of this machine, each training one task at a time; does not return.
+def become_worker(scheduler: str, processes: int | None) -> None:
+    """Become the Dask workers of this machine, one for each core by default; does not return.
 
-    They have the environment of a chapter's kernel, so that they compute the same.
+    Each trains one task at a time, in the environment of a chapter's kernel: it computes the same.
     """
     with _cluster(scheduler, wait=False):
         pass  # a wrong address is said here; dask itself would try it for ever
     command = [
         sys.executable, "-m", "dask", "worker", scheduler,
-        "--nworkers", str(processes), "--nthreads", "1", "--no-dashboard",
+        "--nworkers", str(processes or joblib.cpu_count()), "--nthreads", "1", "--no-dashboard",
     ]  # fmt: skip
-    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment()})
+    inherited = {name: value for name, value in os.environ.items() if name != "LABKIT_DASK"}
+    os.execve(sys.executable, command, inherited | machine.kernel_environment())
 
 
+@cache  # one thread watches for all trainings of this process
 def _end_with_parent() -> None:
     """Let this process end when the one that started it does, however that one ended."""
-    if getattr(_end_with_parent, "watching", False):
-        return
-    _end_with_parent.watching = True
     parent = os.getppid()
 
     def watch() -> None:
@@ -278,19 +276,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@dataclass(frozen=True)
-class _Events:
-    """Tells the runner how far the trainings are: JSON lines appended to the file it names."""
-
-    sweep: str
-    tasks: int
-    stored: int
-    path: str | None = field(default_factory=lambda: os.environ.get("LABKIT_PROGRESS"))
-
-    def tell(self, task: str, done: int, total: int) -> None:
-        if self.path:
-            event = {**asdict(self), "task": task, "done": done, "total": total}
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import scipy  # loads `scipy.stats` when it is first used
+
 from labkit.measure.statistics import STUDENT, Measure, number
 
 MIN_SEEDS = 8  # with fewer, a bootstrap interval says too little for a verdict
@@ -125,8 +127,7 @@ def number_row(
     """
     measure = measures[name]
     few = measure["n"] < MIN_SEEDS and STUDENT in measure["interval"]
-    rank = _rank_of_few if few else _rank
-    verdict, reason = rank(published, measure, higher_is_better)
+    verdict, reason = (_rank_of_few if few else _rank)(published, measure, higher_is_better)
     if examples:
         half_width = 1.96 * math.sqrt(published * (1 - published) / examples)
         reason += f"; ±{half_width:.2f} from its {examples} examples"
@@ -157,12 +158,10 @@ def _rank_of_few(
     Lowest and highest of three seeds miss a fourth one half of the time. So the range is that of
     Student's prediction of one more value, 95 %: mean ± t · sd · √(1 + 1/n).
     """
-    from scipy import stats
-
     n, mean = measure["n"], measure["mean"]
     if n < MIN_STUDENT or measure["sd"] is None:
         return "too few seeds for a verdict", f"published minus ours {published - mean:+.3g}"
-    half = float(stats.t.ppf(0.975, n - 1)) * measure["sd"] * math.sqrt(1 + 1 / n)
+    half = float(scipy.stats.t.ppf(0.975, n - 1)) * measure["sd"] * math.sqrt(1 + 1 / n)
     low, high = mean - half, mean + half
     reason = f"one more seed is expected in [{number(low)}, {number(high)}]"
     if low <= published <= high:

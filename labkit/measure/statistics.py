@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import scipy  # loads `scipy.stats` when it is first used
 
 Measure = dict[str, Any]
 
@@ -28,20 +29,19 @@ def summarise(
 ) -> Measure:
     """Sum up one value a seed (or a run): n, mean, median, sd, min, max, interval and raw values.
 
-    "low" and "high" bound a 95 % interval of the chosen `statistic`, "mean" or "median": the BCa
-    bootstrap (Efron 1987) with 10,000 resamples from a fixed generator, so the same values always
-    give the same interval. With `student` it is Student's t interval of the mean, which is wide
-    enough for a handful of values, where a bootstrap is not. They are None for a single value, and
-    the value itself where all are equal. `sd` divides by n − 1 and is None for a single value.
-    `timing` marks what no two runs repeat. Raises TypeError for what is not a number and ValueError
-    for no values, NaN, infinities, an unknown statistic, or seeds that do not match.
+    "low" and "high" bound a 95 % interval of the `statistic`, "mean" or "median": the BCa bootstrap
+    (Efron 1987) with 10,000 resamples, always the same for the same values. With `student` it is
+    Student's t interval of the mean, wide enough for a handful of values, where a bootstrap is not.
+    They are None for a single value, and the value itself where all are equal. `sd` divides by
+    n − 1 and is None for a single value. `timing` marks what no two runs repeat. TypeError for what
+    is not a number; ValueError for no values, NaN, infinities, an unknown statistic, `student` with
+    the median, or seeds that do not match.
     """
     if statistic not in STATISTICS:
         raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}; got {statistic!r}")
     raw = _checked(values)
     if seeds is not None and len(seeds) != len(raw):
         raise ValueError(f"{len(raw)} values but {len(seeds)} seeds; give one value for each seed")
-
     if student and statistic != "mean":
         raise ValueError(f"a Student interval is that of the mean, not of the {statistic}")
     low, high, interval = _interval(np.array(raw), statistic, student)
@@ -80,28 +80,22 @@ def _interval(
     values: np.ndarray, statistic: str, student: bool
 ) -> tuple[float | None, float | None, str]:
     """Bounds of the 95 % interval, and what kind of interval it is."""
-    from scipy import stats
-
     without = f", no {STUDENT}" if student else ""
     if len(values) == 1:
         return None, None, f"none: a single value{without}"
     if values.min() == values.max():
         return float(values[0]), float(values[0]), f"none: all values are equal{without}"
     if student:
-        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+        half = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
         return float(values.mean() - half), float(values.mean() + half), f"95 % {STUDENT}"
     for method in ("BCa", "percentile"):
+        rng = np.random.default_rng(0)
         with warnings.catch_warnings():
             # BCa has no acceleration where leaving out any one value changes nothing, as for some
             # medians: it then gives NaN and the percentile interval takes its place
             warnings.simplefilter("ignore")
-            bounds = stats.bootstrap(
-                (values,),
-                STATISTICS[statistic],
-                n_resamples=10_000,
-                method=method,
-                vectorized=True,
-                rng=np.random.default_rng(0),
+            bounds = scipy.stats.bootstrap(
+                (values,), STATISTICS[statistic], n_resamples=10_000, method=method, rng=rng
             ).confidence_interval
         if np.isfinite(bounds).all():
             interval = f"95 % {method} bootstrap of the {statistic}"
@@ -122,25 +116,20 @@ def paired_difference(
             f"paired_difference needs one value for each seed: {len(a)}, {len(b)}, {len(seeds)}"
         )
     difference = np.subtract(a, b)
-    if not student:
-        # float32 accuracies that are equal as fractions may differ in the eighth digit
+    if not student:  # float32 accuracies of equal fractions may differ in the eighth digit
         difference = np.round(difference, 6)
     return summarise(difference.tolist(), seeds=seeds, student=student)
 
 
 def accuracy_interval(hits: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson interval of an accuracy that was counted on n examples."""
-    from scipy import stats
-
-    interval = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    interval = scipy.stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def sign_test(only_a: int, only_b: int) -> float:
     """p of the exact two-sided sign test (McNemar's) on examples that one of two gets right."""
-    from scipy import stats
-
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def trend(by_length: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> Measure:
@@ -148,13 +137,11 @@ def trend(by_length: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> Mea
 
     ValueError for fewer than two lengths.
     """
-    from scipy import stats
-
     if len(by_length) < 2:
         raise ValueError(f"a trend needs at least two lengths, got {list(by_length)}")
     lengths = np.array(list(by_length), dtype=float)
     values = np.array([by_length[length] for length in by_length])  # (lengths, seeds)
-    slopes = [stats.linregress(lengths, column).slope * 10 for column in values.T]
+    slopes = [scipy.stats.linregress(lengths, column).slope * 10 for column in values.T]
     return summarise(slopes, seeds=seeds)
 
 
