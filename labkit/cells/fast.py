@@ -1,7 +1,6 @@
 """Chapter 01's ladder: the LSTM layer made fast in plain torch, and a fair clock for its rungs.
 
-The four gates stand side by side in the order o, i, f, c: the first three are sigmoids, and the
-last three are what the cell state's gradient reaches.
+Gates stand in the order o, i, f, c: three sigmoids, and three that the cell's gradient reaches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """SRN, LSTM and GRU layers written out, and their exchange and comparison with torch's.
 
-A cell is one method, `step`: an input x (B, I) and a state become the next state. A layer unrolls
-its cell over time; `SRN`, `LSTM` and `GRU` stack layers and run them in both directions.
+A cell is one method, `step`; a layer unrolls it over time; `SRN`, `LSTM` and `GRU` stack layers.
 
 Shapes: B sequences, T steps, I inputs, H hidden units, L stacked layers, D directions (1 or 2).
 Weights multiply from the right, x W + h U + b, with W (I, H), U (H, H) and b (1, H) for each gate.
@@ -112,7 +111,6 @@ class _Recurrent(nn.Module):
         self.num_layers, self.bidirectional = num_layers, bidirectional
         self.num_directions = D = 2 if bidirectional else 1
 
-        # a higher layer reads both directions of the one below
         inputs = [input_size] + [D * hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
             self.layer_class(size, hidden_size, **place) for size in inputs for _ in range(D)
@@ -180,11 +178,8 @@ class LSTM(_Recurrent):
 
 
 def gradient_norms(module: SRN | GRU | LSTM, X: Tensor, readout: Tensor) -> dict[str, Tensor]:
-    """How much of the gradient of ℓ = h_T · readout (H,) reaches the states before the last step.
-
-    Returns for X (B, T, I) "h", the L2 norms (B, T) of dℓ/dh_t over all paths from step t to ℓ, and
-    for the LSTM "c", those of dℓ/dc_t. ValueError when there are several layers.
-    """
+    """L2 norms (B, T) of dℓ/dh_t, "h", and for the LSTM dℓ/dc_t, "c", over all paths from step t of
+    X (B, T, I) to ℓ = h_T · readout (H,). ValueError when there are several layers."""
     (layer,) = module.layers
     states = layer.unroll(X, tuple(start[0] for start in module._start(X, None)))
     loss = (states[-1][0] @ readout).sum()  # sequences do not touch, so the sum keeps them apart
@@ -210,10 +205,9 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
 def _pairs(
     module: SRN | LSTM | GRU, reference: nn.Module, attribute: str = "data"
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Each gate's part of torch's parameters: name, our tensor and torch's, as equal views.
+    """Each gate's part of torch's parameters, or of their "grad": name, our tensor and torch's.
 
     Our b stands for the sum of torch's two and comes twice; only the GRU has a second bias, b_hn.
-    `attribute` "grad" gives the gradients.
     """
     gates = TORCH_GATES[type(module)]
     for index, layer in enumerate(module.layers):
@@ -258,9 +252,8 @@ def largest_differences(
 ) -> dict[str, float]:
     """Largest absolute difference of each result of a forward and a backward pass on X (B, T, I).
 
-    `reference` is batch-first. The loss weighs every output and final state by a cosine of its own,
-    so that exchanged entries show. Keys: output, h_n, c_n, "gradient/X", "gradient/h_0",
-    "gradient/weight_ih_l0_i", ...
+    `reference` is batch-first. Each result weighs in the loss by a cosine of its own, so exchanged
+    entries show. Keys: output, h_n, c_n, "gradient/X", ..., "gradient/weight_ih_l0_i", ...
     """
     start = module._start(X, state)
     ours, theirs = _results(module, X, start), _results(reference, X, start)

@@ -97,7 +97,7 @@ def with_digit(X: Tensor, position: int, digit: int) -> Tensor:
     """A copy of the sequences X (B, T) with `digit` at step `position`, behind the addends."""
     if not (ADDENDS <= position < X.shape[1] and 0 <= digit < DIGITS):
         places = f"a digit 0..9 at a step {ADDENDS}..{X.shape[1] - 1}"
-        raise ValueError(f"with_digit puts {places}; got the digit {digit} at {position}")
+        raise ValueError(f"with_digit puts {places}, got the digit {digit} at {position}")
     changed = X.clone()
     changed[:, position] = digit
     return changed

@@ -1,8 +1,7 @@
 """What the gates of a trained LSTM do with a digit that it should ignore, measured on traces.
 
-A trace is what `Ensemble.trace` returns: "i", "f", "o", "g", "c", "h", each (R, B, T, H), for R
-replicas, B sequences (the hundred digit pairs), T steps and H hidden units; D counts digits. Steps
-count from 0: the first two digits are the addends, every later one should be ignored.
+A trace is what `Ensemble.trace` returns: "i", "f", "o", "g", "c", "h", (R, B, T, H) each, for R
+replicas, B sequences, T steps and H hidden units; D counts digits. Steps count from 0.
 """
 
 from __future__ import annotations
@@ -120,8 +119,7 @@ def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tens
 
 
 def pair_folds(y: Tensor) -> Tensor:
-    """Fold 0..4 of each digit pair (B,), given the pairs' sums y; −1 for the first of each sum,
-    which is always fitted on, so that a probe knows every sum."""
+    """Fold 0..4 of each pair (B,) with sums y; −1, always fitted on, for the first of each sum."""
     others = torch.nonzero(~first_of_each(y)).squeeze(1)
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
     folds = torch.full_like(y, -1)

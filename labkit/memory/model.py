@@ -1,8 +1,8 @@
 """The digit-sum model: one to read, and many replicas of it that are trained at once.
 
-A step of so small a model spends its time on calling operators, not on arithmetic, so `Ensemble`
-stacks R replicas along a leading axis. They share nothing: each equals the same replica trained
-alone. The backward pass is written by hand and tested against autograd.
+A step of so small a model is spent on calling operators, not on arithmetic, so `Ensemble` stacks R
+replicas along a leading axis, each equal to the same one trained alone. The backward pass is
+written by hand and tested against autograd.
 
 Shapes: R replicas, B sequences, T steps, V digits, E embedding, H hidden, G gates, C classes.
 Gate columns stand in the order o, i, f, c: the three sigmoids are one slice, and so are the three
@@ -33,8 +33,8 @@ Held = Mapping[str, float | Tensor] | None  # gates replaced by constants
 class ModelSpec:
     """What a digit-sum model is, apart from its seed.
 
-    `init` is the start of every recurrent weight and bias, "zero" or "xavier" (uniform, a bias
-    counting as a (1, hidden) matrix); embedding and head start as ever.
+    `init` is the start of every recurrent weight and bias: "zero", or "xavier" (uniform with bound
+    sqrt(6 / (fan_in + fan_out)), a bias counting as a (1, hidden) matrix).
     """
 
     cell: Literal["srn", "lstm"]
@@ -223,8 +223,7 @@ class Ensemble:
 
     @torch.no_grad()
     def trace(self, X: Tensor, held: Held = None, first: int = 0) -> dict[str, Tensor]:
-        """Gates and states at every step of X, (R, B, T, H): "i", "f", "o", "g" (the candidate),
-        "c" and "h", for the SRN "h" alone.
+        """Gates and states (R, B, T, H): "i", "f", "o", "g" (candidate), "c", "h"; SRN: "h" alone.
 
         `held` maps gates "i", "f" or "o" to a number, or a tensor (R, 1, H), that takes the gate's
         place from step `first` on, counted from 0.

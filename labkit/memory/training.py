@@ -19,10 +19,8 @@ from labkit.memory.model import Ensemble, ModelSpec
 def batches(
     data: Split, seeds: Sequence[int], *, batch_size: int = 8, shuffle: bool = False
 ) -> Iterator[Split]:
-    """Batches (R, B, ...) without end, epoch after epoch; the last of an epoch may be smaller.
-
-    They stand in file order, or each replica draws its orders from its own seed.
-    """
+    """Batches (R, B, ...) without end, the last of an epoch maybe smaller; in file order, or each
+    replica draws the orders of its epochs from its own seed."""
     R, N = len(seeds), data.y.shape[-1]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     X, y = data.X.expand(R, *data.X.shape[-2:]), data.y.expand(R, N)
@@ -142,8 +140,7 @@ class DigitSumTraining(Specification):
 
 
 def clip_gradients(ensemble: Ensemble, max_norm: float, *, together: bool) -> None:
-    """Scale gradients above it down to the L2 norm `max_norm`: all of a replica's `together`, as
-    `torch.nn.utils.clip_grad_norm_` does, or each tensor on its own."""
+    """Scale gradients down to the L2 norm `max_norm`, a replica's `together` or each tensor's."""
     gradients = list(ensemble.gradients.values())
     norms = [gradient.flatten(1).norm(dim=1) for gradient in gradients]  # (R,) each
     if together:

@@ -41,8 +41,7 @@ def _logarithmic(ax: Axes, ticks: Sequence[int], end: float) -> None:
 def loss_plot(
     blocks: Mapping[str, Values], published: Mapping[str, Sequence[float]], mean_answer: float
 ) -> Figure:
-    """`blocks[start][optimiser]` (R, K): means over 20 batches, the first beside the `published`;
-    `mean_answer`: the loss of the labels' mean."""
+    """`blocks[start][optimiser]` (R, K): means over 20 batches; `mean_answer`: the mean's loss."""
     fig, axes = new_figure(
         "loss",
         "Loss over the batches, means of 20, both axes logarithmic, Adam and SGD in two colours, "
@@ -134,8 +133,7 @@ def gate_plot(ends: Tensor, gates: Mapping[str, tuple[Tensor, Tensor]]) -> Figur
 
 
 def free_run_plot(true: Tensor, said: Values, error: Values, baselines: Values) -> Figure:
-    """One free run (N,), the first seed's `said[way]` (N,), and the errors over all phases,
-    `error[way]` (R, N) and, by the legend's texts, of `baselines` (N,)."""
+    """A free run (N,), forecasts `said[way]` (N,), errors `error[way]` (R, N), `baselines` (N,)."""
     fig, (top, bottom) = new_figure(
         "free_run",
         "Forecasts that feed on themselves. Above: the true wave in black, the first seed's nets "

@@ -1,8 +1,7 @@
 """Three stacked LSTM cells that follow a sine: data, cells, one training, and what is measured.
 
-The top cell's hidden state is the output. The nets are tiny, so R of them, one for each seed, are
-trained at once: every parameter has the seeds as its first axis, and each net equals the same net
-trained alone. Shapes: R seeds, T steps, B windows, I inputs, H units, N steps of a free run.
+The top cell's hidden state is the output. R nets are trained at once, each as if alone.
+Shapes: R seeds (first axis of all parameters), T steps, B windows, I inputs, H units, N free steps.
 """
 
 from __future__ import annotations
@@ -86,9 +85,8 @@ def initial_parameters(
 ) -> Parameters:
     """One net for each seed, before training; gate columns stand in the order i, f, o, g.
 
-    "gluon" is that framework's default, every weight uniform in ±0.07; "xavier" has the bound
-    sqrt(6 / (rows + H)) for each gate's matrix. Both biases, beside W and beside U, are zero. A
-    seed draws the same numbers for both starts.
+    Weights are uniform in ±0.07, "gluon"'s default, or by "xavier" in ±sqrt(6 / (rows + H)), of the
+    same draws; both biases, beside W and beside U, are zero.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     parameters = []
@@ -271,8 +269,7 @@ def free_run(parameters: Parameters, warm: Tensor, N: int) -> Tensor:
 def two_term_run(warm: Tensor, N: int, a: float, b: float = -1.0) -> Tensor:
     """s[k+1] = a·s[k] + b·s[k−1], for N steps after warm (B, W); (B, N).
 
-    a = 2·cos(step), b = −1 is exact for every sine of that step; a = 2 draws a straight line on;
-    a = 1, b = 0 repeats the last value.
+    a = 2·cos(step) is exact for each sine of that step; a = 2 is a line; a = 1, b = 0 repeats.
     """
     values = [*warm.unbind(1)]
     for _ in range(N):
@@ -287,9 +284,8 @@ def drift_step(error: Tensor) -> Tensor:
 
 
 def amplitude_and_phase(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Amplitude over the true one and size of the phase's error in radians, (..., M) each, of the
-    sine that fits each period's 63 values best, averaged over the windows of `said` and `true`
-    (..., B, N). A phase that means nothing averages π/2."""
+    """Amplitude over the true one and size of the phase's error in radians, (..., M) each: of the
+    sine that fits each period's 63 values best, means over the windows (..., B, N)."""
     period = round(2 * math.pi / VALUE_STEP)
     angle = VALUE_STEP * torch.arange(period, dtype=torch.float64)
     fit = torch.linalg.pinv(torch.stack([angle.sin(), angle.cos()], dim=1)).T  # (period, 2)
