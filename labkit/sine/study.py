@@ -170,10 +170,8 @@ class SineTraining(Specification):
         return f"{self.optimiser} {self.lr:g}, {self.loss} step, seeds from {self.seeds[0]}"
 
     def train(self, progress: Progress, dtype: torch.dtype = torch.float32) -> Arrays:
-        """The "loss" (R, batches), and parameters under "<batches>/<cell>/<name>".
-
-        Each seed draws its own windows; the lengths of the batches are the same for all.
-        """
+        """The "loss" (R, batches), and parameters under "<batches>/<cell>/<name>". Each seed draws
+        its own windows; the lengths of the batches are the same for all."""
         device = machine.device(self.device)
         parameters = [
             {name: value.to(device).requires_grad_() for name, value in cell.items()}
@@ -233,8 +231,7 @@ def length_errors(parameters: Parameters, ends: Tensor, lengths: Sequence[int] =
 
 
 def polynomial_errors() -> dict[str, float]:
-    """Error at the test times of polynomials in the point read last, which have no memory, fitted
-    to 300 points evenly spread over what is seen in training."""
+    """Error at the test times of polynomials in the last point, fitted to 300 points seen."""
     fit, test = _midpoints(STEP * POINTS, SEEN, 300).double(), TEST_ENDS.double()
     errors = {}
     for name, degree in {"mean": 0, "line": 1, "cubic": 3}.items():
