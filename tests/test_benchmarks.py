@@ -74,21 +74,3 @@ def test_a_trial_measures_and_writes_nothing(bench, tmp_path, capsys):
     bench.main(["ladder", "start", "--small"])
     assert capsys.readouterr().out.startswith("bench: ladder\nbench: start\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_replicas_at_once_are_faster_than_one_model(bench):
-    seconds = bench.in_child("time_replicas", 3, 2)
-    assert 0 < min(seconds["ensemble"]) < min(seconds["handwritten"])
-
-
-def test_both_ways_read_the_same_number_of_reviews(bench):
-    for way in ("torch", "lab"):
-        assert bench.in_child("time_epoch", way, "generated", 2001, 1, 0) > 0
-
-
-def test_what_fails_is_named(bench, capsys):
-    with pytest.raises(RuntimeError, match=r"(?s)time_ladder.*not enough values to unpack"):
-        bench.in_child("time_ladder", [1, 2], 1)
-    with pytest.raises(SystemExit):
-        bench.main(["tempo"])
-    assert "unknown section tempo; there are ladder, replicas" in capsys.readouterr().err

@@ -238,18 +238,3 @@ def test_vectors_start_and_train_as_they_should(kind):
 
 
 # refusals
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"cell": "cnn"}, "cell"),
-        ({"pooling": "sum"}, "pooling"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"pooling": "last", "skip": True}, "skip needs a pooling over time, not 'last'"),
-        ({"vectors": "glove"}, r"'glove' need a table \(30, 5\)"),
-    ],
-)
-def test_what_cannot_be_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        make(**options)

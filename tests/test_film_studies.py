@@ -189,13 +189,6 @@ def test_only_pairs_see_not_good():
     assert fits["tfidf_pairs"]["test_accuracy"] == fits["tfidf_pairs"]["dev_accuracy"] == 1.0
 
 
-def test_features_are_words_of_two_training_reviews_as_they_are():
-    vectorizer = studies.VECTORIZERS["binary"]
-    X = vectorizer.fit_transform([["so", "so", "GOOD", "n't"], ["so", "n't", "!"], ["once"]])
-    assert vectorizer.get_feature_names_out().tolist() == ["n't", "so"]
-    assert X.toarray().tolist() == [[1, 1], [1, 1], [0, 0]]
-
-
 def test_dev_chooses_the_strength_and_test_does_not():
     """Labels that many weak words tell together, so that the penalty matters."""
     rng = np.random.default_rng(0)
@@ -312,12 +305,6 @@ def test_an_outcome_is_told_by_the_training_accuracy(accuracy, verdict):
     assert row.reason.endswith("after our 15 epochs, too few to test what is published after 20")
 
 
-def test_the_published_setting_is_described():
-    text = studies.about(PUBLISHED)
-    for part in ("20,001 words", "20,000 reviews", "GloVe 100d", "padding to 592", "1,984 reviews"):
-        assert part in text
-
-
 # parameters
 
 
@@ -365,15 +352,3 @@ def make_figures(shift: float = 0.0) -> dict:
 @pytest.mark.parametrize("name", make_figures())
 def test_figures_have_a_name_a_text_labels_and_data(name, check_figure):
     check_figure(name, make_figures()[name], make_figures(0.05)[name])
-
-
-def test_figures_draw_the_numbers_that_they_are_given():
-    first, second, third = make_figures()["curves"]().axes
-    np.testing.assert_allclose(first.lines[0].get_ydata(), [0.5, 0.65, 0.85])  # the seeds' mean
-    assert second.lines[-1].get_xydata().tolist() == [[1, 0.6], [3, 0.7]]
-    assert (first.get_yscale(), third.get_yscale()) == ("linear", "log")
-    (ax,) = make_figures()["dots"]().axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["lstm/last", "one seed"]
-    (interval,) = (c for c in ax.collections if hasattr(c, "get_segments"))
-    measure = summarise([0.8, 0.82, 0.85])
-    assert interval.get_segments()[0][:, 0].tolist() == [measure["low"], measure["high"]]

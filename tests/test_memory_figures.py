@@ -4,9 +4,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import same_color
 
-from labkit.lab import record
 from labkit.measure import plots
 from labkit.measure.statistics import summarise
 from labkit.memory import figures
@@ -23,24 +21,6 @@ def draw(content: dict, **layout):
     return figures.panels("accuracy", "Accuracy", content, "digits", "accuracy", **layout)
 
 
-def test_every_seed_is_a_faint_line_its_median_strong_and_a_number_a_level():
-    values = np.outer([1.0, 2.0, 4.0], [3.0, 1.0])
-    content = {"train": {"SRN": ([1, 2], values), "chance": 0.1}, "dev": {"LSTM": ([1, 2], values)}}
-    fig = draw(content, ncols=1)
-    train, dev = fig.axes
-    *seeds, median, level = train.lines
-    np.testing.assert_array_equal([line.get_ydata() for line in seeds], values)
-    assert (median.get_label(), list(median.get_ydata())) == ("SRN", [6, 2])
-    assert (level.get_label(), level.get_ydata()[0]) == ("chance", 0.1)
-    assert same_color(dev.lines[-1].get_color(), plots.COLOURS["lstm"])
-    assert [ax.get_title() for ax in fig.axes] == ["train", "dev"]
-    assert [train.get_ylabel(), dev.get_ylabel(), dev.get_xlabel()] == [*["accuracy"] * 2, "digits"]
-    assert fig.labkit_alt.startswith("Accuracy. Every seed is a faint line")
-    assert fig.labkit_alt.endswith("Drawn: SRN; chance; LSTM. Panels: train; dev.")
-    assert train.get_ylim()[1] > values.max()  # nothing is cut off
-    assert plots.png_bytes(fig) == plots.png_bytes(draw(content, ncols=1))
-
-
 @pytest.mark.parametrize("n, intervals", [(4, 0), (8, 2)])
 def test_every_seed_is_a_dot_the_mean_a_mark_and_an_interval_needs_eight_seeds(n, intervals):
     summaries = {name: summarise(RAW * (n // 4)) for name in ("f = 1", "f = mean")}
@@ -54,19 +34,6 @@ def test_every_seed_is_a_dot_the_mean_a_mark_and_an_interval_needs_eight_seeds(n
         assert list(line.get_ydata()) == pytest.approx([0.5, 0.5])
         assert np.sign(line.get_xdata()[0]) == side
         assert line.get_linestyle() == "None"  # conditions are not joined
-
-
-def test_printed_rows_are_open_markers_at_their_lengths_and_means_over_lengths_are_joined():
-    rows = {row.label: row for row in figures.published_rows(record.published())}
-    by_length = {length: summarise(RAW) for length in (10, 35)}
-    (ax,) = draw({"zero/trained": {"SRN": by_length, "LSTM": by_length} | rows}).axes
-    srn, lstm, *printed = ax.lines
-    assert {srn.get_linestyle(), lstm.get_linestyle()} == {"-"}
-    assert all(line.get_markerfacecolor() == "none" for line in printed)
-    a = next(line for line in printed if line.get_label() == "write-up A, LSTM")
-    assert list(a.get_xdata()) == [10, 15, 20, 25, 30, 35]
-    assert list(a.get_ydata()) == [0.77, 0.82, 0.76, 0.31, 0.88, 0.82]
-    assert same_color(a.get_markeredgecolor(), plots.COLOURS["lstm"])
 
 
 def test_the_picture_shows_units_down_digits_across_and_the_published_scales():

@@ -78,19 +78,6 @@ def make(*arguments: str, folder: Path = ROOT, **variables: str) -> subprocess.C
     )
 
 
-def test_make_alone_lists_every_target_and_setting() -> None:
-    listed = make().stdout
-    assert set(re.findall(r"(?m)^  ([a-z]+) +[A-Z]", listed)) == TARGETS - {"install"}
-    inner = {"PY", "LABKIT", "ENVIRONMENT", "UV", "STAMP", "MAKE", "MAKECMDGOALS"}
-    used = set(re.findall(r"\$\((?:call on,)?([A-Z]+)\)", MAKEFILE))
-    assert set(re.findall(r"(?m)^  ([A-Z]+)=", listed)) == used - inner
-
-
-@pytest.mark.parametrize("target", sorted(TARGETS - {"help", "clean", "install"}))
-def test_every_target_sets_up_first(target: str) -> None:
-    assert "labkit-setup" in make("-n", "-j4", target).stdout.splitlines()[0]
-
-
 def test_make_passes_settings_on() -> None:
     settings = ("PROFILE=cpu", "CHAPTERS=02 03", "THREADS=2", "WORKERS=3", "DASK=tcp://host:8786")
     text = " ".join(make("-n", "reproduce", *settings).stdout.split())
@@ -181,18 +168,6 @@ def test_what_the_environment_was_made_from_outdates_it(lab: Path, change: str) 
     else:
         (lab / change).write_text("# new\n")
     assert "labkit and all other packages" in setup(lab).stdout
-
-
-def test_uv_gets_what_pip_is_told_and_a_named_torch_replaces_another(lab: Path) -> None:
-    variables = {"PYTHONPATH": "/elsewhere", "PIP_FIND_LINKS": "/a /b", "PIP_INDEX_URL": "x://y"}
-    setup(lab, **variables)
-    uv = {"UV_DEFAULT_INDEX=x://y", "UV_FIND_LINKS=/a,/b"}
-    assert set((lab / "variables").read_text().split()) == {"PYTHONNOUSERSITE=1", "PIP_USER=0", *uv}
-    assert "--torch-backend" not in "".join(calls(lab))  # the folders of wheels decide
-    (lab / "requirements.lock").write_text("# new\n")
-    setup(lab, "TORCH=cu130", UV_FIND_LINKS="/c", **variables)
-    assert "UV_FIND_LINKS=/c\n" in (lab / "variables").read_text()
-    assert calls(lab)[0].endswith("--torch-backend cu130 --reinstall-package torch")
 
 
 @pytest.mark.parametrize("step", ["-m venv", "-m pip", "venv --clear", "torch==", "-e .", "kernel"])
