@@ -196,6 +196,10 @@ def test_cell_gradient_without_recurrent_weights_is_the_product_of_forget_gates(
     torch.testing.assert_close(norms[:, 0], norms[:, -1] * kept)
 
 
+def computed() -> nn.LSTM:
+    return nn.utils.parametrizations.weight_norm(nn.LSTM(4, 3), "weight_hh_l0")
+
+
 X, STATE = torch.zeros(2, 5, 4), torch.zeros(1, 2, 3)
 WRONG = {  # a wrong shape that broadcasting would hide, or a function that our layers do not have
     "lone state": (lambda: LSTM(4, 3)(X, STATE), "must be h_0 and c_0"),
@@ -209,6 +213,15 @@ WRONG = {  # a wrong shape that broadcasting would hide, or a function that our 
     "projection": (lambda: layers.from_torch(nn.LSTM(4, 3, proj_size=2)), "proj_size"),
     "dropout": (lambda: layers.from_torch(nn.GRU(4, 3, 2, dropout=0.5)), "dropout"),
     "relu": (lambda: layers.from_torch(nn.RNN(4, 3, nonlinearity="relu")), "'tanh'"),
+    "computed": (lambda: layers.from_torch(computed()), "weight_hh_l0 is computed"),
+    "frozen": (
+        lambda: layers.largest_differences(
+            layers.LSTM(4, 3),
+            nn.LSTM(4, 3, batch_first=True).requires_grad_(False),
+            torch.ones(1, 2, 4),
+        ),
+        "reference has frozen weights",
+    ),
 }
 
 

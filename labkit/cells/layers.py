@@ -233,10 +233,13 @@ def to_torch(module: SRN | LSTM | GRU) -> nn.RNN | nn.LSTM | nn.GRU:
 
 def from_torch(reference: nn.RNN | nn.LSTM | nn.GRU) -> SRN | LSTM | GRU:
     """Our batch-first module computing the same function, with a copy of the weights; ValueError
-    for what our layers do not have: projections, dropout, a ReLU in place of tanh."""
+    for what our layers do not have: projections, dropout, ReLU, weights computed from others."""
     for name, allowed in {"proj_size": 0, "dropout": 0.0, "nonlinearity": "tanh"}.items():
         if (value := getattr(reference, name, allowed)) != allowed:
             raise ValueError(f"from_torch: {name} must be {allowed!r}, got {value!r}")
+
+    if computed := {*reference._flat_weights_names} - {n for n, _ in reference.named_parameters()}:
+        raise ValueError(f"from_torch: {min(computed)} is computed: remove its parametrization")
 
     kinds = {theirs: ours for ours, theirs in TORCH_MODULES.items()}
     module = kinds[type(reference)](**_sizes(reference))
@@ -255,6 +258,9 @@ def largest_differences(
     `reference` is batch-first. Each result weighs in the loss by a cosine of its own, so exchanged
     entries show. Keys: output, h_n, c_n, "gradient/X", ..., "gradient/weight_ih_l0_i", ...
     """
+    for which, weights in (("module", module), ("reference", reference)):
+        if not all(parameter.requires_grad for parameter in weights.parameters()):
+            raise ValueError(f"largest_differences: {which} has frozen weights, so no gradients")
     start = module._start(X, state)
     ours, theirs = _results(module, X, start), _results(reference, X, start)
     pairs = {name: (ours[name], theirs[name]) for name in theirs}
