@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,12 @@ class Lab:
         nbformat.write(notebook, path)
         return path
 
+    @staticmethod
+    def default_signals() -> None:
+        """As in a terminal, also where nohup or a background job has switched signals off."""
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     def start(self, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
         """Start `python -m labkit`, or the given code, in the background."""
         command = ["-c", code] if code else ["-m", "labkit"]
@@ -92,6 +99,7 @@ class Lab:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=self.default_signals,
         )
         self._processes.append(process)
         return process

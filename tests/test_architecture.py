@@ -20,7 +20,7 @@ ALLOWED = {
     "bert": {"film", "cells", "measure", "lab"},  # its rivals read the corpus of film reviews
     "sine": {"cells", "measure", "lab"},
 }
-LIMITS = {"labkit": (7_320, 40), "tests": (7_000, None), "benchmarks": (500, None)}
+LIMITS = [("labkit", 7_300, 40), ("tests", 7_000, 60), ("benchmarks", 500, 3)]  # lines, files
 
 
 def name_of(path: Path) -> str:
@@ -91,12 +91,11 @@ def test_unpickling_is_noticed():
         assert unpickling(source)
 
 
-@pytest.mark.parametrize("folder", LIMITS)
-def test_the_house_stays_small(folder, record_property, capsys):
+@pytest.mark.parametrize("folder, limit, most", LIMITS)
+def test_the_house_stays_small(folder, limit, most, capsys):
     files = sorted((ROOT / folder).rglob("*.py"))
     lines = sum(len(path.read_text("utf-8").splitlines()) for path in files)
-    limit, most = LIMITS[folder]
     with capsys.disabled():
         print(f"\n{folder}: {lines:,} of {limit:,} lines in {len(files)} files")
     assert lines <= limit
-    assert most is None or len(files) <= most
+    assert len(files) <= most

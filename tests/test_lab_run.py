@@ -239,6 +239,7 @@ def test_a_closed_terminal_ends_the_run_though_make_does_not_pass_it_on(lab):
     command = f'"{lab.python}" -m labkit run --profile quick'
     child, terminal = pty.fork()
     if child == 0:
+        lab.default_signals()
         os.chdir(lab.root)
         os.execvpe("sh", ["sh", "-c", f"trap : HUP; {command}"], lab.environment)
     kernel = int(lab.wait_for("pid"))

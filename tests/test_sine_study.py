@@ -95,15 +95,6 @@ def test_settings_that_cannot_work_are_refused_by_name(given, message):
         settings.resolve("06_sine_forecast", cells, "quick", [given])
 
 
-@pytest.mark.parametrize(
-    "wrong, message",
-    [({"loss": "first"}, "loss\n"), ({"longest": 109}, "longest must be below 109 where time")],
-)
-def test_a_training_that_cannot_be_is_refused(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        SineTraining(seeds=[0], **wrong)
-
-
 @pytest.mark.parametrize("start", ["gluon", "xavier"])
 def test_starts_have_their_bounds_and_zero_biases(start):
     cells = sine.initial_parameters([3], start)
