@@ -278,7 +278,8 @@ def _results(module: nn.Module, X: Tensor, start: tuple[Tensor, ...]) -> dict[st
     results = dict(zip(("output", "h_n", "c_n"), (output, *finals), strict=False))
     loss = 0
     for result in results.values():
-        angles = torch.arange(result.numel(), dtype=X.dtype, device=X.device)
+        exact = torch.promote_types(X.dtype, torch.float32)  # half precision ends at 65,504
+        angles = torch.arange(result.numel(), dtype=exact, device=X.device)
         loss += (angles.cos().view_as(result) * result).sum()
     (loss / (X.shape[0] * X.shape[1])).backward()
     inputs = zip(("X", "h_0", "c_0"), (X, *start), strict=False)
