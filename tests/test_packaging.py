@@ -100,13 +100,14 @@ def test_an_active_conda_environment_is_used_but_not_conda_base() -> None:
 
 # stands for python and uv: notes its calls, makes what the real one makes, fails where told to
 PROGRAM = """#!/bin/sh
+trap 'echo ended >>calls; exit 143' TERM  # first: a test sends it as soon as it sees the call
 echo "$(basename "$0") $*" >>calls
 case "$*" in *"$(cat fail 2>/dev/null || echo nothing)"*) echo 'no space left' >&2; exit 3;; esac
 case "$*" in
   '-m venv .cache/uv') mkdir -p .cache/uv/bin; cp python .cache/uv/bin ;;
   '-m pip install'*) cp python .cache/uv/bin/uv ;;
   venv*) mkdir -p .venv/bin; cp python .venv/bin ;;
-  '-m labkit run wait'*) trap 'echo ended >>calls; exit 143' TERM; while :; do sleep 0.05; done ;;
+  '-m labkit run wait'*) while :; do sleep 0.05; done ;;
 esac
 env | grep -E '^(PYTHONPATH|PYTHONNOUSERSITE|PIP_USER|UV_.*)=' >variables
 """
@@ -125,7 +126,6 @@ def lab(tmp_path: Path) -> Path:
 
 
 def calls(lab: Path) -> list[str]:
-    """The calls since the last look."""
     lines = (lab / "calls").read_text("utf-8").splitlines()
     (lab / "calls").write_text("")
     return lines
