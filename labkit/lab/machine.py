@@ -42,6 +42,11 @@ MALLOC = {
 _prepared: list[torch.device | None] = [None]
 
 
+def notebook(chapter: str) -> Path:
+    """Where the notebook of a chapter lies; those with a letter, such as 01a, are appendices."""
+    return NOTEBOOKS / ("appendix" if chapter[2:3].isalpha() else "") / f"{chapter}.ipynb"
+
+
 def shown(path: Path) -> str:
     """A path as messages name it: relative to the repository where it lies inside."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
