@@ -147,7 +147,7 @@ def chapter_code(chapter: str) -> dict[str, str]:
 
     ValueError for a notebook that cannot be read.
     """
-    path = machine.NOTEBOOKS / f"{chapter}.ipynb"
+    path = machine.notebook(chapter)
     try:
         cells = json.loads(path.read_text("utf-8-sig"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

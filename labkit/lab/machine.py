@@ -76,6 +76,11 @@ GPU_ROADS: dict[str, list[tuple[str, bool, int, str]]] = {
 }
 
 
+def notebook(chapter: str) -> Path:
+    """Where the notebook of a chapter lies; those with a letter, such as 01a, are appendices."""
+    return NOTEBOOKS / ("appendix" if chapter[2:3].isalpha() else "") / f"{chapter}.ipynb"
+
+
 def shown(path: Path) -> str:
     """A path as messages name it: relative to the repository where it lies inside."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -253,13 +253,15 @@ def lock(name: str) -> Iterator[None]:
 def _preflight(outcomes: Sequence[Outcome], options: Options) -> None:
     """Resolve every chapter's parameters; mark and report those that cannot be run."""
     for outcome in outcomes:
-        place = f"notebooks/{outcome.chapter}.ipynb"
+        path = machine.notebook(outcome.chapter)
         try:
-            cells = read_notebook(machine.ROOT / place).cells
+            cells = read_notebook(path).cells
             outcome.values = resolve(outcome.chapter, cells, options.profile, options.given)
         except ValueError as error:
             if not isinstance(error, ChapterError):
-                error = ChapterError(place, str(error), "correct it and run again; nothing was run")
+                error = ChapterError(
+                    shown(path), str(error), "correct it and run again; nothing was run"
+                )
             outcome.status = "failed"
             print(f"FAILED {error}", file=sys.stderr, flush=True)
 
@@ -290,7 +292,7 @@ class Execution:
     def __init__(self, chapter: str, options: Options, values: Mapping[str, Any]) -> None:
         self.chapter, self.options, self.values = chapter, options, dict(values)
         self.run_id, self.road = uuid.uuid4().hex, ""
-        self.place = f"notebooks/{chapter}.ipynb"
+        self.place = shown(machine.notebook(chapter))
         flags = ["--force"] * options.force + [f"--set {text}" for text in options.given]
         self.again = " ".join([record.command(chapter, options.profile), *flags])
         self.staging = machine.RESULTS / options.profile / f".running-{chapter}"
@@ -343,7 +345,7 @@ class Execution:
             "LABKIT_PROGRESS": str(self.staging / "progress"),
             "LABKIT_WORKERS": str(workers),
         }
-        index, source, kernels = -1, read_notebook(machine.ROOT / self.place), Kernels()
+        index, source, kernels = -1, read_notebook(machine.notebook(self.chapter)), Kernels()
         progress = Progress(self.chapter, self.staging / "progress")
 
         def started(cell: NotebookNode, cell_index: int) -> None:
