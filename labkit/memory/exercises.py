@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from scipy import stats
 from torch import Tensor
 
 from labkit.lab.exercises import Exercise, Prediction
+from labkit.memory.data import ADDENDS, all_pairs, with_digit
+from labkit.memory.gates import FOLDS, pair_folds
+from labkit.memory.model import Ensemble, ModelSpec
 
 # chapter 02
 
@@ -211,5 +215,192 @@ shuffling = Prediction(
         "worse": "the sorted file shows the rows of a pair one after the other, which may help a "
         "network to learn them by heart.",
         "no difference": "both orders show the same rows equally often.",
+    },
+)
+
+
+# chapter 03
+
+Trace = Callable[..., dict[str, Tensor]]
+
+
+@cache
+def _models() -> Ensemble:
+    """Two untrained LSTMs with large weights, so that their gates depend on what they read."""
+    ensemble = Ensemble(ModelSpec(cell="lstm", hidden_size=5), [3, 8], dtype=torch.float64)
+    ensemble.load_state_dict({name: 3 * value for name, value in ensemble.state_dict().items()})
+    return ensemble
+
+
+def _trace(X: Tensor) -> dict[str, Tensor]:
+    return _models().trace(X)
+
+
+def _logits(X: Tensor, held: dict[str, float | Tensor], first: int) -> Tensor:
+    return _models().logits(X, held, first)
+
+
+def _two_digits() -> Tensor:
+    """Pairs of addends with two other digits behind them, (12, 7)."""
+    return with_digit(with_digit(all_pairs(7).X[3::9], 3, 1), 5, 4)
+
+
+def _digit_effect(trace: Trace, X: Tensor, step: int, *, mistake: str = "") -> Tensor:
+    zeroed = X.clone()
+    match mistake:
+        case "row":
+            zeroed[step] = 0
+        case "from 1":
+            zeroed[:, step - 1] = 0
+        case "all":
+            zeroed[:, ADDENDS:] = 0
+        case _:
+            zeroed[:, step] = 0
+    effect = trace(X)["f"] - trace(zeroed)["f"]
+    if mistake == "step before":
+        f = trace(X)["f"]
+        effect = f - f.roll(1, dims=2)
+    return {"sign": -effect, "size": effect.abs()}.get(mistake, effect)
+
+
+digit_effect = Exercise(
+    "digit_effect",
+    _digit_effect,
+    lambda: [(_trace, _two_digits(), step) for step in (3, 5)],
+    {
+        message: partial(_digit_effect, mistake=mistake)
+        for mistake, message in {
+            "sign": "the sign is turned: with the digit minus with a zero, so that a gate that the "
+            "digit closes comes out below zero.",
+            "size": "the sign is lost: without abs() one sees which units fall and which rise.",
+            "row": "X[step] is a sequence, not a step: X is (B, T), so the step is X[:, step].",
+            "from 1": "you put the zero one step too early: steps count from 0.",
+            "all": "you put zeros at all steps behind the addends: change the one step alone.",
+            "step before": "you compare with the step before in the same sequence: compare with "
+            "the same step of the sequence that has a zero.",
+        }.items()
+    },
+)
+
+
+def _share_falling(with_digit: Tensor, with_zero: Tensor, threshold: float, *,
+                   mistake: str = "") -> Tensor:  # fmt: skip
+    change = with_digit - with_zero  # (R, B, H)
+    if mistake == "rises":
+        change = -change
+    if mistake == "mean first":
+        change = change.mean(dim=1, keepdim=True)
+    if mistake == "relative":
+        change = change / with_zero
+    fall = change.abs() > threshold if mistake == "both" else change < -threshold
+    if mistake == "any":
+        fall = change < 0
+    share = fall.double().mean(dim=(1, 2))
+    return share.mean() if mistake == "one number" else share
+
+
+def _share_cases() -> list[tuple]:
+    generator = torch.Generator().manual_seed(0)
+    gates = torch.rand(2, 3, 40, 16, generator=generator)
+    return [(*gates, threshold) for threshold in (0.1, 0.4)]
+
+
+share_falling = Exercise(
+    "share_falling",
+    _share_falling,
+    _share_cases,
+    {
+        message: partial(_share_falling, mistake=mistake)
+        for mistake, message in {
+            "rises": "you count the units that rise: a unit falls if it is lower with the digit.",
+            "both": "you count both directions: abs() makes a rise look like a fall.",
+            "any": "you count every fall, however small: it must be by more than the threshold.",
+            "mean first": "you average over sequences first, and then count: a unit that falls in "
+            "one sequence and rises in the next disappears. Count first, then average.",
+            "relative": "you divide by the value with a zero: the threshold is on the difference.",
+            "one number": "you average over the models too: wanted is one share for each, (R,).",
+        }.items()
+    },
+)
+
+
+def _probe_split(X: Tensor, folds: Tensor, fold: int, *, mistake: str = "") -> tuple:
+    of_pair = folds[X[:, 0], X[:, 1]]  # (N,)
+    if mistake == "swapped":
+        of_pair = folds[X[:, 1], X[:, 0]]
+    if mistake == "rows":
+        of_pair = torch.arange(len(X)) % FOLDS
+    test = of_pair == fold
+    fit = {"all": torch.ones_like(test), "dropped": (of_pair >= 0) & ~test}.get(mistake, ~test)
+    return (test, fit) if mistake == "order" else (fit, test)
+
+
+def _probe_cases() -> list[tuple]:
+    folds = pair_folds(all_pairs(5).y).view(10, 10)
+    X = torch.cat([with_digit(all_pairs(5).X, step, 7) for step in (2, 3, 4)])
+    return [(X, folds, fold) for fold in (0, 3)]
+
+
+probe_split = Exercise(
+    "probe_split",
+    _probe_split,
+    _probe_cases,
+    {
+        message: partial(_probe_split, mistake=mistake)
+        for mistake, message in {
+            "rows": "you deal out the rows, so sequences of one pair stand on both sides: a leak. "
+            "Look the fold up by the pair.",
+            "all": "you fit on all rows, those of the test included: a leak.",
+            "dropped": "the pairs of fold −1 are always fitted on: you leave them out.",
+            "order": "you return (test, fit); wanted is (fit, test).",
+            "swapped": "you look up folds[second, first]: 3 + 5 and 5 + 3 are two pairs.",
+        }.items()
+    },
+)
+
+
+def _hold_at_mean(trace: Trace, logits: Callable[..., Tensor], X: Tensor, gate: str, first: int, *,
+                  mistake: str = "") -> Tensor:  # fmt: skip
+    values = trace(X)[gate]  # (R, B, T, H)
+    if mistake != "all steps":
+        values = values[:, :, first:]
+    over = {"units": (1, 2, 3), "models": (0, 1, 2), "sequences": (2,)}.get(mistake, (1, 2))
+    mean = values.mean(dim=over, keepdim=True)
+    mean = mean.expand(2, -1, -1, 5).squeeze(2)  # (R, 1, H)
+    held = 1.0 if mistake == "one" else mean
+    return logits(X, {gate: held}, 0 if mistake == "from the start" else first)
+
+
+hold_at_mean = Exercise(
+    "hold_at_mean",
+    _hold_at_mean,
+    lambda: [(_trace, _logits, _two_digits(), gate, first) for gate, first in (("f", 2), ("i", 3))],
+    {
+        message: partial(_hold_at_mean, mistake=mistake)
+        for mistake, message in {
+            "one": "you hold the gate at 1: here it is held at its mean.",
+            "units": "one mean for all units: each unit keeps its own.",
+            "models": "you average over the models: each model keeps its own mean.",
+            "sequences": "each sequence has its own mean, so the gate still knows which sequence "
+            "it reads: average over the sequences too.",
+            "all steps": "you average over all steps: only those from `first` on are held.",
+            "from the start": "you hold the gate from the start: pass `first` on to logits.",
+        }.items()
+    },
+)
+
+best_read = Prediction(
+    "where the sum of new pairs is read best",
+    {
+        "step 2": "the sum is complete as soon as both addends are in, and then fades",
+        "step 10": "the network goes on adding while it reads digits that tell it nothing",
+    },
+)
+most_missed = Prediction(
+    "the gate that is missed most",
+    {
+        "i": "the addends come in through the input gate, so the reading itself suffers",
+        "f": "a cell that cannot choose what to forget loses what it has read",
+        "o": "the state is kept, but the next steps and the head read it through this gate",
     },
 )
