@@ -118,16 +118,16 @@ def plain_python(notebook: NotebookNode, chapter: str) -> Iterator[str]:
 
 @rule
 def cells_are_short_and_explained(notebook: NotebookNode, chapter: str) -> Iterator[str]:
-    """Markdown stands before every code cell, but for a check, which follows an exercise's answer;
-    no cell is empty, none is long."""
+    """Markdown stands before every code cell, but for a check, which may follow its exercise's
+    answer; no cell is empty, none is long."""
     previous = None
     for cell in notebook.cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         if not lines:
             yield "a cell is empty"
         role = cell.metadata.get("labkit", {}).get("role")
-        wanted = "answer" if role == "check" else "markdown"
-        if cell.cell_type == "code" and previous != wanted:
+        allowed = ("answer", "markdown") if role == "check" else ("markdown",)
+        if cell.cell_type == "code" and previous not in allowed:
             yield f"no markdown before the cell {cell.source[:60]!r}"
         if cell.cell_type == "code" and len(lines) > MAX_LINES:
             yield f"the cell {cell.source[:60]!r} has {len(lines)} lines, {MAX_LINES} are allowed"

@@ -9,7 +9,7 @@ import pytest
 from answers import Answers
 
 from labkit.lab import machine
-from labkit.lab.exercises import Exercise, WrongAnswer
+from labkit.lab.exercises import Exercise, Prediction, WrongAnswer
 
 MODULES = sorted(p.stem for p in (Path(__file__).parent / "answers").glob("chapter_*.py"))
 ANSWERS = {a.exercise.name: a for m in MODULES for a in import_module(f"answers.{m}").ANSWERS}
@@ -87,3 +87,20 @@ def test_a_check_says_what_is_wrong(answer, said):
     )
     with pytest.raises(WrongAnswer, match=f"^{said}"):
         exercise.check(answer)
+
+
+def test_any_prediction_will_do_but_one_must_be_noted(capsys):
+    prediction = Prediction("side", {"lower": "it forgets", "higher": "it keeps"})
+    prediction.check(lambda: "lower", "lower")
+    prediction.check(lambda: "lower", "higher")
+    assert capsys.readouterr().out.splitlines() == [
+        "✓ side: As you said; measured: 'lower', because it forgets",
+        "✓ side: You said 'lower'; measured: 'higher', because it keeps",
+    ]
+
+    def unanswered():
+        raise NotImplementedError
+
+    for answer in (unanswered, lambda: None, lambda: ..., lambda: "low", lambda: 3, list):
+        with pytest.raises(WrongAnswer, match="return 'lower' or 'higher'"):
+            prediction.check(answer, "lower")

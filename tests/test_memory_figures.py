@@ -7,7 +7,7 @@ import torch
 
 from labkit.measure import plots
 from labkit.measure.statistics import summarise
-from labkit.memory import figures
+from labkit.memory import figures, gate_figures
 from labkit.memory.model import Ensemble, ModelSpec
 
 SEQUENCE = [6, 7, 0, 0, 1, 0, 0, 0, 0, 0]
@@ -38,7 +38,7 @@ def test_every_seed_is_a_dot_the_mean_a_mark_and_an_interval_needs_eight_seeds(n
 
 def test_the_picture_shows_units_down_digits_across_and_the_published_scales():
     trace = {k: v[0, 0] for k, v in ENSEMBLE.trace(torch.tensor([SEQUENCE])).items()}
-    fig = figures.gate_maps(trace, SEQUENCE, 13, "seed 3", framed=4)
+    fig = gate_figures.gate_maps(trace, SEQUENCE, 13, "seed 3", framed=4)
     for ax, name in zip(fig.axes[:4], "ifoc", strict=True):
         mesh = ax.collections[0]
         assert mesh.get_array().reshape(32, 10).tolist() == trace[name].T.tolist()
@@ -52,12 +52,12 @@ def test_the_explorer_follows_its_controls_and_is_a_figure_where_nobody_turns_th
     shown, chosen = [], []
     monkeypatch.setattr(plots, "show", shown.append)
     monkeypatch.setattr(ipywidgets, "interact", lambda draw, **knobs: chosen.append((draw, knobs)))
-    figures.explore({"xavier": ENSEMBLE}, SEQUENCE)  # the lab runs the notebook
+    gate_figures.explore({"xavier": ENSEMBLE}, SEQUENCE)  # the lab runs the notebook
     assert shown[0].labkit_name == "gate_maps"
     assert not chosen
 
     monkeypatch.delenv("LABKIT_PROGRESS")
-    figures.explore({"xavier": ENSEMBLE}, SEQUENCE)
+    gate_figures.explore({"xavier": ENSEMBLE}, SEQUENCE)
     ((draw, controls),) = chosen
     assert controls["row"].value == "6 7 0 0 1 0 0 0 0 0"
     assert (controls["step"], controls["seed"]) == ((1, 10), [3, 8])

@@ -103,6 +103,31 @@ class Exercise:
         return f"element {place} is {given[place]:.4g}, {wanted[place]:.4g} is right"
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """A guess noted before a run. None is wrong: the check tells what was measured, and why.
+
+    `why` maps each answer that may be given, in words, to the reason if that is what is measured.
+    """
+
+    name: str
+    why: Mapping[str, str]
+
+    def check(self, answer: Callable[[], str], measured: str) -> None:
+        """Say how the guess compares; WrongAnswer where there is none."""
+        options = " or ".join(map(repr, self.why))
+        try:
+            guess = answer()
+        except NotImplementedError:
+            guess = None
+        if guess is None or guess is Ellipsis:
+            raise WrongAnswer(f"note your prediction first: return {options}.")
+        if guess not in [*self.why]:
+            raise WrongAnswer(f"{guess!r} is no prediction here: return {options}.")
+        says = "As you said" if guess == measured else f"You said {guess!r}"
+        print(f"✓ {self.name}: {says}; measured: {measured!r}, because {self.why[measured]}")
+
+
 def _array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach()

@@ -158,6 +158,7 @@ class SineTraining(Specification):
     batch_size: PositiveInt = 300
     snapshots: tuple[PositiveInt, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
+    work = "stacks"
 
     @model_validator(mode="after")
     def _stays_in_range(self) -> SineTraining:
