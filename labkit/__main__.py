@@ -159,5 +159,14 @@ def data(
     return fetch.data(names or [], check=check)
 
 
+@app.command()
+def handout() -> None:
+    """Make the students' notebooks, without solutions, and the teacher's nbgrader course."""
+    from labkit.lab import handout, machine
+
+    names = handout.make(machine.ROOT / "handout")
+    print(f"{', '.join(names)}: handout/students and handout/course; see docs/teachers.md")
+
+
 if __name__ == "__main__":
     sys.exit(main())
