@@ -40,7 +40,7 @@ from labkit.lab.notebooks import (
     one_line,
     read_notebook,
 )
-from labkit.lab.settings import resolve
+from labkit.lab.settings import defaults, resolve
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
@@ -346,12 +346,14 @@ class Execution:
             "LABKIT_WORKERS": str(workers),
         }
         index, source, kernels = -1, read_notebook(machine.notebook(self.chapter)), Kernels()
+        as_written = defaults(source.cells)
+        changed = {n: value for n, value in self.values.items() if value != as_written[n]}
         progress = Progress(self.chapter, self.staging / "progress")
 
         def started(cell: NotebookNode, cell_index: int) -> None:
             nonlocal index
             index = cell_index
-            progress.cell = f"cell {cell_index + 1} of {len(source.cells) + 1}"  # one is injected
+            progress.cell = f"cell {cell_index + 1} of {len(source.cells) + bool(changed)}"
 
         with (
             contextlib.closing(progress),
@@ -362,7 +364,7 @@ class Execution:
                 papermill.execute_notebook,
                 source,
                 str(self.notebook).replace("{", "{{").replace("}", "}}"),
-                parameters=self.values,
+                parameters=changed,
                 kernel_name=machine.KERNEL,
                 language="python",
                 cwd=str(self.staging),
