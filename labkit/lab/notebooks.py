@@ -90,7 +90,7 @@ def describe_cell(notebook: NotebookNode, index: int) -> str:
 
 
 def check_cells(
-    notebook: NotebookNode, place: str, next_step: str, other_steps: Mapping[str, str] | None = None
+    notebook: NotebookNode, place: str, next_step: str, other_steps: Mapping[str, str]
 ) -> None:
     """Raise ChapterError for the first code cell that failed or never ran.
 
@@ -102,7 +102,7 @@ def check_cells(
         where = f"{place}, {describe_cell(notebook, index)}"
         for output in cell.outputs:
             if output.output_type == "error":
-                step = (other_steps or {}).get(output.ename, next_step)
+                step = other_steps.get(output.ename, next_step)
                 cause = textwrap.shorten(f"{output.ename}: {output.evalue}", 400, placeholder=" …")
                 raise ChapterError(where, cause, step)
         if cell.execution_count is None:
