@@ -278,8 +278,8 @@ def published() -> dict[str, Any]:
 
 
 def coverage(n: int) -> str:
-    """A sentence on how often intervals of n values covered the mean, benchmarks/coverage.json."""
-    rows = json.loads((machine.ROOT / "benchmarks" / "coverage.json").read_bytes())["rows"]
+    """A sentence on how often intervals of n values covered the mean, benchmarks/intervals.json."""
+    rows = json.loads((machine.ROOT / "benchmarks" / "intervals.json").read_bytes())["rows"]
     said = []
     for method in ("bootstrap t", "Student t", "BCa bootstrap"):
         of_method = [row for row in rows if (row["n"], row["method"]) == (n, method)]

@@ -2,7 +2,7 @@
 
 Every quantity of chapters 02 and 03 that has a value for each of 20 seeds or more is taken as the
 truth. 500 samples of each size are drawn from it, with replacement, and every kind of interval at
-95 % is made of each. `python benchmarks/coverage.py` writes coverage.json.
+95 % is made of each. `python benchmarks/intervals.py` writes intervals.json.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from labkit.lab import code, machine, record
 from labkit.lab.notebooks import chapters
 
 SIZES, SAMPLES, RESAMPLES, TAILS = (5, 8, 20, 40), 500, 1_999, np.array([0.025, 0.975])
-FILE = machine.ROOT / "benchmarks" / "coverage.json"
+FILE = machine.ROOT / "benchmarks" / "intervals.json"
 
 
 def quantities(records: dict) -> dict[str, dict[str, np.ndarray]]:
