@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labkit.measure import diagrams, plots
-from labkit.measure.claims import MIN_SEEDS, MISSING, Row, number_row
+from labkit.measure.claims import MIN_SEEDS, Row, number_row
 from labkit.measure.plots import COLOURS, LABELS, PALETTE
 from labkit.measure.statistics import Measure, paired_difference
 from labkit.memory.data import CHANCE
@@ -27,8 +27,6 @@ MARKERS = dict(zip(SOURCES, "s^D", strict=True))
 INKS = {"SRN": COLOURS["srn"], "LSTM": COLOURS["lstm"]}  # what a label holds -> its colour
 INKS |= {"zero start": PALETTE[0], "xavier start": PALETTE[1]}
 INKS |= {"falls": PALETTE[0], "rises": PALETTE[1], "untrained": PALETTE[2], "permuted": PALETTE[7]}
-COMMAND = "`python -m labkit run 02_digit_sum_sweep --profile cpu`"
-UNTRAINED = ("–", MISSING, f"this run did not train it; {COMMAND} does")
 SETTINGS = {
     "zero/trained": "zero start",
     "zero/frozen": "zero start, frozen embedding",
@@ -68,25 +66,26 @@ def published_rows(published: Mapping[str, Any]) -> Iterator[PublishedRow]:
 def sweep_rows(
     measures: Mapping[str, Measure], settings: Mapping[str, Any], published: Mapping[str, Any]
 ) -> dict[str, list[Row]]:
-    """The report's rows of chapter 02, by source: what was printed beside our seeds."""
+    """The report's rows of chapter 02, by source: what was printed beside our seeds, for each
+    length and start that was trained."""
     table = published["digit_sum"]
     groups: dict[str, list[Row]] = {}
     for source, _, setting, cell, quantity, values in published_rows(published):
-        heading = "{}: {} start, embedding {}".format(source, *setting.split("/"))
+        rows = groups.setdefault(
+            "{}: {} start, embedding {}".format(source, *setting.split("/")), []
+        )
         split = quantity.removesuffix("_accuracy")
-        facts = {"higher_is_better": True, "examples": table[f"n_{split}"]}
-        for length, value in values.items():
+        trained = settings["lengths"] if setting in settings["settings"] else ()
+        for length in (n for n in values if n in trained):
             what = f"{cell.upper()}, {length} digits, {split} accuracy"
             name = f"{place('published', cell, setting, length)}/{quantity}"
-            trained = setting in settings["settings"] and length in settings["lengths"]
-            row = number_row(what, value, measures, name, **facts) if trained else None
-            groups.setdefault(heading, []).append(row or Row(what, f"{value:.2f}", *UNTRAINED))
-    what, loss = "LSTM, loss at the first step", table["first_step_loss"]
-    first = Row(what, str(loss), *UNTRAINED)
+            facts = {"higher_is_better": True, "examples": table[f"n_{split}"]}
+            rows.append(number_row(what, values[length], measures, name, **facts))
     if "zero/trained" in settings["settings"]:
-        first = number_row(what, loss, measures, FIRST_LOSS, higher_is_better=None)
-    next(iter(groups.values())).append(first)
-    return groups
+        what, loss = "LSTM, loss at the first step", table["first_step_loss"]
+        row = number_row(what, loss, measures, FIRST_LOSS, higher_is_better=None)
+        next(iter(groups.values())).append(row)
+    return {heading: rows for heading, rows in groups.items() if rows}
 
 
 def accuracy(protocol: str, setting: str, kind: str = "") -> str:
@@ -297,18 +296,17 @@ def _crosses(ax: Axes, side: int, mine: Any, label: str) -> None:
 
 def unrolled(digits: Sequence[int]) -> Figure:
     """The network, unrolled over a sequence: what it must carry, and how far."""
-    answer, T = sum(digits[:2]), len(digits)
-    alt = (
+    fig, ax = diagrams.canvas(
+        "unrolled",
         f"A recurrent network unrolled over the digits {' '.join(map(str, digits))}. Each digit "
-        "goes through the embedding into a cell; each cell hands its state to the next. After the "
-        f"last digit the head reads the state and answers {answer}. The first two digits are the "
-        "addends; the rest is to be ignored."
-    )
-    fig, ax = diagrams.canvas("unrolled", alt, 10.6, 3.0)
+        "goes into a cell; each cell hands its state to the next. After the last digit the head "
+        f"reads the state and answers {sum(digits[:2])}. The first two digits are the addends; the "
+        "rest is to be ignored.",
+        10.6, 2.9,
+    )  # fmt: skip
     before = None
     for t, digit in enumerate(digits):
-        x, addend = 0.6 + 0.92 * t, t < 2
-        colour = "blue" if addend else "orange" if digit else "grey"
+        x, colour = 0.6 + 0.92 * t, "blue" if t < 2 else "orange" if digit else "grey"
         read = diagrams.box(ax, x, 0.85, str(digit), colour, width=0.5, height=0.45)
         cell = diagrams.box(ax, x, 1.85, "cell", "green", width=0.62)
         diagrams.arrow(ax, read.top, cell.bottom, colour=colour)
@@ -317,9 +315,9 @@ def unrolled(digits: Sequence[int]) -> Figure:
         before = cell
     head = diagrams.box(ax, x + 0.95, 1.85, "head", "purple", width=0.62)
     diagrams.arrow(ax, before.right, head.left, colour="green")
-    diagrams.arrow(ax, head.top, (head.x, 2.45), colour="purple")
-    diagrams.label(ax, head.x, 2.65, f"sum {answer}", "purple")
+    diagrams.arrow(ax, head.top, (head.x, 2.4), colour="purple")
+    diagrams.label(ax, head.x, 2.6, f"sum {sum(digits[:2])}", "purple")
     diagrams.label(ax, 1.06, 0.3, "addends", "blue")
-    diagrams.label(ax, 0.6 + 0.92 * (T + 1) / 2, 0.3, "to be ignored", "orange")
-    diagrams.label(ax, 0.6 + 0.46 * (T - 1), 2.5, "the state must carry the sum this far", "green")
+    diagrams.label(ax, x / 2 + 1.2, 0.3, "to be ignored", "orange")
+    diagrams.label(ax, x / 2 + 0.3, 2.5, "the state must carry the sum this far", "green")
     return fig
