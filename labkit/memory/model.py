@@ -127,19 +127,22 @@ class Ensemble:
 
         # one flat buffer for all parameters, one for all gradients; the optimiser sees a prefix
         sizes = [R * rows * columns for rows, columns in shapes.values()]
-        flat = torch.zeros(sum(sizes), **place)
-        flat_gradient = torch.zeros_like(flat)
-        parts = (zip(shapes, buffer.split(sizes), strict=True) for buffer in (flat, flat_gradient))
+        self.flat = torch.zeros(sum(sizes), **place)
+        self.flat_gradient = torch.zeros_like(self.flat)
         self.parameters, self.gradients = (
-            {name: values.view(R, *shapes[name]) for name, values in part} for part in parts
+            {
+                name: values.view(R, *shapes[name])
+                for name, values in zip(shapes, buffer.split(sizes), strict=True)
+            }
+            for buffer in (self.flat, self.flat_gradient)
         )
         trained = sum(sizes) if spec.train_embedding else sum(sizes[:-1])
-        self.trainable = nn.Parameter(flat[:trained])
-        self.trainable.grad = flat_gradient[:trained]
+        self.trainable = nn.Parameter(self.flat[:trained])
+        self.trainable.grad = self.flat_gradient[:trained]
 
         self._workspaces: dict[tuple[int, int], _Workspace] = {}
-        self._row_offset = torch.arange(R, device=flat.device).view(1, R, 1) * DIGITS
-        self._digits = torch.arange(DIGITS, device=flat.device).view(-1, 1)
+        self._row_offset = torch.arange(R, device=self.flat.device).view(1, R, 1) * DIGITS
+        self._digits = torch.arange(DIGITS, device=self.flat.device).view(-1, 1)
         starts = [initial_parameters(spec, seed) for seed in self.seeds]
         self.load_state_dict({name: torch.stack([s[name] for s in starts]) for name in starts[0]})
 

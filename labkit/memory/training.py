@@ -16,22 +16,65 @@ from labkit.memory.data import Split, check, load_published, sound_data
 from labkit.memory.model import Ensemble, ModelSpec
 
 
+def epochs(N: int, seeds: Sequence[int], *, shuffle: bool) -> Iterator[Tensor]:
+    """The order of the N rows in one epoch after another: (1, N) in file order, or (R, N), where
+    each replica draws its own from its seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    while True:
+        orders = [torch.randperm(N, generator=g) for g in generators] if shuffle else [torch.arange(N)]
+        yield torch.stack(orders)
+
+
 def batches(
     data: Split, seeds: Sequence[int], *, batch_size: int = 8, shuffle: bool = False
 ) -> Iterator[Split]:
-    """Batches (R, B, ...) without end, the last of an epoch maybe smaller; in file order, or each
-    replica draws the orders of its epochs from its own seed."""
+    """Batches (R, B, ...) without end, the last of an epoch maybe smaller."""
     R, N = len(seeds), data.y.shape[-1]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     X, y = data.X.expand(R, *data.X.shape[-2:]), data.y.expand(R, N)
-    while True:
+    for order in epochs(N, seeds, shuffle=shuffle):
         if shuffle:
-            orders = [torch.randperm(N, generator=generator) for generator in generators]
-            order = torch.stack(orders).to(X.device)  # (R, N)
+            order = order.to(X.device)  # (R, N)
             X = data.X.expand(X.shape).gather(1, order.unsqueeze(-1).expand(X.shape))
             y = data.y.expand(y.shape).gather(1, order)
         for k in range(0, N, batch_size):
             yield Split(X[:, k : k + batch_size], y[:, k : k + batch_size])
+
+
+Advance = Callable[[int], Tensor]  # trains by so many steps, returns the sum of their losses (R,)
+
+
+def by_operators(ensemble: Ensemble, optimiser: Adam, train: Split, *, shuffle: bool) -> Advance:
+    """A step is the ensemble's operators, called from here."""
+    stream = batches(train, ensemble.seeds, shuffle=shuffle)
+
+    def advance(steps: int) -> Tensor:
+        running = ensemble.trainable.new_zeros(len(ensemble))
+        for X, y in islice(stream, steps):
+            running += ensemble.loss_and_gradients(X, y)
+            optimiser.step()
+        return running
+
+    return advance
+
+
+def by_kernel(
+    ensemble: Ensemble, optimiser: Adam, train: Split, *, shuffle: bool, batch_size: int = 8
+) -> Advance:
+    """All steps are one launch of `memory.kernel`, which reads the same batches by row numbers."""
+    from labkit.memory import kernel  # needs Triton
+
+    def rows() -> Iterator[Tensor]:  # (R or 1, B) of each step
+        N = train.y.shape[-1]
+        for order in epochs(N, ensemble.seeds, shuffle=shuffle):
+            yield from pad(order, (0, -N % batch_size), value=-1).split(batch_size, dim=1)
+
+    stream = rows()
+
+    def advance(steps: int) -> Tensor:
+        order = torch.stack(list(islice(stream, steps)), 1).to(train.X.device)
+        return kernel.train(ensemble, optimiser, *train, order).sum(1)
+
+    return advance
 
 
 def fit(
@@ -45,27 +88,19 @@ def fit(
     the evaluation before; "dev_loss" (R, K); and the best checkpoint's "dev_accuracy" (R,).
     """
     check(*train, replicas=len(ensemble))
-    optimiser = torch.optim.Adam([ensemble.trainable], lr=lr, fused=True)
-    stream = batches(train, ensemble.seeds, shuffle=shuffle)
+    optimiser = Adam([ensemble.trainable], lr=lr, fused=True)
+    advance = road(ensemble)(ensemble, optimiser, train, shuffle=shuffle)
 
     best = ensemble.state_dict()
     best_accuracy = ensemble.trainable.new_full((len(ensemble),), -1.0)
     at, curves = [], {"train_loss": [], "dev_loss": []}
-    running, since = torch.zeros_like(best_accuracy), 0
-
-    for step in range(1, steps + 1):
-        X, y = next(stream)
-        running += ensemble.loss_and_gradients(X, y)
-        since += 1
-        optimiser.step()
-        if step % evaluate_every and step != steps:
-            continue
-
+    for done in range(0, steps, evaluate_every):
+        step = min(done + evaluate_every, steps)
+        running = advance(step - done)
         dev_loss, dev_accuracy = ensemble.evaluate(*dev)
-        curves["train_loss"].append(running / since)
+        curves["train_loss"].append(running / (step - done))
         curves["dev_loss"].append(dev_loss)
         at.append(step)
-        running, since = torch.zeros_like(running), 0
         improved = dev_accuracy > best_accuracy
         best_accuracy = torch.where(improved, dev_accuracy, best_accuracy)
         for name, value in ensemble.state_dict().items():
