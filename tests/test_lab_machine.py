@@ -87,6 +87,62 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, gpu):
             machine.prepare(device="cuda")
 
 
+ROADS = {  # kind of work: on the CPU, on a GPU without Triton and with it
+    "replicas": ("cores/cpu/16", "graphs/cuda/4", "kernel/cuda/6"),
+    "stacks": ("cores/cpu/16", "graphs/cuda/4", "graphs/cuda/4"),
+    "reviews": ("cores/cpu/16", "gpu/cuda/4", "gpu/cuda/4"),
+    "encoder": ("cores/cpu/16", "gpu/cuda/2", "gpu/cuda/2"),
+    "small": ("cores/cpu/16", "cores/cpu/16", "cores/cpu/16"),
+}
+
+
+def words(road: machine.Road) -> str:
+    return f"{road.name}/{road.device}/{road.workers}"
+
+
+def test_each_kind_of_work_takes_its_fastest_road_on_every_machine():
+    assert {*ROADS} == {*machine.GPU_ROADS}
+    for work, (cores, gpu, with_triton) in ROADS.items():
+        for cuda, triton, expected in (
+            (False, False, cores),
+            (False, True, cores),
+            (True, False, gpu),
+            (True, True, with_triton),
+        ):
+            road = machine.road(work, cuda=cuda, triton=triton, cores=16)
+            assert words(road) == expected
+            assert road.shared == (road.name in ("kernel", "graphs"))
+            assert road.why in str(road)
+            alone = machine.road(work, cuda=cuda, triton=triton, cores=1)
+            assert words(alone) == f"{road.name}/{road.device}/1"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("triton", [False, True])
+def test_the_road_is_that_of_the_machine_unless_it_is_named(monkeypatch, gpu, triton):
+    monkeypatch.delenv("LABKIT_WORKERS", raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(machine.util, "find_spec", lambda name: name if triton else None)
+    for work, (cores, *on_gpu) in ROADS.items():
+        assert words(machine.find_road(work)) == (on_gpu[triton] if gpu else cores)
+        assert words(machine.find_road(work, "cpu")) == cores
+    if gpu:
+        assert words(machine.find_road("small", "cuda")) == "gpu/cuda/1"
+        assert words(machine.find_road("encoder", "cuda")) == "gpu/cuda/2"
+    monkeypatch.setenv("LABKIT_WORKERS", "3")
+    assert {machine.find_road(work).workers for work in ROADS} == {3}
+
+
+def test_a_chapters_road_is_printed_and_recorded(capsys):
+    assert machine.prepare(device="cpu", work="replicas") == torch.device("cpu")
+    road = machine.find_road("replicas", "cpu")
+    assert capsys.readouterr().out == f"{road}\n"
+    assert machine.provenance()["road"] == {
+        "name": "cores", "device": "cpu", "workers": road.workers, "why": road.why
+    }  # fmt: skip
+
+
 def test_provenance_names_the_machine_and_nobody(monkeypatch):
     monkeypatch.setattr("platform.node", lambda: "secret-host")
     machine.prepare(device="cpu")

@@ -315,16 +315,24 @@ def test_a_newer_record_makes_the_report_stale_and_a_damaged_one_stops_it(place)
         report.render()
 
 
-def test_reported_results_are_shown_with_their_figures(place, monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    record.show_reported(CHAPTER)
+def test_reported_results_are_shown_with_their_figures_and_their_run(place, monkeypatch):
+    shown, marks = [], []
+
+    def display(output, metadata=None):
+        shown.append(output)
+        marks.append(metadata)
+
+    monkeypatch.setattr("IPython.display.display", display)
+    record.show_claims(CHAPTER)
     assert "`python -m labkit run 01_toy --profile cpu` makes them" in shown.pop().data
     place.publish()
     record.show_reported(CHAPTER)
-    assert shown[1].data == (place.folder / "loss.png").read_bytes()
-    assert shown[1].alt.startswith("A line that falls")
+    assert shown[2].data == (place.folder / "loss.png").read_bytes()
+    assert shown[2].alt.startswith("A line that falls")
     assert "| `words` | 7 | 1 |" in shown[-1].data
+    assert marks[1] == {"labkit": {"record": record.reported(CHAPTER)["run_id"]}}
+    record.show_claims(CHAPTER, "no such claim")
+    assert "|" not in shown[-1].data
     (place.folder / "loss.png").write_bytes(b"other")
     with pytest.raises(ValueError, match="not what the run wrote"):
         record.show_reported(CHAPTER)

@@ -128,6 +128,28 @@ def test_a_training_is_carried_out_once_on_one_thread(cache, toy, three, monkeyp
         store.train([toy.Toy(seeds=[3], steps=3)], name="z", workers=1)
 
 
+def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
+    cache, toy, three, monkeypatch
+):
+    expected = store.train(three, name="x", workers=1)
+    shutil.rmtree(cache)
+    streams, trained, train = [], [], toy.Toy.train
+    monkeypatch.setattr("torch.cuda.Stream", lambda: streams.append(None))
+    monkeypatch.setattr(
+        toy.Toy, "road", machine.Road(name="kernel", device="cuda", workers=2, why="")
+    )
+
+    def noted(specification, progress):
+        trained.append((os.getpid(), threading.get_ident()))
+        return train(specification, progress)
+
+    monkeypatch.setattr(toy.Toy, "train", noted)
+    assert_same(expected, store.train(three, name="y"))
+    assert {process for process, _ in trained} == {os.getpid()}
+    assert threading.get_ident() not in {thread for _, thread in trained}
+    assert len(streams) == len(trained) == 3
+
+
 def test_the_key_is_class_fields_code_and_torch(toy, monkeypatch):
     trainings = [toy.Toy(seeds=[1]), toy.Toy(seeds=[2]), toy.Toy(seeds=[1], pause=0.1)]
     keys = {store.key(training) for training in (*trainings, toy.Other(seeds=[1]))}

@@ -14,10 +14,12 @@ import numpy as np
 import PIL.Image
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.colors import to_rgb
+from matplotlib.patches import FancyArrowPatch
 from scipy.stats import norm
 
 from labkit.lab import machine
-from labkit.measure import claims, plots, statistics
+from labkit.measure import claims, diagrams, plots, statistics
 from labkit.measure.claims import Condition, judge, number_row
 from labkit.measure.statistics import number, paired_difference, summarise, trend
 
@@ -307,3 +309,47 @@ def test_bytes_depend_on_the_data_alone(tmp_path):
     inherited = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)} | machine.kernel_environment()
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, env=inherited, capture_output=True, check=True).stdout == png
+
+
+# diagrams
+
+
+def contrast(colour, ground):
+    """The ratio of the Web Content Accessibility Guidelines."""
+    channels = np.array([to_rgb(colour), to_rgb(ground)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def a_diagram():
+    fig, ax = diagrams.canvas("sum", "Two numbers go into a sum.", 4, 1)
+    a, plus = diagrams.box(ax, 0.8, 0.5, "a", "blue"), diagrams.gate(ax, 3, 0.5, "+", "green")
+    diagrams.arrow(ax, a.right, plus.left, colour="orange")
+    diagrams.label(ax, 2, 0.8, "one way", "purple")
+    return fig
+
+
+def test_diagrams_are_legible_on_a_white_page_and_on_a_dark_one():
+    """Lines stand on the page; every text stands on an opaque patch of its own."""
+    assert contrast("black", "white") == pytest.approx(21)
+    assert contrast("#767676", "white") == pytest.approx(4.54, abs=0.01)
+    for name, (line, fill) in diagrams.COLOURS.items():
+        assert min(contrast(line, page) for page in ("white", "#111111")) >= 3, name
+        assert contrast(diagrams.INK, fill) >= 4.5, name
+
+    (ax,) = a_diagram().axes
+    patches = [patch for patch in ax.patches if not isinstance(patch, FancyArrowPatch)]
+    for text in ax.texts:
+        at = ax.transData.transform(text.get_position())
+        assert text.get_color() == diagrams.INK
+        assert text.get_bbox_patch() or any(patch.contains_point(at) for patch in patches)
+
+
+def test_a_diagram_keeps_the_page_and_the_plots_keep_their_card():
+    def corner(fig):
+        return PIL.Image.open(io.BytesIO(plots.png_bytes(fig))).convert("RGBA").getpixel((0, 0))
+
+    assert corner(a_diagram())[3] == 0
+    assert corner(one_line([1, 2, 3])) == (255, 255, 255, 255)
+    assert plots.png_bytes(a_diagram()) == plots.png_bytes(a_diagram())

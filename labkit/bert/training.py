@@ -220,6 +220,7 @@ class BertTraining(Specification):
     curve: bool = False
     keep: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
+    work = "encoder"
 
     @property
     def title(self) -> str:

@@ -300,6 +300,7 @@ class FilmTraining(Specification):
     glove_words: NonNegativeInt = 0  # lines of GloVe that pretrained vectors are read from
     glove: str = reviews.GLOVE.sha256
     device: Literal["cpu", "cuda"] = "cpu"
+    work = "reviews"
 
     @property
     def title(self) -> str:

@@ -10,7 +10,8 @@ import platform
 import random
 import re
 import sys
-from importlib import metadata
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,45 @@ MALLOC = {
     "MALLOC_TOP_PAD_": str(256 * 2**20),
 }
 
-_prepared: list[torch.device | None] = [None]
+_prepared: list[Road | None] = [None]
+
+
+@dataclass(frozen=True)
+class Road:
+    """How work is done on a machine: `workers` trainings at once on `device`."""
+
+    name: str  # "kernel", "graphs", "gpu" or "cores"
+    device: str  # "cuda" or "cpu"
+    workers: int
+    why: str
+
+    @property
+    def shared(self) -> bool:
+        """Whether trainings run in threads of one process, each on a stream of the GPU, which lets
+        processes only take turns. It needs trainings that draw from generators of their own."""
+        return self.name in ("kernel", "graphs")
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.device}, {self.workers} at once: {self.why}"
+
+
+# The roads on a GPU for each kind of work, the fastest first: name, whether it needs Triton,
+# trainings at once, and why. Work without such a road gains nothing from a GPU.
+GPU_ROADS: dict[str, list[tuple[str, bool, int, str]]] = {
+    "replicas": [
+        ("kernel", True, 6, "one kernel trains all replicas, many steps in a launch"),
+        ("graphs", False, 4, "a step is one captured graph, for there is no Triton"),
+    ],
+    "stacks": [("graphs", False, 4, "a step is one captured graph of many small kernels")],
+    "reviews": [("gpu", False, 4, "cuDNN's layers, several trainings at once")],
+    "encoder": [("gpu", False, 2, "large products, several trainings at once")],
+    "small": [],
+}
+
+
+def notebook(chapter: str) -> Path:
+    """Where the notebook of a chapter lies; those with a letter, such as 01a, are appendices."""
+    return NOTEBOOKS / ("appendix" if chapter[2:3].isalpha() else "") / f"{chapter}.ipynb"
 
 
 def shown(path: Path) -> str:
@@ -84,12 +123,31 @@ def device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-_device = device  # `prepare` has a parameter of that name
+def road(work: str, *, cuda: bool, triton: bool, cores: int) -> Road:
+    """The fastest sound road for a kind of `work`, one of `GPU_ROADS`, on such a machine."""
+    for name, needs_triton, workers, why in GPU_ROADS[work] if cuda else ():
+        if triton or not needs_triton:
+            return Road(name, "cuda", min(workers, cores), why)
+    why = "launches would take longer than the work" if cuda else "no GPU is used"
+    return Road("cores", "cpu", cores, why)
 
 
-def prepare(seed: int = 0, device: str = "auto") -> torch.device:
-    """Make this process repeatable and return the device called `device`.
+def find_road(work: str, device_name: str = "auto") -> Road:
+    """The road on this machine; a device given by name, and `LABKIT_WORKERS`, are obeyed."""
+    import joblib
 
+    cuda = device(device_name).type == "cuda"
+    triton = cuda and util.find_spec("triton") is not None
+    found = road(work, cuda=cuda, triton=triton, cores=joblib.cpu_count())
+    if device_name == "cuda" and found.device == "cpu":
+        found = Road("gpu", "cuda", 1, "the device was asked for by name")
+    return replace(found, workers=count_from("LABKIT_WORKERS") or found.workers)
+
+
+def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> torch.device:
+    """Make this process repeatable and return the device that the road for `work` takes.
+
+    A chapter names its kind of work, and the road is printed; without one, `device` alone decides.
     Seeds the generators of Python, numpy and torch (`seed` is in 0..2**32-1), chooses torch's
     deterministic kernels, turns cuDNN's search and TF32 off, and sets as many threads as
     `LABKIT_THREADS` says.
@@ -97,7 +155,7 @@ def prepare(seed: int = 0, device: str = "auto") -> torch.device:
     import numpy as np
     import torch
 
-    chosen = _device(device)
+    chosen = find_road(work or "small", device)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -108,7 +166,9 @@ def prepare(seed: int = 0, device: str = "auto") -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_num_threads(threads())
     _prepared.append(chosen)
-    return chosen
+    if work:
+        print(chosen)
+    return torch.device(chosen.device)
 
 
 def provenance() -> dict[str, Any]:
@@ -117,7 +177,8 @@ def provenance() -> dict[str, Any]:
     installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
     versions = {name: installed[name] for name in PACKAGES if name in installed}
     facts = {
-        "device": str(used or "cpu"),
+        "device": used.device if used else "cpu",
+        "road": asdict(used) if used else None,
         "device_name": cpu,
         "cpu": cpu,
         "cpu_capability": None,
@@ -131,8 +192,8 @@ def provenance() -> dict[str, Any]:
 
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
         facts["threads"] = torch.get_num_threads()
-        if used is not None and used.type == "cuda":
-            facts["device_name"] = torch.cuda.get_device_name(used)
+        if used is not None and used.device == "cuda":
+            facts["device_name"] = torch.cuda.get_device_name()
             facts["cuda"] = torch.version.cuda
     return facts
 

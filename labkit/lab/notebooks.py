@@ -21,8 +21,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from labkit.lab import code, machine
+from labkit.lab.machine import shown
 
-CHAPTER = re.compile(r"\d\d_\w+")  # JupyterLab names a copy 01_lstm_operator-Copy1
+CHAPTER = re.compile(r"\d\d[a-z]?_\w+")  # JupyterLab names a copy 01_lstm_operator-Copy1
 KERNEL_NAME = "LSTM course lab"
 VOLATILE = ("execution", "papermill", "scrolled", "collapsed")  # in a cell's metadata
 
@@ -46,9 +47,11 @@ def one_line(text: str) -> str:
 
 
 def chapters() -> tuple[str, ...]:
-    """The chapters in order: the stems of notebooks/NN_name.ipynb. Copies are no chapters."""
-    stems = (path.stem for path in machine.NOTEBOOKS.glob("*.ipynb"))
-    return tuple(sorted(stem for stem in stems if CHAPTER.fullmatch(stem)))
+    """The chapters in order: the stems of notebooks/NN_name.ipynb, and of appendix/NNa_name.ipynb.
+    Copies are no chapters."""
+    paths = (*machine.NOTEBOOKS.glob("*.ipynb"), *machine.NOTEBOOKS.glob("appendix/*.ipynb"))
+    names = (path.stem for path in paths if path == machine.notebook(path.stem))
+    return tuple(sorted(name for name in names if CHAPTER.fullmatch(name)))
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -147,13 +150,13 @@ def store_outputs(chapter: str) -> None:
 
     ChapterError where the chapter has been edited since, and the file stays as it was.
     """
-    path, place = machine.NOTEBOOKS / f"{chapter}.ipynb", f"notebooks/{chapter}.ipynb"
+    path = machine.notebook(chapter)
     executed = read_notebook(machine.RESULTS / ".executed" / "quick" / path.name)
     cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     notebook = read_notebook(path)
     if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
         again = f"python -m labkit notebooks {chapter}"
-        raise ChapterError(place, "it was edited since it ran", again)
+        raise ChapterError(shown(path), "it was edited since it ran", again)
     count = 0
     for cell, ran in zip(notebook.cells, cells, strict=True):
         for name in VOLATILE:
@@ -201,8 +204,8 @@ def make_copies() -> list[str]:
     """
     messages = []
     for chapter in chapters():
-        path = machine.NOTEBOOKS / f"{chapter}.ipynb"
-        copy = machine.ROOT / "work" / path.name
+        path = machine.notebook(chapter)
+        copy = machine.ROOT / "work" / path.relative_to(machine.NOTEBOOKS)
         try:
             notebook = read_notebook(path)
         except ChapterError as error:
@@ -221,7 +224,9 @@ def make_copies() -> list[str]:
                 names = (f"{chapter}-{date.today()}-{n}.ipynb" for n in itertools.count(1))
                 kept = next(name for name in names if not copy.with_name(name).exists())
                 os.replace(copy, copy.with_name(kept))
-                messages.append(f"work/{copy.name} is new; what you wrote is in work/{kept}")
+                messages.append(
+                    f"{shown(copy)} is new; what you wrote is in {shown(copy.parent / kept)}"
+                )
         notebook.metadata["labkit"] = made_from
         _write_notebook(copy, notebook)
     return messages

@@ -69,7 +69,7 @@ class Record(_Strict):
     """The form of `record.json`; every number in it is finite."""
 
     schema_version: Literal[2]
-    chapter: Annotated[str, Field(pattern=r"^\d\d_\w+$")]
+    chapter: Annotated[str, Field(pattern=r"^\d\d[a-z]?_\w+$")]
     profile: Literal["quick", "cpu", "full"]
     run_id: str
     about: str
@@ -276,15 +276,33 @@ def published() -> dict[str, Any]:
     return tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
 
 
-def show_reported(chapter: str) -> None:
-    """Display what the reported run of a chapter measured: machine, claims, figures and numbers."""
-    from IPython.display import Image, Markdown, display
+def show_text(record: Mapping[str, Any], text: str) -> None:
+    """Display Markdown that was made from a record; the output's metadata says from which run."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text), metadata={"labkit": {"record": record["run_id"]}})
+
+
+def show_claims(chapter: str, *ids: str) -> None:
+    """Display the reported verdicts on the claims of these ids, on all of them without any."""
+    from IPython.display import Markdown, display
 
     record = reported(chapter)
     if record is None:
         display(Markdown(f"No reported results yet. `{command(chapter)}` makes them."))
         return
-    display(Markdown(f"{machine_line(record)}\n\n{claims_table(record)}"))
+    show_text(record, claims_table(record, ids))
+
+
+def show_reported(chapter: str) -> None:
+    """Display what the reported run of a chapter measured: machine, claims, figures and numbers."""
+    from IPython.display import Image, Markdown, display
+
+    record = reported(chapter)
+    show_claims(chapter)
+    if record is None:
+        return
+    display(Markdown(machine_line(record)))
     for name, figure in record["figures"].items():
         image = (machine.RESULTS / record["profile"] / chapter / figure["file"]).read_bytes()
         if code.sha256(image) != figure["sha256"]:
@@ -307,9 +325,11 @@ def machine_line(record: Mapping[str, Any]) -> str:
     return f"Profile `{record['profile']}` on {where}; {versions}."
 
 
-def claims_table(record: Mapping[str, Any]) -> str:
-    """The claims of a record with their verdicts and reasons, in Markdown; "" without any."""
-    rows = [(f"**{c['id']}** {c['claim']}", c["verdict"], c["reason"]) for c in record["claims"]]
+def claims_table(record: Mapping[str, Any], ids: Sequence[str] = ()) -> str:
+    """The claims of a record, those of `ids` where given, with their verdicts and reasons, in
+    Markdown; "" without any."""
+    claims = [claim for claim in record["claims"] if not ids or claim["id"] in ids]
+    rows = [(f"**{c['id']}** {c['claim']}", c["verdict"], c["reason"]) for c in claims]
     return markdown_table(("claim", "verdict", "reason"), rows) if rows else ""
 
 

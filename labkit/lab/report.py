@@ -74,7 +74,7 @@ def verdicts() -> str:
 
 
 def _title(chapter: str) -> str:
-    cells = read_notebook(machine.NOTEBOOKS / f"{chapter}.ipynb").cells
+    cells = read_notebook(machine.notebook(chapter)).cells
     lines = (line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines())
     return next((line[2:].strip() for line in lines if line.startswith("# ")), chapter)
 
@@ -170,7 +170,7 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
         content = record.load(chapter, profile)
         digests = code.chapter_code(chapter)
         if values is None:
-            cells = read_notebook(machine.NOTEBOOKS / f"{chapter}.ipynb").cells
+            cells = read_notebook(machine.notebook(chapter)).cells
             values = resolve(chapter, cells, profile)
     except ValueError as error:
         return [str(error)]

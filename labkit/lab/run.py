@@ -253,13 +253,15 @@ def lock(name: str) -> Iterator[None]:
 def _preflight(outcomes: Sequence[Outcome], options: Options) -> None:
     """Resolve every chapter's parameters; mark and report those that cannot be run."""
     for outcome in outcomes:
-        place = f"notebooks/{outcome.chapter}.ipynb"
+        path = machine.notebook(outcome.chapter)
         try:
-            cells = read_notebook(machine.ROOT / place).cells
+            cells = read_notebook(path).cells
             outcome.values = resolve(outcome.chapter, cells, options.profile, options.given)
         except ValueError as error:
             if not isinstance(error, ChapterError):
-                error = ChapterError(place, str(error), "correct it and run again; nothing was run")
+                error = ChapterError(
+                    shown(path), str(error), "correct it and run again; nothing was run"
+                )
             outcome.status = "failed"
             print(f"FAILED {error}", file=sys.stderr, flush=True)
 
@@ -272,16 +274,16 @@ def _bring_up_to_date(outcome: Outcome, options: Options) -> None:
         return
     print(f"running, profile {profile}", flush=True)
     start = time.monotonic()
-    outcome.status = "interrupted"
+    outcome.status, execution = "interrupted", Execution(chapter, options, outcome.values)
     try:
-        Execution(chapter, options, outcome.values).run()
+        execution.run()
         outcome.status = "finished" if profile == "quick" else "published"
     except ChapterError as error:
         outcome.status = "failed"
         print(f"FAILED {error}", file=sys.stderr, flush=True)
     finally:
         outcome.seconds = time.monotonic() - start
-    print(f"{chapter}: {outcome.status} after {outcome.seconds:.1f} s", flush=True)
+    print(f"{chapter}: {outcome.status} after {outcome.seconds:.1f} s{execution.road}", flush=True)
 
 
 class Execution:
@@ -289,8 +291,8 @@ class Execution:
 
     def __init__(self, chapter: str, options: Options, values: Mapping[str, Any]) -> None:
         self.chapter, self.options, self.values = chapter, options, dict(values)
-        self.run_id = uuid.uuid4().hex
-        self.place = f"notebooks/{chapter}.ipynb"
+        self.run_id, self.road = uuid.uuid4().hex, ""
+        self.place = shown(machine.notebook(chapter))
         flags = ["--force"] * options.force + [f"--set {text}" for text in options.given]
         self.again = " ".join([record.command(chapter, options.profile), *flags])
         self.staging = machine.RESULTS / options.profile / f".running-{chapter}"
@@ -343,7 +345,7 @@ class Execution:
             "LABKIT_PROGRESS": str(self.staging / "progress"),
             "LABKIT_WORKERS": str(workers),
         }
-        index, source, kernels = -1, read_notebook(machine.ROOT / self.place), Kernels()
+        index, source, kernels = -1, read_notebook(machine.notebook(self.chapter)), Kernels()
         progress = Progress(self.chapter, self.staging / "progress")
 
         def started(cell: NotebookNode, cell_index: int) -> None:
@@ -409,8 +411,11 @@ class Execution:
         staged = self.staging / "record.json"
         if not staged.exists():
             raise ValueError("it wrote no record: let its last code cell call record.write(...)")
-        if record.read(staged)["run_id"] != self.run_id:
+        content = record.read(staged)
+        if content["run_id"] != self.run_id:
             raise ValueError("its record is not of this run")
+        if road := content["provenance"]["road"]:
+            self.road = ", road: {name} on {device}, {workers} at once".format(**road)
         now = code.chapter_code(self.chapter)
         ran = {n: d if now.get(n) == d else "edited during the run" for n, d in digests.items()}
         values = {name: value for name, value in self.values.items() if name != "profile"}

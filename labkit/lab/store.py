@@ -2,8 +2,8 @@
 
 A kept result lies in a file named by its key: the specification's class and fields, the import
 closure of its code, torch's version. The file holds that key and a digest of its arrays, and is
-believed only if both are right. Trainings run in joblib's processes on the cores of this machine,
-or on the Dask cluster whose scheduler `LABKIT_DASK` names.
+believed only if both are right. Trainings run side by side as the road of their kind of work says
+(`labkit.lab.machine`), or on the Dask cluster whose scheduler `LABKIT_DASK` names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, dataclass_transform
+from typing import Annotated, Any, ClassVar, dataclass_transform
 
 import joblib
 import numpy as np
@@ -48,7 +48,17 @@ def specification(cls: type) -> Any:
 
 
 class Specification:
-    """One training: its fields, with the code it runs, are the key under which it is kept."""
+    """One training: its fields, with the code it runs, are the key under which it is kept.
+
+    Its kind of `work`, and its field `device` if it has one, decide the road that it takes.
+    """
+
+    work: ClassVar[str] = "small"
+
+    @property
+    def road(self) -> machine.Road:
+        """How trainings like this one are carried out on this machine."""
+        return machine.find_road(self.work, getattr(self, "device", "cpu"))
 
     @property
     def title(self) -> str:
@@ -96,8 +106,8 @@ def train(
 ) -> list[Arrays]:
     """The results of trainings in their order; those that are not kept are carried out.
 
-    `workers` processes train at once, by default `LABKIT_WORKERS` or one for each core that this
-    process may use; each training has one thread, so their number changes no result. `name` is
+    `workers` train at once, by default as many as their road says: processes, or threads where the
+    road is shared. Each training has one thread, so their number changes no result. `name` is
     what the progress line calls the whole. Each step appends a line of JSON to the file that
     `LABKIT_PROGRESS` names, which the runner reads.
     """
@@ -131,26 +141,39 @@ def _finished(
 ) -> Iterator[tuple[str, bytes]]:
     """The key and the file's content of each training as it ends."""
     scheduler = os.environ.get("LABKIT_DASK")
-    workers = workers or machine.count_from("LABKIT_WORKERS") or joblib.cpu_count()
-    count = min(workers, len(missing))
     if not missing:
         return
+    road = min((s.road for s in missing.values()), key=lambda road: road.workers)
+    count = min(workers or road.workers, len(missing))
     if not scheduler and count == 1:
         for k, specification in missing.items():
             yield _carry_out(k, specification, partial(tell, specification.title))
         return
+    where = {"backend": "threading"} if road.shared and not scheduler else {}
+    carry_out = _in_thread if where else _in_worker
     with _cluster(scheduler) if scheduler else nullcontext():
         parallel = joblib.Parallel(
-            n_jobs=-1 if scheduler else count, batch_size=1, return_as="generator_unordered"
+            n_jobs=-1 if scheduler else count,
+            batch_size=1,
+            return_as="generator_unordered",
+            **where,
         )
         jobs = (
-            joblib.delayed(_in_worker)(k, s, None if scheduler else partial(tell, s.title))
+            joblib.delayed(carry_out)(k, s, None if scheduler else partial(tell, s.title))
             for k, s in missing.items()
         )
         for k, content in parallel(jobs):
             if scheduler:
                 tell(missing[k].title, 1, 1)
             yield k, content
+
+
+def _in_thread(k: str, specification: Specification, progress: Progress) -> tuple[str, bytes]:
+    """Carry out one training on a stream of its own, beside others of this process, on the GPU."""
+    import torch
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        return _carry_out(k, specification, progress)
 
 
 def _in_worker(

@@ -31,6 +31,7 @@ STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
 }
 
@@ -90,15 +91,18 @@ def legend_below(fig: Figure, ncols: int = 4) -> None:
 def png_bytes(fig: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same data; the metadata holds its text.
 
-    A palette of 128 colours makes a figure of many fine lines about a third as large.
+    A palette of 128 colours makes a figure of many fine lines about a third as large. What is
+    transparent stays so.
     """
     drawn, packed = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({**STYLE, "savefig.bbox": "standard"}):
-        fig.savefig(drawn, format="png", dpi=DPI, facecolor="white")
+        fig.savefig(drawn, format="png", dpi=DPI, facecolor=fig.get_facecolor())
     texts = PngInfo()
     texts.add_text("Title", fig.labkit_name)
     texts.add_itxt("Description", fig.labkit_alt)
-    image = PIL.Image.open(drawn).convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE)
+    clear = fig.get_facecolor()[3] == 0
+    image = PIL.Image.open(drawn).convert("RGBA" if clear else "RGB")
+    image = image.quantize(128, dither=PIL.Image.Dither.NONE)
     image.save(packed, format="png", pnginfo=texts, dpi=(DPI, DPI), optimize=True)
     return packed.getvalue()
 

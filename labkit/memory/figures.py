@@ -1,25 +1,19 @@
-"""What chapters 02 and 03 show: their plots, an explorer, and the rows of the report."""
+"""What chapter 02 shows: its plots, and its rows of the report; `panels` serves chapter 03 too."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import ipywidgets
 import numpy as np
-import seaborn as sns
-import torch
 from matplotlib.artist import setp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from labkit.measure import plots
 from labkit.measure.claims import MIN_SEEDS, MISSING, Row, number_row
 from labkit.measure.plots import COLOURS, LABELS, PALETTE
 from labkit.measure.statistics import Measure
-from labkit.memory.model import Ensemble
 from labkit.memory.training import place
 
 FIRST_LOSS = "published/lstm/zero/trained/first_step_loss"  # which write-up A printed
@@ -27,7 +21,7 @@ SOURCES = {"nndl-a": "write-up A", "nndl-b": "write-up B", "nndl-c": "rerun of A
 MARKERS = dict(zip(SOURCES, "s^D", strict=True))
 INKS = {"SRN": COLOURS["srn"], "LSTM": COLOURS["lstm"]}  # what a label holds -> its colour
 INKS |= {"zero start": PALETTE[0], "xavier start": PALETTE[1]}
-MAPS = {"i": "input gate", "f": "forget gate", "o": "output gate", "c": "cell state"}
+INKS |= {"falls": PALETTE[0], "rises": PALETTE[1], "untrained": PALETTE[2], "permuted": PALETTE[7]}
 COMMAND = "`python -m labkit run 02_digit_sum_sweep --profile cpu`"
 UNTRAINED = ("–", MISSING, f"this run did not train it; {COMMAND} does")
 
@@ -85,30 +79,21 @@ def sweep_rows(
     return groups
 
 
-def gate_rows(measures: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """The report's row of chapter 03: how many models predict what the source printed."""
-    table = published["gates"]
-    expected, predictions = table["prediction"], measures["prediction"]
-    hits, n = predictions.count(expected), len(predictions)
-    verdict = {0: "not reproduced", n: "reproduced"}.get(hits, f"reproduced by {hits} of {n} seeds")
-    ours = str(predictions[0]) if len({*predictions}) == 1 else f"{hits} × {expected}"
-    what = f"prediction for {' '.join(map(str, table['sequence']))}"
-    reason = f"{expected} predicted by {hits} of {n} trained models"
-    return {"Numbers": [Row(what, str(expected), f"{ours}, n = {n}", verdict, reason)]}
-
-
 def panels(
     name: str, what: str, content: Panels, xlabel: str, ylabel: str, ncols: int = 0,
-    width: float = 3.6,
+    width: float = 3.6, yours: Panels | None = None, you: str = "you",
 ) -> Figure:  # fmt: skip
     """Panels of `width` (inches) with shared axes; `content[title][label]` is drawn by its kind.
 
     x (K,) and values (seeds, K) become a faint line a seed and a strong median; a mapping x ->
     summary dots, means (joined where x is a length) and intervals; a `PublishedRow` open markers;
-    a float a level. `what` begins the alternative text.
+    a float a level. `what` begins the alternative text. `yours` holds the reader's own results
+    under the same titles and labels; black crosses, labelled `you`, stand for them.
     """
     labels = dict.fromkeys(label for drawn in content.values() for label in drawn)
     alt = f"{what}. {MARKS} Drawn: {'; '.join(labels)}. Panels: {'; '.join(content)}."
+    if yours:
+        alt += f" Black crosses, {you}: the reader's own run."
     ncols = ncols or len(content)
     nrows = len(content) // ncols
     size = {"figsize": (ncols * width + 0.6, nrows * 2.8 + 0.8), "squeeze": False}
@@ -128,6 +113,8 @@ def panels(
                 plots.seed_lines(ax, *value, ink, label)
             else:
                 _strip(ax, side, value, ink, label)
+            if mine := (yours or {}).get(title, {}).get(label):
+                _crosses(ax, side, mine, you)
     axes[0, 0].set_ylim(0, None)
     plots.legend_below(fig)
     return fig
@@ -148,47 +135,13 @@ def _strip(ax: Axes, side: int, by_x: Mapping[Any, Measure], color: Any, label: 
             ax.vlines(x, measure["low"], measure["high"], color=color, lw=1.4)
 
 
-def gate_maps(
-    trace: Mapping[str, Any], digits: Sequence[int], predicted: int, model: str, framed: int
-) -> Figure:
-    """Heat maps of `trace`, "i", "f", "o", "c", (T, H) each; step `framed`, from 0, has a frame."""
-    text = " ".join(map(str, digits))
-    alt = (
-        f"Heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: gates i, f and "
-        "o on a scale from 0 to 1, cell state from −5 to 5; hidden units down, digits read across; "
-        f"the column of step {framed + 1} is framed."
-    )
-    fig, axes = plots.new_figure("gate_maps", alt, ncols=4, figsize=(12.5, 5.2), sharey=True)
-    for ax, (panel, title) in zip(axes, MAPS.items(), strict=True):
-        values = np.asarray(trace[panel]).T  # (H, T)
-        low, high, colours = (-5, 5, "vlag") if panel == "c" else (0, 1, "viridis")
-        style = {"vmin": low, "vmax": high, "cmap": colours, "cbar_kws": {"shrink": 0.8}}
-        sns.heatmap(values, ax=ax, xticklabels=list(digits), yticklabels=5, **style)
-        ax.tick_params(rotation=0)
-        ax.set(title=title, xlabel="digit read")
-        frame = Rectangle((framed, 0), 1, len(values), fill=False, ec=PALETTE[3], lw=2.5)
-        ax.add_patch(frame)
-    axes[0].set_ylabel("hidden unit")
-    fig.suptitle(f"{text}  →  {predicted}   ({model})")
-    return fig
-
-
-def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
-    """Display widgets to choose digits, step and model, above the four maps that follow them;
-    in a run (`LABKIT_PROGRESS` is set) only the maps, so that no widget's state is stored."""
-
-    def draw(row: str, step: int, start: str, seed: int) -> None:
-        ensemble, chosen = ensembles[start], [int(digit) for digit in row.split()]
-        replica, X = ensemble.seeds.index(seed), torch.tensor([chosen])
-        trace = {name: values[replica, 0] for name, values in ensemble.trace(X).items()}
-        predicted = int(ensemble.logits(X)[replica].argmax())
-        model = f"seed {seed}, {start} start"
-        plots.show(gate_maps(trace, chosen, predicted, model, min(step, len(chosen)) - 1))
-
-    row, start = " ".join(map(str, digits)), next(iter(ensembles))
-    seeds = ensembles[start].seeds
-    if os.environ.get("LABKIT_PROGRESS"):
-        return draw(row, 5, start, seeds[0])
-    text = ipywidgets.Text(row, continuous_update=False, description="digits")
-    knobs = {"step": (1, len(digits)), "start": list(ensembles), "seed": list(seeds)}
-    ipywidgets.interact(draw, row=text, **knobs)
+def _crosses(ax: Axes, side: int, mine: Any, label: str) -> None:
+    """The reader's own seeds over what `panels` draws: medians on lines, every one beside dots."""
+    style = {"ls": "", "marker": "x", "ms": 5, "color": "black", "zorder": 5, "label": label}
+    if isinstance(mine, tuple):
+        ax.plot(mine[0], np.median(mine[1], axis=0), **style)
+        return
+    shift = 1.1 if all(isinstance(x, int) for x in mine) else 0.34
+    for k, (x, measure) in enumerate(mine.items()):
+        at = (x if isinstance(x, int) else k) + side * shift
+        ax.plot(np.full(measure["n"], at), measure["raw"], **style)

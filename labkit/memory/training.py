@@ -128,6 +128,7 @@ class DigitSumTraining(Specification):
     steps: PositiveInt = 19_000
     evaluate_every: PositiveInt = 100
     device: Literal["cpu", "cuda"] = "cpu"
+    work = "replicas"
 
     @property
     def name(self) -> str:
