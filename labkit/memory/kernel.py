@@ -11,6 +11,8 @@ stands wherever a thread reads what another has written to memory.
 
 from __future__ import annotations
 
+import threading
+
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +25,8 @@ from labkit.memory.model import GATES, Ensemble
 V, C = constexpr(DIGITS), constexpr(SUMS)
 ROWS, PADDED_C = constexpr(16), constexpr(32)  # sizes that a product can have
 BETA1, BETA2, EPS = constexpr(0.9), constexpr(0.999), constexpr(1e-8)  # torch's defaults for Adam
-LAUNCH = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}  # so that three programs share a core
+LAUNCH = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}  # three programs to a multiprocessor
+_one_at_a_time = threading.Lock()  # a first launch compiles; trainings may run in several threads
 
 
 @triton.jit
@@ -38,7 +41,6 @@ def tanh(x):
 
 @triton.jit
 def tile(row, column, width):
-    """Where rows and columns lie in a matrix of that width."""
     return row[:, None] * width + column[None, :]
 
 
@@ -75,10 +77,8 @@ def forward(X, row, table, U, gates, cells, hidden, T, B, H: constexpr, G: const
             c = f * c + i * g
             h = o * tanh(c)
             now = gates + t * B * G * H + gate
-            tl.store(now, o, kept)
-            tl.store(now + H, i, kept)
-            tl.store(now + 2 * H, f, kept)
-            tl.store(now + 3 * H, g, kept)
+            for k in tl.static_range(4):
+                tl.store(now + k * H, (o, i, f, g)[k], kept)
             tl.store(cells + (t + 1) * B * H + state, c, kept)
         tl.store(hidden + (t + 1) * B * H + state, h, kept)
     return h
@@ -91,16 +91,14 @@ def backward(d_h, U, gates, cells, hidden, T, B, H: constexpr, G: constexpr, P: 
     kept, gate, state = (lane < B)[:, None], tile(lane, unit, G * H), tile(lane, unit, H)
     U += tile(unit, unit, G * H)
     U_o = tl.load(U)
-    if G == 4:
-        U_i, U_f, U_g = tl.load(U + H), tl.load(U + 2 * H), tl.load(U + 3 * H)
+    weights = (U_o,) if G == 1 else (U_o, tl.load(U + H), tl.load(U + 2 * H), tl.load(U + 3 * H))
     d_c = tl.zeros((ROWS, H), tl.float32)
     for back in range(T):
         t = T - 1 - back
         now, before = gates + t * B * G * H + gate, t * B * H + state
         if G == 1:
             h = tl.load(hidden + B * H + before, kept, other=0.0)
-            d_o = d_h * (1 - h * h)  # (B, H)
-            d_h = tl.dot(d_o, tl.trans(U_o), input_precision=P)
+            d_sums = (d_h * (1 - h * h),)  # (B, H)
         else:
             o, i = tl.load(now, kept, other=0.0), tl.load(now + H, kept, other=0.0)
             f, g = tl.load(now + 2 * H, kept, other=0.0), tl.load(now + 3 * H, kept, other=0.0)
@@ -112,14 +110,11 @@ def backward(d_h, U, gates, cells, hidden, T, B, H: constexpr, G: constexpr, P: 
             d_f = d_c * c_before * f * (1 - f)
             d_g = d_c * i * (1 - g * g)
             d_c = d_c * f
-            d_h = tl.dot(d_o, tl.trans(U_o), input_precision=P)
-            d_h = tl.dot(d_i, tl.trans(U_i), d_h, input_precision=P)
-            d_h = tl.dot(d_f, tl.trans(U_f), d_h, input_precision=P)
-            d_h = tl.dot(d_g, tl.trans(U_g), d_h, input_precision=P)
-            tl.store(now + H, d_i, kept)
-            tl.store(now + 2 * H, d_f, kept)
-            tl.store(now + 3 * H, d_g, kept)
-        tl.store(now, d_o, kept)
+            d_sums = (d_o, d_i, d_f, d_g)
+        d_h = tl.zeros((ROWS, H), tl.float32)
+        for k in tl.static_range(G):
+            d_h = tl.dot(d_sums[k], tl.trans(weights[k]), d_h, input_precision=P)
+            tl.store(now + k * H, d_sums[k], kept)
 
 
 @triton.jit
@@ -134,10 +129,8 @@ def head(h, y, given, p, d_p, W, b, H: constexpr, P: constexpr):
     total, right = tl.sum(tl.exp(z), 1), label[None, :] == tl.load(y)[:, None]
     losses = tl.log(total) - tl.sum(tl.where(right, z, 0.0), 1)  # (B,)
     count = tl.sum(given.to(tl.float32), 0)
-
     # d loss / d logits is softmax minus one-hot
-    d_z = (tl.exp(z) / total[:, None] - right.to(tl.float32)) / count
-    d_z = tl.where(given[:, None], d_z, 0.0)
+    d_z = tl.where(given[:, None], (tl.exp(z) / total[:, None] - right.to(tl.float32)) / count, 0.0)
     tl.store(d_p + W + at, tl.dot(tl.trans(h), d_z, input_precision=P), known[None, :])
     tl.store(d_p + b + label, tl.sum(d_z, 0), known)
     loss = tl.sum(tl.where(given, losses, 0.0), 0) / count
@@ -163,7 +156,6 @@ def weight_gradients(
         d_recurrent = tl.dot(tl.trans(h_before), d_z, d_recurrent, input_precision=P)
         d_table = tl.dot(one_hot, d_z, d_table, input_precision=P)
     tl.store(d_p + U + tile(unit, column, GH), d_recurrent)
-
     # the table is x W + b, with the embedding x
     x = tl.load(p + emb + tile(digit, at, E), (digit < V)[:, None], other=0.0)  # (V, E)
     d_x = tl.dot(d_table, tl.trans(tl.load(p + W + tile(at, column, GH))), input_precision=P)
@@ -174,8 +166,7 @@ def weight_gradients(
 
 @triton.jit
 def adam(p, d_p, m, v, first, size, step_size, root):
-    """Step n for `size` parameters from `first` on; step_size is lr / (1 - BETA1**n), and root the
-    square root of 1 - BETA2**n."""
+    """The n-th step; step_size is lr / (1 - BETA1**n), root the square root of 1 - BETA2**n."""
     for start in range(0, size, 1024):
         k = start + tl.arange(0, 1024)
         at, inside = first + k, k < size
@@ -191,20 +182,18 @@ def adam(p, d_p, m, v, first, size, step_size, root):
 @triton.jit(do_not_specialize=["X_own", "y_own", "order_own", "T", "B", "steps"])
 def train_replica(
     X, y, order, p, d_p, m, v, rates, losses, table, gates, cells, hidden, X_own, y_own, order_own,
-    T, B, steps, E: constexpr, H: constexpr, G: constexpr, PARTS: constexpr,
-    P: constexpr,
+    T, B, steps, E: constexpr, H: constexpr, G: constexpr, PARTS: constexpr, P: constexpr,
 ):  # fmt: skip
-    """`steps` steps of one replica, which trains the first PARTS of its parameters."""
-    # where its data and scratch memory begin, and its parts of what `Ensemble` keeps flat
+    """All steps of one replica. First, where its data, its memory and the parts of its parameters
+    begin; PARTS of these are trained."""
     r, R = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     GH: constexpr = G * H
     X, y, order = X + r * X_own, y + r * y_own, order + r * order_own
     table, gates = table + r * V * GH, gates + r * T * B * GH
     cells, hidden = cells + r * (T + 1) * B * H, hidden + r * (T + 1) * B * H
     W, U, b = r * E * GH, R * E * GH + r * H * GH, R * (E + H) * GH + r * GH
-    before_head = R * (E + H + 1) * GH
-    head_W, head_b = before_head + r * H * C, before_head + R * H * C + r * C
-    emb = before_head + R * (H + 1) * C + r * V * E
+    head_W, head_b = R * (E + H + 1) * GH + r * H * C, R * ((E + H + 1) * GH + H * C) + r * C
+    emb = R * ((E + H + 1) * GH + (H + 1) * C) + r * V * E
     parts = (W, U, b, head_W, head_b, emb)
     sizes = (E * GH, H * GH, GH, H * C, C, V * E)
     for s in range(steps):
@@ -251,10 +240,11 @@ def train(
     rates = torch.stack([lr / (1 - BETA1.value**n), (1 - BETA2.value**n).sqrt()], 1).float()
     shapes = (steps,), (DIGITS, G * H), (T, B, G * H), (T + 1, B, H), (T + 1, B, H)
     losses, *scratch = (trained.new_zeros(R, *shape) for shape in shapes)
-    train_replica[(R,)](
-        X, y, order, ensemble.flat, ensemble.flat_gradient, state["exp_avg"], state["exp_avg_sq"],
-        rates, losses, *scratch, X.stride(0), y.stride(0), order.stride(0),
-        T, B, steps, E, H, G, 5 + spec.train_embedding, precision, **LAUNCH,
-    )  # fmt: skip
+    with _one_at_a_time:
+        train_replica[(R,)](
+            X, y, order, ensemble.flat, ensemble.flat_gradient, state["exp_avg"],
+            state["exp_avg_sq"], rates, losses, *scratch, X.stride(0), y.stride(0),
+            order.stride(0), T, B, steps, E, H, G, 5 + spec.train_embedding, precision, **LAUNCH,
+        )  # fmt: skip
     state["step"] += steps
     return losses

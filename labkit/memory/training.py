@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.optim import Adam
 
+from labkit.cells.graphs import captured
 from labkit.lab import machine
 from labkit.lab.store import Arrays, Progress, Seeds, Specification, specification
 from labkit.memory.data import Split, check, load_published, sound_data
@@ -21,8 +25,8 @@ def epochs(N: int, seeds: Sequence[int], *, shuffle: bool) -> Iterator[Tensor]:
     each replica draws its own from its seed."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:
-        orders = [torch.randperm(N, generator=g) for g in generators] if shuffle else [torch.arange(N)]
-        yield torch.stack(orders)
+        drawn = [torch.randperm(N, generator=generator) for generator in generators if shuffle]
+        yield torch.stack(drawn or [torch.arange(N)])
 
 
 def batches(
@@ -44,14 +48,20 @@ Advance = Callable[[int], Tensor]  # trains by so many steps, returns the sum of
 
 
 def by_operators(ensemble: Ensemble, optimiser: Adam, train: Split, *, shuffle: bool) -> Advance:
-    """A step is the ensemble's operators, called from here."""
+    """A step is a call of the ensemble and of the optimiser, on a GPU a captured graph of both."""
     stream = batches(train, ensemble.seeds, shuffle=shuffle)
 
+    def step(X: Tensor, y: Tensor) -> tuple[Tensor]:
+        losses = ensemble.loss_and_gradients(X, y)
+        optimiser.step()
+        return (losses,)
+
+    step = captured(step, ensemble.flat.device)
+
     def advance(steps: int) -> Tensor:
-        running = ensemble.trainable.new_zeros(len(ensemble))
-        for X, y in islice(stream, steps):
-            running += ensemble.loss_and_gradients(X, y)
-            optimiser.step()
+        running = ensemble.flat.new_zeros(len(ensemble))
+        for batch in islice(stream, steps):
+            running += step(*batch)[0]
         return running
 
     return advance
@@ -63,7 +73,8 @@ def by_kernel(
     """All steps are one launch of `memory.kernel`, which reads the same batches by row numbers."""
     from labkit.memory import kernel  # needs Triton
 
-    def rows() -> Iterator[Tensor]:  # (R or 1, B) of each step
+    def rows() -> Iterator[Tensor]:
+        """The rows of one batch after another, (1 or R, B); -1 where a batch is smaller."""
         N = train.y.shape[-1]
         for order in epochs(N, ensemble.seeds, shuffle=shuffle):
             yield from pad(order, (0, -N % batch_size), value=-1).split(batch_size, dim=1)
@@ -77,6 +88,13 @@ def by_kernel(
     return advance
 
 
+def road(ensemble: Ensemble) -> Callable[..., Advance]:
+    """The fastest way to train these replicas where they lie; both do the same."""
+    way = machine.find_road("replicas", ensemble.flat.device.type).name
+    sizes = {ensemble.spec.embedding_size, ensemble.spec.hidden_size}
+    return by_kernel if way == "kernel" and sizes <= {16, 32, 64} else by_operators
+
+
 def fit(
     ensemble: Ensemble, train: Split, dev: Split, steps: int, evaluate_every: int = 100,
     shuffle: bool = False, progress: Progress = lambda done, total: None, lr: float = 1e-3,
@@ -88,26 +106,30 @@ def fit(
     the evaluation before; "dev_loss" (R, K); and the best checkpoint's "dev_accuracy" (R,).
     """
     check(*train, replicas=len(ensemble))
-    optimiser = Adam([ensemble.trainable], lr=lr, fused=True)
+    check(*dev, replicas=len(ensemble))
+    on_gpu = ensemble.flat.is_cuda
+    optimiser = Adam([ensemble.trainable], lr=lr, fused=True, capturable=on_gpu)
     advance = road(ensemble)(ensemble, optimiser, train, shuffle=shuffle)
+    evaluate = captured(ensemble.scores, ensemble.flat.device)
 
-    best = ensemble.state_dict()
-    best_accuracy = ensemble.trainable.new_full((len(ensemble),), -1.0)
+    best = {name: value.clone() for name, value in ensemble.parameters.items()}
+    best_accuracy = ensemble.flat.new_full((len(ensemble),), -1.0)
     at, curves = [], {"train_loss": [], "dev_loss": []}
     for done in range(0, steps, evaluate_every):
         step = min(done + evaluate_every, steps)
-        running = advance(step - done)
-        dev_loss, dev_accuracy = ensemble.evaluate(*dev)
-        curves["train_loss"].append(running / (step - done))
+        curves["train_loss"].append(advance(step - done) / (step - done))
+        dev_loss, dev_accuracy = evaluate(*dev)
         curves["dev_loss"].append(dev_loss)
         at.append(step)
+
         improved = dev_accuracy > best_accuracy
         best_accuracy = torch.where(improved, dev_accuracy, best_accuracy)
-        for name, value in ensemble.state_dict().items():
-            best[name][improved] = value[improved]
+        for name, value in ensemble.parameters.items():
+            best[name] = torch.where(improved.view(-1, 1, 1), value, best[name])
         progress(step, steps)
 
-    ensemble.load_state_dict(best)
+    for name, value in ensemble.parameters.items():
+        value.copy_(best[name])
     arrays = {name: torch.stack(values, 1) for name, values in curves.items()}
     return arrays | {"step": torch.tensor(at), "dev_accuracy": best_accuracy}
 
