@@ -42,7 +42,7 @@ class Settings(ChapterSettings):
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name in collect_ignore:
-        how = "make test TRITON=1 installs it (1 GB)"
+        how = "make test EXTRAS=triton brings it (1 GB)"
         terminalreporter.write_line(f"left out: {name}, for Triton is not installed; {how}")
 
 
