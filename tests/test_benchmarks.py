@@ -125,20 +125,3 @@ def test_the_labs_interval_is_the_one_that_held_best(intervals):
         assert f"{covers['BCa bootstrap']:.1%} with the BCa bootstrap" in record.coverage(n)
     extra = over_all(5, "bootstrap t", "width_in_sd") / over_all(5, "Student t", "width_in_sd")
     assert extra > 1.3
-
-
-def test_quantities_are_told_apart_and_differences_are_paired(intervals):
-    seeds = np.arange(20.0)
-    content = {
-        "sound/lstm/10/test_accuracy": summarise(seeds / 20),
-        "sound/srn/10/test_accuracy": summarise(seeds[::-1] / 20),
-        "published/difference/10/test_accuracy": summarise(seeds),
-        "gates/zero/f/falls": summarise(seeds),
-        "gates/zero/constant": summarise([1.0] * 20),
-        "few/test_accuracy": summarise([0.1, 0.2]),
-    }
-    kinds = intervals.quantities({"02": {"measures": content}})
-    names = {kind: len(by_name) for kind, by_name in kinds.items()}
-    assert names == {"accuracies": 2, "differences in accuracies": 1, "gates and probes": 1}
-    (difference,) = kinds["differences in accuracies"].values()
-    assert difference == pytest.approx((2 * seeds - 19) / 20)

@@ -291,9 +291,6 @@ def test_a_published_accuracy_is_judged_as_corrected_and_beside_dev():
     (row,) = (row for row in rows[heading] if row.what == "test accuracy, epoch 5")
     assert row.published == "0.8543, corrected 0.8748"
     assert row.verdict == "as one more seed"  # 0.8543 would not be
-    assert row.ours.startswith("0.875 [0.87")
-    (loss,) = (row for row in rows[heading] if row.what == "test loss, epoch 5")
-    assert loss.published == "0.3662"
 
 
 def test_what_the_settings_leave_out_is_said_to_be_left_out():
