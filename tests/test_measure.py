@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import math
 
 import matplotlib
@@ -35,7 +34,6 @@ def test_a_summary_holds_centre_spread_and_raw_values():
     assert (summary["min"], summary["max"], summary["raw"]) == (0.25, 0.75, [0.25, 0.75, 0.5])
     assert (summary["seeds"], summary["unit"], summary["timing"]) == ([0, 1, 2], "s", True)
     assert summary["interval"] == STUDENT
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
 def test_the_bootstrap_interval_is_that_of_a_known_case():
@@ -75,8 +73,7 @@ def test_a_median_has_the_interval_of_the_sign_test():
     summary = summarise(values, statistic="median")
     assert (summary["low"], summary["median"], summary["high"]) == (2.0, 5.5, 9.0)
     assert summary["interval"] == "95 % sign test of the median"
-    few = summarise(values[:5], statistic="median")
-    assert (few["low"], few["high"], few["interval"][:4]) == (None, None, "none")
+    assert summarise(values[:5], statistic="median")["low"] is None
 
 
 def test_students_interval_is_that_of_the_tables():
@@ -177,9 +174,7 @@ def test_holm_compares_with_a_limit_and_bears_what_has_no_spread():
     measures = {"m": summarise(raw, seeds=range(6)), "same": summarise([2.0] * 6)}
     measures |= {"none": summarise([1.0] * 6), "one": summarise([2.0])}
     above = holm(measures, limit=1.0)
-    assert {k: m["p_holm"] <= 0.05 for k, m in above.items()} == {
-        "m": True, "same": True, "none": False, "one": False,
-    }  # fmt: skip
+    assert [m["p_holm"] <= 0.05 for m in above.values()] == [True, True, False, False]
     assert above["m"]["seeds"] == list(range(6))
     assert above["m"]["low"] > 1
     assert holm(measures, limit=1.2)["m"]["low"] < 1.2
@@ -288,8 +283,6 @@ def test_a_verdict_is_swept_over_the_threshold_it_hangs_on():
     assert str(swept) == "holds at 0.3 and from 0.1 to 0.5 (tried: 0.1 to 0.9)"
     assert over_thresholds(values, 0.9, limit=0.4).verdict == "fails"
     assert over_thresholds(values, 0.7, limit=0.3).stays == (0.7, 0.7)
-    few = {t: raw[:3] for t, raw in values.items()}
-    assert over_thresholds(few, 0.3, limit=0.4).verdict == "too few seeds: 3"
 
 
 # published numbers
@@ -324,8 +317,7 @@ def test_few_seeds_say_where_one_more_is_expected():
     """2 ± 2.776445 · 1 · √(1 + 1/5): Student's prediction from five values with sd 1."""
     five = [1.0, 1.0, 2.0, 3.0, 3.0]
     made = [row(printed, five) for printed in (-1.05, -1.03, 5.03, 5.05)]
-    inside = "as one more seed"
-    assert [m.verdict for m in made] == ["ours better", inside, inside, "ours worse"]
+    assert [m.verdict for m in made] == ["ours better", *["as one more seed"] * 2, "ours worse"]
     assert {m.reason for m in made} == {"one more seed is expected in [-1.04, 5.04]"}
     too_few = row(2.5, [1.0, 3.0, 2.0, 2.0])
     assert too_few.verdict == "too few seeds for a verdict"
@@ -337,8 +329,7 @@ def test_a_row_speaks_of_runs_or_examples_and_needs_its_measure():
     assert made.published == "4 s"
     assert (made.verdict, made.reason) == ("outside our runs", "higher than all 8 runs")
     few = row(2.0, [1.0, 2.0, 3.0, 2.0, 1.0], timing=True)
-    assert few.verdict == "as one more run"
-    assert few.reason.startswith("one more run is expected")
+    assert (few.verdict, few.reason[:12]) == ("as one more run", "one more run")
     counted = row(0.8, MANY, examples=100)
     assert counted.published == "0.80"
     assert counted.reason.endswith("; ±0.08 from its 100 examples")
