@@ -69,31 +69,25 @@ lstm_step = _exercise(
 def _read_weights(
     weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, *, mistake: str = ""
 ) -> tuple[dict[str, Tensor], ...]:
-    bias = {"first": bias_ih, "mean": (bias_ih + bias_hh) / 2}.get(mistake, bias_ih + bias_hh)
-    order = {"order": "ifoc", "fast": "oifc"}.get(mistake, "ifco")  # torch's g is our c
+    bias = bias_ih if mistake == "first" else bias_ih + bias_hh
+    order = "ifoc" if mistake == "order" else "ifco"  # torch's g is our c
     sets = []
     for stacked in (weight_ih, weight_hh, bias[:, None]):
-        parts = stacked.chunk(4)
-        if mistake == "across":
-            parts = [stacked[gate::4] for gate in range(4)]
+        parts = [stacked[k::4] for k in range(4)] if mistake == "across" else stacked.chunk(4)
         sets.append({gate: part.T for gate, part in zip(order, parts, strict=True)})
     return tuple(sets)
 
 
-def _stacks() -> list[tuple]:
-    sizes = ((1, 2), (3, 5), (4, 3))  # I, H
-    return [tuple(_draws((4 * H, n), (4 * H, H), (4 * H,), (4 * H,))) for n, H in sizes]
-
-
 read_weights = _exercise(
     _read_weights,
-    _stacks,
+    lambda: [
+        tuple(_draws((4 * H, n), (4 * H, H), (4 * H,), (4 * H,)))
+        for n, H in ((1, 2), (3, 5), (4, 3))
+    ],
     {
         "order": "you read torch's blocks as i, f, o, c: its order is i, f, g, o, and g is our "
         "candidate c.",
-        "fast": "o, i, f, c is the order of the lab's fast code; torch's is i, f, g, o.",
         "first": "bias_hh is missing: our one bias is the sum of torch's two.",
-        "mean": "our one bias is the sum of torch's two, not their mean.",
         "across": "a gate is a block of H rows that lie together, not every fourth row.",
     },
 )
@@ -106,7 +100,7 @@ def _time_first(
     output, (h_n, c_n) = lstm(X if mistake == "right" else swapped)
     if mistake not in ("right", "once"):
         output = output.transpose(0, 1)
-    return output, {"cell": c_n[0], "output": output[:, -1]}.get(mistake, h_n[0])
+    return output, c_n[0] if mistake == "cell" else h_n[0]
 
 
 def _batches() -> list[tuple]:
@@ -129,21 +123,16 @@ time_first = _exercise(
         "once": "your output is (T, B, H): nn.LSTM gives its output in the layout of what it "
         "was given, so swap the axes back.",
         "cell": "you return the last cell state; the last hidden state is wanted.",
-        "output": "output[:, -1] is the last column of the wrong layout; h_n is what the layer "
-        "holds after its own last step.",
     },
 )
 
 
 def _cell_gradients(d_h: Tensor, f: Tensor, o: Tensor, c: Tensor, *, mistake: str = "") -> Tensor:
-    slope = {"slope": torch.ones_like(c), "c": 1 - c**2}.get(mistake, 1 - torch.tanh(c) ** 2)
-    entering = d_h * slope * (1 if mistake == "output" else o)
-    d_c, carried = torch.zeros_like(c), torch.zeros_like(c[0])
-    steps = range(len(c))
-    for t in steps if mistake == "forward" else reversed(steps):
-        d_c[t] = entering[t] + (f[t] * carried if mistake == "gate" else carried)
-        kept = {"gate": 1, "forgets": 0, "accumulator": 1}.get(mistake, f[t])
-        carried = (entering[t] if mistake == "one step" else d_c[t]) * kept
+    entering = d_h * o * {"c": 1 - c**2, "slope": 1}.get(mistake, 1 - torch.tanh(c) ** 2)
+    d_c, back = torch.zeros_like(c), torch.zeros_like(c[0])
+    for t in reversed(range(len(c))):
+        d_c[t] = entering[t] + back * (f[t] if mistake == "gate" else mistake != "alone")
+        back = d_c[t] * (1 if mistake in ("gate", "accumulator") else f[t])
     return d_c
 
 
@@ -157,12 +146,9 @@ cell_gradients = _exercise(
     {
         "slope": "the slope of tanh is missing: h = o * tanh(c), so 1 - tanh(c)**2 belongs in it.",
         "c": "the slope of tanh at c is 1 - tanh(c)**2, not 1 - c**2.",
-        "output": "the output gate is missing: h = o * tanh(c).",
-        "forward": "you walk from the first step to the last; a gradient comes from the last.",
         "gate": "step t + 1 hands back its gradient times its own gate f[t + 1], not f[t].",
-        "forgets": "what comes back from the step after is missing.",
+        "alone": "what comes back from the step after is missing.",
         "accumulator": "on its way to the step before, the gradient is multiplied by f[t].",
-        "one step": "all of d_c[t] goes on to the step before, not only what entered at step t.",
     },
 )
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from labkit.measure.claims import Row, number_row
 from labkit.measure.diagrams import arrow, box, canvas, gate, label
 from labkit.measure.plots import COLOURS, PALETTE, legend_below, new_figure
-from labkit.measure.statistics import number
 
 BACK = {"colour": "orange", "linestyle": "--"}  # the way of a gradient
 
@@ -62,20 +61,17 @@ def cell_diagram() -> Figure:
     keep, add = gate(ax, 3.1, top, "×", "blue"), gate(ax, 5.5, top, "+", "blue")
     write, show = gate(ax, 5.5, 2.8, "×", "green"), gate(ax, out, 2.0, "×", "purple")
 
-    arrow(ax, (0.9, bus), (5.5, bus), candidate.bottom)
-    for one in (i, f, o):
-        arrow(ax, (one.x, bus), one.bottom)
     for start, end in ((0.7, keep.left), (keep.right[0], add.left), (add.right[0], (8.5, top))):
-        arrow(ax, (start, top), end, colour="blue", linewidth=3.5)
-    arrow(ax, f.top, keep.bottom, colour="blue")
-    arrow(ax, i.top, (i.x, write.y), write.left, colour="green")
-    arrow(ax, o.top, (o.x, show.y), show.left, colour="purple")
-    arrow(ax, write.top, add.bottom, colour="green")
-    arrow(ax, show.right, (8.5, show.y), colour="purple")
-    arrow(ax, candidate.top, write.bottom)
-    arrow(ax, (out, top), squash.top)
-    arrow(ax, squash.bottom, show.top)
-
+        arrow(ax, (start, top), end, colour="blue", linewidth=3.5)  # the memory
+    for colour, *points in (
+        ("grey", (0.9, bus), (5.5, bus), candidate.bottom), ("grey", (i.x, bus), i.bottom),
+        ("grey", (f.x, bus), f.bottom), ("grey", (o.x, bus), o.bottom),
+        ("green", i.top, (i.x, write.y), write.left), ("grey", candidate.top, write.bottom),
+        ("green", write.top, add.bottom), ("blue", f.top, keep.bottom),
+        ("grey", (out, top), squash.top), ("grey", squash.bottom, show.top),
+        ("purple", o.top, (o.x, show.y), show.left), ("purple", show.right, (8.5, show.y)),
+    ):  # fmt: skip
+        arrow(ax, *points, colour=colour)
     for x, y, text, colour in (
         (0.75, bus, "$h_{t-1}$, $x_t$", "grey"), (0.5, top, "$c_{t-1}$", "blue"),
         (8.6, top, "$c_t$", "blue"), (8.6, show.y, "$h_t$", "purple"),
@@ -226,22 +222,12 @@ def rows(
         "mistake reproduced" if ours == shapes else "not reproduced",
         "a batch-first tensor in an `nn.LSTM` with batch_first=False; equal layout, equal shape",
     )  # fmt: skip
-    times = [
-        Row(
-            f"speed ({speed['device']}): {what}, one forward pass", f"{speed[key]!r} s",
-            number(measures[f"speed/{name}_seconds"]), "not compared",
-            "seconds belong to a machine; the ratio is compared",
-        )
-        for what, key, name in (
-            ("handwritten layer", "handwritten_seconds", "naive"),
-            ("`nn.LSTM`", "torch_nn_seconds", "torch"),
-        )
-    ]  # fmt: skip
-    ratio = number_row(
-        f"speed ({speed['device']}): handwritten over `nn.LSTM`", speed["ratio"], measures,
-        "speed/ratio_naive_to_torch", higher_is_better=False,
+    speed_row = number_row(
+        f"speed ({speed['device']}): handwritten over `nn.LSTM`, one forward pass", speed["ratio"],
+        measures, "speed/ratio_naive_to_torch", higher_is_better=False,
+        shown="{ratio} ({handwritten_seconds} s over {torch_nn_seconds} s)".format(**speed),
     )  # fmt: skip
-    return {"Numbers": [toy_row, *times, ratio, shapes_row]}
+    return {"Numbers": [toy_row, speed_row, shapes_row]}
 
 
 def about(published: Mapping[str, Any]) -> str:

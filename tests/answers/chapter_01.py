@@ -108,15 +108,12 @@ def answer(weight_ih, weight_hh, bias_ih, bias_hh):
         "i f o c, as the formulas stand": ('"ifco"', '"ifoc"'),
         "o i f c, as the fast code stands": ('"ifco"', '"oifc"'),
         "not transposed": (".T", ""),
-        "only W transposed": ("weight_hh[rows].T", "weight_hh[rows]"),
         "the second bias is forgotten": ("(bias_ih + bias_hh)[rows]", "bias_ih[rows]"),
         "the first bias is forgotten": ("(bias_ih + bias_hh)[rows]", "bias_hh[rows]"),
-        "the mean of the biases": ("(bias_ih + bias_hh)[rows]", "((bias_ih + bias_hh) / 2)[rows]"),
         "every fourth row": ("slice(k * H, (k + 1) * H)", "slice(k, None, 4)"),
         "b has no row of its own": (".reshape(1, H)", ""),
         "g kept as a name": ('"ifco"', '"ifgo"'),
         "the biases in the other place": ("W, U, b\n", "W, b, U\n"),
-        "one set only": ("return W, U, b", "return W"),
     },
 )
 
@@ -156,7 +153,6 @@ def answer(lstm, X):
         "the last column": ("return output, h_n[0]", "return output, output[:, -1]"),
         "h_n with its first axis": ("h_n[0]", "h_n"),
         "the time turned round": ("X.transpose(0, 1)", "X.flip(1).transpose(0, 1)"),
-        "the wrong two axes": ("X.transpose(0, 1)", "X.transpose(1, 2)"),
         "only the states": ("return output, h_n[0]", "return h_n[0]"),
     },
 )
@@ -212,7 +208,6 @@ def answer(d_h, f, o, c):
                                       "back = (d_c[t] - back) * f[t]"),
         "f times what enters, too": (") + back", ") * f[t] + back"),
         "the slope of the sigmoid": ("(1 - torch.tanh(c[t]) ** 2)", "o[t] * (1 - o[t])"),
-        "only the first step": ("return d_c", "return d_c[0]"),
     },
 )  # fmt: skip
 
