@@ -11,19 +11,20 @@ LSTM_STEP = Answers(
     right=[
         """
 def answer(x, h, c, W, U, b):
-    i = torch.sigmoid(x @ W["i"] + h @ U["i"] + b["i"])
-    f = torch.sigmoid(x @ W["f"] + h @ U["f"] + b["f"])
-    o = torch.sigmoid(x @ W["o"] + h @ U["o"] + b["o"])
-    g = torch.tanh(x @ W["c"] + h @ U["c"] + b["c"])
+    z = {k: x @ W[k] + h @ U[k] + b[k] for k in W}
+    i, f, o = (torch.sigmoid(z[k]) for k in "ifo")
+    g = torch.tanh(z["c"])
     c = f * c + i * g
     h = o * torch.tanh(c)
     return h, c
 """,
         """
 def answer(x, h, c, W, U, b):
-    z = {k: torch.matmul(x, W[k]) + torch.matmul(h, U[k]) + b[k] for k in W}
-    c = z["f"].sigmoid() * c + z["i"].sigmoid() * z["c"].tanh()
-    return z["o"].sigmoid() * c.tanh(), c
+    i = torch.sigmoid(torch.matmul(x, W["i"]) + torch.matmul(h, U["i"]) + b["i"])
+    f = torch.sigmoid(torch.matmul(x, W["f"]) + torch.matmul(h, U["f"]) + b["f"])
+    o = torch.sigmoid(torch.matmul(x, W["o"]) + torch.matmul(h, U["o"]) + b["o"])
+    c = f * c + i * torch.tanh(torch.matmul(x, W["c"]) + torch.matmul(h, U["c"]) + b["c"])
+    return o * c.tanh(), c
 """,
         """
 def answer(x, h, c, W, U, b):
@@ -42,26 +43,16 @@ def answer(x, h, c, W, U, b):
     ],
     wrong={
         "input and forget gate swapped": ("f * c + i * g", "i * c + f * g"),
-        "no bias in any gate": """
-def answer(x, h, c, W, U, b):
-    i, f, o = (torch.sigmoid(x @ W[k] + h @ U[k]) for k in "ifo")
-    c = f * c + i * torch.tanh(x @ W["c"] + h @ U["c"])
-    return o * torch.tanh(c), c
-""",
-        "no recurrent part": """
-def answer(x, h, c, W, U, b):
-    i, f, o = (torch.sigmoid(x @ W[k] + b[k]) for k in "ifo")
-    c = f * c + i * torch.tanh(x @ W["c"] + b["c"])
-    return o * torch.tanh(c), c
-""",
+        "no bias in any gate": (" + b[k]", ""),
+        "no recurrent part": (" + h @ U[k]", ""),
         "sigmoid for the candidate": ("g = torch.tanh", "g = torch.sigmoid"),
         "the old cell state is dropped": ("f * c + i * g", "i * g"),
         "h for c in the update": ("f * c + i * g", "f * h + i * g"),
         "no tanh at the output": ("o * torch.tanh(c)", "o * c"),
         "states in the other order": ("return h, c", "return c, h"),
         "only h is returned": ("return h, c", "return h"),
-        "one gate without its bias": (' + b["f"]', ""),
-        "W and U exchanged": ('x @ W["i"] + h @ U["i"]', 'x @ U["i"] + h @ W["i"]'),
+        "one gate without its bias": ("b[k] for", "(b[k] if k != 'f' else 0) for"),
+        "W and U exchanged": ("x @ W[k] + h @ U[k]", "x @ U[k] + h @ W[k]"),
         "the argument is changed in place": ("c = f * c + i * g", "c.mul_(f).add_(i * g)"),
         "nothing is returned": ("    return h, c\n", ""),
     },
