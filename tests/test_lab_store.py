@@ -134,7 +134,7 @@ def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
     expected = store.train(three, name="x", workers=1)
     shutil.rmtree(cache)
     streams, trained, train = [], [], toy.Toy.train
-    monkeypatch.setattr("torch.cuda.Stream", lambda: streams.append(None))
+    monkeypatch.setattr("torch.cuda.Stream", lambda: streams.append(None))  # None: leave it
     monkeypatch.setattr(
         toy.Toy, "road", machine.Road(name="kernel", device="cuda", workers=2, why="")
     )
@@ -146,8 +146,9 @@ def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
     monkeypatch.setattr(toy.Toy, "train", noted)
     assert_same(expected, store.train(three, name="y"))
     assert {process for process, _ in trained} == {os.getpid()}
-    assert threading.get_ident() not in {thread for _, thread in trained}
-    assert len(streams) == len(trained) == 3
+    threads = {thread for _, thread in trained}
+    assert len(streams) == len(threads) <= len(trained) == 3
+    assert threading.get_ident() not in threads
 
 
 def test_the_key_is_class_fields_code_and_torch(toy, monkeypatch):

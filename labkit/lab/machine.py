@@ -10,6 +10,7 @@ import platform
 import random
 import re
 import sys
+import threading
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
@@ -41,6 +42,7 @@ MALLOC = {
 }
 
 _prepared: list[Road | None] = [None]
+_of_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,15 @@ def find_road(work: str, device_name: str = "auto") -> Road:
     if device_name == "cuda" and found.device == "cpu":
         found = Road("gpu", "cuda", 1, "the device was asked for by name")
     return replace(found, workers=count_from("LABKIT_WORKERS") or found.workers)
+
+
+def own_stream() -> torch.cuda.Stream:
+    """The stream of this thread alone; torch's come round, so that two threads could share one."""
+    import torch
+
+    if not hasattr(_of_thread, "stream"):
+        _of_thread.stream = torch.cuda.Stream()
+    return _of_thread.stream
 
 
 def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> torch.device:

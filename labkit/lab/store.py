@@ -172,7 +172,7 @@ def _in_thread(k: str, specification: Specification, progress: Progress) -> tupl
     """Carry out one training on a stream of its own, beside others of this process, on the GPU."""
     import torch
 
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(machine.own_stream()):
         return _carry_out(k, specification, progress)
 
 
