@@ -1,76 +1,56 @@
-"""`make bench`: sections run, and the page says what was measured."""
+"""`make bench` and `make gpu-check`: what is measured is judged, written and sealed."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 
 from labkit.lab import machine
-from labkit.measure.statistics import summarise
+
+FOLDER = machine.ROOT / "benchmarks"
 
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(machine.ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(FOLDER)
     module = importlib.import_module("bench")
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     return module
 
 
-def times(values):
-    return summarise(values, statistic="median", timing=True)
-
-
-def measures_of(bench):
-    """Numbers for every section, by its own way of noting them."""
+def test_ratios_are_judged_by_their_aims_and_the_page_shows_them(bench, tmp_path):
     measures = {}
-    for shape in bench.page.SHAPES:
-        seconds = {name: [2.0, 3.0, 2.0] for name in bench.fast.LABELS}
-        bench.note(measures, f"ladder/{'x'.join(map(str, shape))}", seconds, "torch")
     for T in bench.LENGTHS:
-        seconds = {"handwritten": [60e-6] * 3, "torch": [8e-6] * 3, "ensemble": [1e-6] * 3}
-        bench.note(measures, f"replicas/{T}", seconds, "ensemble")
-    seconds = {"handwritten": [90.0, 80.0], "torch": [30.0, 31.0], "lab": [10.0, 10.0]}
-    bench.note(measures, "epoch", seconds, "lab")
-    bench.note(measures, "start", {"python": [0.1], "import": [0.2], "help": [0.6]}, "python")
-    bench.note(measures, "chapter", {"papermill": [10.0], "labkit": [10.5]}, "papermill")
-    return measures
+        times = {"handwritten": [60e-6, 90e-6, 90e-6], "torch": [3e-6] * 3, "ensemble": [1e-6] * 3}
+        measures |= bench.measures_of(T, times)
+    lines = bench.table(measures).splitlines()[1:]
+    assert [line.split()[-1] for line in lines] == ["met", "missed"] * 3
+    assert " 90 " in lines[0]  # the median of the rounds' ratios
 
-
-def test_every_aim_has_its_measure_and_a_verdict(bench):
-    measures = measures_of(bench)
-    assert {aim.measure for aim in bench.page.AIMS} <= measures.keys()
-    table = bench.page.table(measures)
-    assert len(table.splitlines()) == 1 + len(bench.page.AIMS)
-    (line,) = [line for line in table.splitlines() if "--help" in line]
-    assert line.split()[-4:] == ["0.6", "≤", "0.5", "missed"]
-    (line,) = [line for line in table.splitlines() if line.startswith("review epoch: eight")]
-    assert line.split()[-3:] == ["≥", "10", "missed"]
-    assert " 8.5 " in line
-
-
-def test_record_page_and_figures_are_written_with_their_sums(bench, tmp_path):
-    section = {"finished": "now", "measures": measures_of(bench)}
-    bench.write({"ladder": section})
-    sums = bench.record.read_sums(tmp_path)
-    names = {"results.json", "README.md", "ladder.png", "replicas.png", "epoch.png"}
-    assert sums.keys() == names
-    assert {path.name for path in tmp_path.iterdir()} == names | {"SHA256SUMS"}
-    text = (tmp_path / "README.md").read_text("utf-8")
-    assert bench.page.table(section["measures"]) in text
-    assert "](epoch.png)" in text
-
-    again = bench.write({"start": {"finished": "later", "measures": {"x": times([1.0])}}})
-    assert list(again["sections"]) == ["ladder", "start"]
-    record = json.loads((tmp_path / "results.json").read_text("utf-8"))
-    record["provenance"]["cpu"] = "another"
-    (tmp_path / "results.json").write_text(json.dumps(record), "utf-8")
-    assert list(bench.write({"start": section})["sections"]) == ["start"]
+    (tmp_path / "gpu.json").write_text("{}")
+    bench.write(measures, machine.provenance(), "now")
+    names = {"results.json", "README.md", "gpu.json"}
+    assert bench.record.read_sums(tmp_path).keys() == names
+    assert bench.table(measures) in (tmp_path / "README.md").read_text("utf-8")
+    assert json.loads((tmp_path / "results.json").read_text("utf-8"))["finished"] == "now"
 
 
 def test_a_trial_measures_and_writes_nothing(bench, tmp_path, capsys):
-    bench.main(["ladder", "start", "--small"])
-    assert capsys.readouterr().out.startswith("bench: ladder\nbench: start\n")
+    bench.main(["--small"])
+    assert "textbook / 20 replicas at once, T=10" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def gpu_check(*arguments, **variables) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(FOLDER / "gpu_check.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/")
+
+
+def test_without_a_gpu_the_check_says_so_in_a_line():
+    done = gpu_check()
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("gpu-check: torch sees no GPU here")
