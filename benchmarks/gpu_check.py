@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,13 +151,13 @@ def write(record: dict[str, Any], out: Path) -> None:
     sums.write_text("\n".join(known) + "\n", "utf-8")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Take the steps in turn, those that are not timed side by side; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--rehearse", action="store_true", help="in miniature, on the CPU")
     parser.add_argument("--out", type=Path, help="a folder for record and page")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if unknown := [name for name in options.steps if name not in STEPS]:
         parser.error(f"unknown step {unknown[0]}; there are {', '.join(STEPS)}")
     if absent := missing(ALL):
