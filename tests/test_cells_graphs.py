@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -41,12 +41,7 @@ class Graph(TorchDispatchMode):
         self.calls.append((call, args, kwargs or {}, tensors(result)))
         return result
 
-    def capture_begin(self, pool: str, capture_error_mode: str) -> None:
-        assert (pool, capture_error_mode) == ("pool", "thread_local")
-        self.__enter__()
-
-    def capture_end(self) -> None:
-        self.__exit__(None, None, None)
+    def undo(self) -> None:
         for tensor, value in reversed(self.before):
             tensor.detach().copy_(value)
 
@@ -64,19 +59,24 @@ def made(monkeypatch) -> list[Graph]:
     """The graphs that were captured."""
     made, stream = [], SimpleNamespace(wait_stream=lambda other: None)
 
-    def graph() -> Graph:
-        made.append(Graph())
-        return made[-1]
+    @contextmanager
+    def capture(graph, *, pool, stream, capture_error_mode):
+        assert (pool, capture_error_mode) == ("pool", "thread_local")
+        made.append(graph)
+        with graph:
+            yield
+        graph.undo()
 
     stand_ins = {
+        "Stream": lambda: stream,
         "current_stream": lambda: stream,
         "stream": lambda stream: nullcontext(),
         "graph_pool_handle": lambda: "pool",
-        "CUDAGraph": graph,
+        "CUDAGraph": Graph,
+        "graph": capture,
     }
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value, raising=False)
-    monkeypatch.setattr(graphs.machine, "own_stream", lambda: stream)
     return made
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from labkit.lab import machine
-
 Tensors = tuple[Tensor, ...]
 # the first step of each shape is plain, as it must be
 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
@@ -31,7 +29,7 @@ class Captured:
     """
 
     def __init__(self, call: Callable[..., Tensors]) -> None:
-        self._call, self._stream = call, machine.own_stream()
+        self._call, self._stream = call, torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()  # one for all: only one graph runs at a time
         self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensors] | None] = {}
 
@@ -53,14 +51,12 @@ class Captured:
         return tuple(output.clone() for output in outputs)  # the next replay overwrites them
 
     def _capture(self, held: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensors]:
-        graph = torch.cuda.CUDAGraph()
-        with _one_at_a_time, torch.cuda.stream(self._stream):
-            # by itself, for `torch.cuda.graph` would wait for all that other threads have begun
-            graph.capture_begin(self._pool, "thread_local")
-            try:
-                outputs = self._call(*held)
-            finally:
-                graph.capture_end()
+        graph, options = torch.cuda.CUDAGraph(), {"pool": self._pool, "stream": self._stream}
+        with (
+            _one_at_a_time,
+            torch.cuda.graph(graph, capture_error_mode="thread_local", **options),
+        ):
+            outputs = self._call(*held)
         return graph, held, outputs
 
 

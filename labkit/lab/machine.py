@@ -10,7 +10,6 @@ import platform
 import random
 import re
 import sys
-import threading
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
@@ -42,7 +41,6 @@ MALLOC = {
 }
 
 _prepared: list[Road | None] = [None]
-_of_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -146,15 +144,6 @@ def find_road(work: str, device_name: str = "auto") -> Road:
     return replace(found, workers=count_from("LABKIT_WORKERS") or found.workers)
 
 
-def own_stream() -> torch.cuda.Stream:
-    """The stream of this thread alone; torch's come round, so that two threads could share one."""
-    import torch
-
-    if not hasattr(_of_thread, "stream"):
-        _of_thread.stream = torch.cuda.Stream()
-    return _of_thread.stream
-
-
 def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> torch.device:
     """Make this process repeatable and return the device that the road for `work` takes.
 
@@ -171,7 +160,8 @@ def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> tor
     np.random.seed(seed)
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # a graph cannot hold the detours of this mode; what is captured sums in one order anyway
+    torch.use_deterministic_algorithms(not chosen.shared)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
