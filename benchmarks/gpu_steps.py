@@ -383,7 +383,7 @@ def encoder(mps: bool = False) -> None:
 
 
 MINIATURES = {  # of the chapters, for the rehearsal
-    "01": ["parity_shapes=2", "gradient_seeds=2", "timed_runs=2", "large_runs=1"],
+    "01": ["parity_shapes=2", "gradient_seeds=2"],
     "02": ["num_seeds=2", "steps=200", "explosion_seeds=2", "explosion_epochs=4"],
     "03": ["steps=200"],
     "04": ["epochs=1", "small_epochs=1", "best_epochs=1", "speed_rounds=1"],
