@@ -132,8 +132,8 @@ time layers and the reading of reviews. `make gpu-check` measures a GPU.
 ```
 """
     code.write_atomically(FOLDER / "README.md", page.encode())
-    names = ["results.json", "README.md", "gpu.json", "GPU.md"]
-    record.write_sums(FOLDER, [name for name in names if (FOLDER / name).exists()])
+    names = [path.name for path in sorted(FOLDER.iterdir()) if path.suffix in (".json", ".md")]
+    record.write_sums(FOLDER, names)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,9 +7,12 @@ import importlib
 import json
 import os
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from labkit.lab import machine
+from labkit.lab import machine, record
+from labkit.measure.statistics import summarise
 
 FOLDER = machine.ROOT / "benchmarks"
 
@@ -51,11 +54,6 @@ def gpu_check(monkeypatch):
     return importlib.import_module("gpu_check")
 
 
-def test_without_a_gpu_the_check_says_so_in_a_line(gpu_check, capsys):
-    assert gpu_check.main([]) == 2
-    assert capsys.readouterr().out.splitlines()[-1].startswith("gpu-check: torch sees no GPU here")
-
-
 ONE_OF_EACH = (
     "facts", "parity-kernel-srn", "parity-graphs-lstm", "protocols", "chapter-01", "speeds",
     "study", "accuracies", "peer", "sine", "reviews-mps", "encoder",
@@ -65,9 +63,8 @@ ONE_OF_EACH = (
 @pytest.mark.timeout(1_500)
 def test_every_step_of_the_check_runs_in_miniature(gpu_check, monkeypatch, tmp_path, capsys):
     """One of each kind; without Triton or JAX their steps are left out, and it is said."""
-    assert {name.split("-")[0] for name in ONE_OF_EACH} == {
-        n.split("-")[0] for n in gpu_check.STEPS
-    }
+    kinds, tried = ({n.split("-")[0] for n in names} for names in (gpu_check.STEPS, ONE_OF_EACH))
+    assert tried == kinds
     mps = tmp_path / gpu_check.MPS
     mps.write_text("#!/bin/sh\n")
     mps.chmod(0o755)
@@ -83,13 +80,14 @@ def test_every_step_of_the_check_runs_in_miniature(gpu_check, monkeypatch, tmp_p
     assert gpu_check.missing("triton") or left_out <= {"peer"}
 
 
-def test_a_step_that_fails_is_named_with_its_last_words_and_the_next_one_runs(
-    gpu_check, monkeypatch, tmp_path, capsys
-):
+def test_a_step_that_fails_is_named_and_the_next_one_runs(gpu_check, monkeypatch, tmp_path, capsys):
+    slow = gpu_check.Run("facts", tmp_path, 0.1, True).result()
+    assert slow["failed"] == "it ran longer than 0 s"
     monkeypatch.setitem(gpu_check.STEPS, "chapter-99", gpu_check.Step(60))
-    status = gpu_check.main(["--rehearse", "--out", str(tmp_path), "chapter-99", "facts"])
+    assert gpu_check.main([]) == 2
+    assert "torch sees no GPU here" in capsys.readouterr().out
+    assert gpu_check.main(["--rehearse", "--out", str(tmp_path), "chapter-99", "facts"]) == 1
     printed = capsys.readouterr().out
-    assert status == 1
     assert "FAILED: chapter-99" in printed
     assert "    | ValueError: not enough values to unpack" in printed
     assert "ok: facts" in printed
@@ -100,19 +98,50 @@ def test_a_step_that_fails_is_named_with_its_last_words_and_the_next_one_runs(
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
 
 
-def test_a_step_is_ended_when_its_time_is_up(gpu_check, tmp_path):
-    result = gpu_check.Run("facts", tmp_path, 0.1, True).result()
-    assert result["failed"] == "it ran longer than 0 s"
+# how often intervals hold
 
 
-@pytest.mark.parametrize(
-    "value, limits, met",
-    [(1.0, {"most": 2}, True), (3.0, {"most": 2}, False), (float("nan"), {"least": 0}, False)],
-)
-def test_what_breaks_a_limit_is_noted(monkeypatch, value, limits, met):
+@pytest.fixture
+def intervals(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    steps = importlib.import_module("gpu_steps")
-    monkeypatch.setattr(steps, "noted", [])
-    steps.note("x", value, **limits)
-    assert steps.noted[0]["met"] is met
-    json.dumps(steps.noted, allow_nan=False)
+    return importlib.import_module("intervals")
+
+
+def test_the_intervals_compared_are_the_labs_and_scipys(intervals):
+    rng = np.random.default_rng(0)
+    samples = rng.lognormal(0, 0.8, (3, 20))
+    drawn = rng.multinomial(20, np.full(20, 0.05), intervals.RESAMPLES).T.astype(float)
+    bounds = intervals.bounds(samples, drawn)
+    for k, values in enumerate(samples):
+        mean, options = values.mean(), {"n_resamples": 9_999, "rng": 1}
+        expected = {
+            "bootstrap t": summarise(values.tolist()),
+            "Student t": summarise(values.tolist(), student=True),
+        }
+        expected = {name: (m["low"], m["high"]) for name, m in expected.items()}
+        for method in ("BCa", "percentile"):
+            interval = bootstrap((values,), np.mean, method=method, **options).confidence_interval
+            expected[f"{method} bootstrap"] = tuple(interval)
+        for name, (low, high) in expected.items():
+            made = [end[k] for end in bounds[name]]
+            assert made == pytest.approx((low, high), abs=0.12 * (high - mean)), name
+
+
+def test_the_labs_interval_is_the_one_that_held_best(intervals):
+    """In the committed table, which `record.coverage` quotes."""
+    rows = json.loads(intervals.FILE.read_bytes())["rows"]
+
+    def over_all(n: int, method: str, what: str) -> float:
+        of = [row for row in rows if (row["n"], row["method"]) == (n, method)]
+        return np.average([row[what] for row in of], weights=[row["quantities"] for row in of])
+
+    methods = {row["method"] for row in rows}
+    for n in (8, 20, 40):
+        covers = {method: over_all(n, method, "covers") for method in methods}
+        assert max(covers, key=covers.get) == "bootstrap t"
+        assert 0.94 < covers["bootstrap t"] < 0.96
+        sides = [over_all(n, "bootstrap t", side) for side in ("too_high", "too_low")]
+        assert max(sides) < 0.035
+        assert f"{covers['BCa bootstrap']:.1%} with the BCa bootstrap" in record.coverage(n)
+    extra = over_all(5, "bootstrap t", "width_in_sd") / over_all(5, "Student t", "width_in_sd")
+    assert extra > 1.3
