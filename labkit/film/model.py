@@ -7,7 +7,7 @@ at its words only. (The one exception is `front`, which repeats the padding of a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -151,9 +151,24 @@ def backward_order(T: int, length: Tensor, *, front: bool = False) -> Tensor:
     return torch.where(reverse >= 0, reverse, step)
 
 
-def _take(Z: Tensor, step: Tensor) -> Tensor:
-    """Z (B, T, F) with its steps in another order, (B, T) of them."""
-    return Z.gather(1, step.unsqueeze(-1).expand(-1, -1, Z.shape[-1]))
+class _Reordering(torch.autograd.Function):
+    """Z (B, T, F) with its steps in an order (B, T) that undoes itself, as reversing does.
+
+    So the gradient takes the same way. torch's own would add up what it gathers, and a GPU must
+    sort for that if the sums are to come in the same order every time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor, step: Tensor) -> Tensor:
+        ctx.save_for_backward(step)
+        return Z.gather(1, step.unsqueeze(-1).expand(-1, -1, Z.shape[-1]))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _take(gradient, *ctx.saved_tensors), None
+
+
+_take = _Reordering.apply
 
 
 def pool(output: Tensor, length: Tensor, spec: ReviewSpec, *, front: bool = False) -> Tensor:

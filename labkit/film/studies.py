@@ -48,6 +48,7 @@ def _settings(table: str) -> dict[str, Setting]:
 CORE, VARIATIONS, BEST = _settings("core"), _settings("variations"), _settings("best")
 MISTAKES, SOUND_B, STACK = _settings("mistakes"), _settings("sound"), _settings("stack")
 SOURCE_B = _settings("source") | _settings("source_sgd")
+STUDY_B = {"mistake": MISTAKES, "source": SOURCE_B, "sound": SOUND_B, "stack": STACK}
 AVERAGED, RATING = _settings("others").values()
 STUDY_A = CORE | VARIATIONS
 PUBLISHED_A: dict[str, str] = TABLES["published"]  # the table of data/published.toml by setting
@@ -78,6 +79,8 @@ def study(
         changes = setting if base.glove_words else setting | {"vectors": "learned"}
         model = {k: v for k, v in changes.items() if k in of_model}
         training = {k: v for k, v in changes.items() if k not in of_model}
+        if "epochs" in training:  # of a report; a run may have fewer
+            training["epochs"] = min(training["epochs"], base.training.epochs)
         of_setting = replace(
             base,
             model=replace(base.model, **model),
@@ -325,7 +328,9 @@ def _row(
 ) -> Row:
     """The row of a number, of the epoch that dev chose or of `epoch`; or of an outcome in words."""
     last = settings["epochs" if name.startswith("a/") else "small_epochs"]
-    in_words = isinstance(value, str)
+    if in_words := isinstance(value, str):
+        _, table, setting = name.split("/", 2)
+        last = min(last, STUDY_B[table][setting]["epochs"])
     ours = f"{name}/held_out_accuracy" if in_words else f"{name}/{epoch}" if epoch else name
     if ours not in measures and (not settings["everything"] or (epoch > last and not in_words)):
         return Row(what, str(value), "–", MISSING, LEFT_OUT)
