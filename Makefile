@@ -1,7 +1,7 @@
 # The course lab. `make` lists what can be done; every target sets up what it needs.
 # It needs GNU make 3.81, a POSIX shell, and Python 3.11.4 or newer with venv and pip.
 
-.PHONY: help setup install lab reproduce run report verify data notebooks test lint bench lock clean
+.PHONY: help setup install lab reproduce run report verify data handout notebooks test lint bench lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -13,6 +13,7 @@
 #   DASK=       the scheduler of a Dask cluster to train on, such as tcp://host:8786
 #   FORCE=1     run chapters that are up to date too
 #   STRICT=1    let verify fail on stale results, not only on tampered ones
+#   EXTRAS=     more packages: triton (the GPU kernel, also tested without a GPU), teach (nbgrader)
 #   TORCH=      auto, cpu, cu130 or another build of torch that uv knows
 #   PYTHON=     the Python that .venv is made with, such as 3.12 or /path/to/python
 on = $(filter-out 0 no off false,$($(1)))
@@ -47,7 +48,7 @@ TORCH ?= $(if $(UV_FIND_LINKS),,auto)
 UV = $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 UV_INSTALL = $(UV) pip install --python $(PY) -c requirements.lock
 STAMP := '$(ENVIRONMENT)/.labkit-setup'
-state = { pwd; echo '$(TORCH)'; cat pyproject.toml requirements.lock Makefile; } | cksum
+state = { pwd; echo '$(TORCH) $(EXTRAS)'; cat pyproject.toml requirements.lock Makefile; } | cksum
 logged = >>.cache/setup.log 2>&1 || { tail -n 15 .cache/setup.log; echo 'setup: this step failed, \
   .cache/setup.log has all of it. Once it is mended, make setup goes on from here.'; exit 1; } >&2
 
@@ -64,7 +65,8 @@ install:
 	  --python $(if $(PYTHON),'$(PYTHON)','>=3.11.4,<3.14') .venv $(logged); }
 	@echo 'setup: torch'; $(UV_INSTALL) torch==2.13.0 $(if $(TORCH),--torch-backend '$(TORCH)') \
 	  $(if $(filter-out auto,$(TORCH)),--reinstall-package torch) $(logged)
-	@echo 'setup: labkit and all other packages'; $(UV_INSTALL) -e '.[dask,test]' $(logged)
+	@echo 'setup: labkit and all other packages'; $(UV_INSTALL) -e \
+	  '.[dask,test$(addprefix $(comma),$(EXTRAS))]' $(logged)
 	@echo 'setup: the kernel "LSTM course lab"'; $(PY) -c \
 	  'from labkit.lab.notebooks import install_kernel; install_kernel()' $(logged)
 	@$(PY) -c 'import labkit, torch; print("setup: torch", torch.__version__)'
@@ -87,6 +89,10 @@ verify: setup  ## Check that results are what was written, and name what is stal
 
 data: setup  ## Download the reviews (84 MB), word vectors (862 MB) and MiniLM (91 MB); verify them
 	@$(LABKIT) data
+
+handout: setup  ## Make the students' notebooks and the teacher's course (nbgrader) in handout/
+	@$(UV_INSTALL) -e '.[teach]' $(logged)
+	@$(LABKIT) handout
 
 notebooks: setup  ## Run the quick chapters in place, so that their stored outputs are fresh
 	@$(LABKIT) notebooks $(CHAPTERS)

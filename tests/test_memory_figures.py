@@ -36,6 +36,23 @@ def test_every_seed_is_a_dot_the_mean_a_mark_and_an_interval_needs_eight_seeds(n
         assert line.get_linestyle() == "None"  # conditions are not joined
 
 
+def test_the_readers_own_seeds_are_crosses_under_the_same_label():
+    steps, dots = [1, 2, 3], {"f = 1": summarise(RAW)}
+    lines, mine = np.array([[0.1, 0.2, 0.4]] * 5), np.array([[0.5, 0.6, 0.7], [0.7, 0.8, 0.9]])
+    content = {"held": {"zero start": dots}, "read": {"zero start": (steps, lines)}}
+    yours = {"held": {"zero start": {"f = 1": summarise([0.3, 0.6])}}}
+    yours["read"] = {"zero start": (steps, mine)}
+    fig = draw(content, yours=yours, you="you: seeds 0–1")
+    held, read = ([line for line in ax.lines if line.get_marker() == "x"] for ax in fig.axes)
+    assert [list(line.get_ydata()) for line in held] == [[0.3, 0.6]]
+    assert list(read[0].get_ydata()) == pytest.approx([0.6, 0.7, 0.8])
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        "zero start",
+        "you: seeds 0–1",
+    ]
+    assert "Black crosses, you: seeds 0–1" in fig.labkit_alt
+
+
 def test_the_picture_shows_units_down_digits_across_and_the_published_scales():
     trace = {k: v[0, 0] for k, v in ENSEMBLE.trace(torch.tensor([SEQUENCE])).items()}
     fig = gate_figures.gate_maps(trace, SEQUENCE, 13, "seed 3", framed=4)

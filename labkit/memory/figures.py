@@ -21,6 +21,7 @@ SOURCES = {"nndl-a": "write-up A", "nndl-b": "write-up B", "nndl-c": "rerun of A
 MARKERS = dict(zip(SOURCES, "s^D", strict=True))
 INKS = {"SRN": COLOURS["srn"], "LSTM": COLOURS["lstm"]}  # what a label holds -> its colour
 INKS |= {"zero start": PALETTE[0], "xavier start": PALETTE[1]}
+INKS |= {"falls": PALETTE[0], "rises": PALETTE[1], "untrained": PALETTE[2], "permuted": PALETTE[7]}
 COMMAND = "`python -m labkit run 02_digit_sum_sweep --profile cpu`"
 UNTRAINED = ("–", MISSING, f"this run did not train it; {COMMAND} does")
 
@@ -80,16 +81,19 @@ def sweep_rows(
 
 def panels(
     name: str, what: str, content: Panels, xlabel: str, ylabel: str, ncols: int = 0,
-    width: float = 3.6,
+    width: float = 3.6, yours: Panels | None = None, you: str = "you",
 ) -> Figure:  # fmt: skip
     """Panels of `width` (inches) with shared axes; `content[title][label]` is drawn by its kind.
 
     x (K,) and values (seeds, K) become a faint line a seed and a strong median; a mapping x ->
     summary dots, means (joined where x is a length) and intervals; a `PublishedRow` open markers;
-    a float a level. `what` begins the alternative text.
+    a float a level. `what` begins the alternative text. `yours` holds the reader's own results
+    under the same titles and labels; black crosses, labelled `you`, stand for them.
     """
     labels = dict.fromkeys(label for drawn in content.values() for label in drawn)
     alt = f"{what}. {MARKS} Drawn: {'; '.join(labels)}. Panels: {'; '.join(content)}."
+    if yours:
+        alt += f" Black crosses, {you}: the reader's own run."
     ncols = ncols or len(content)
     nrows = len(content) // ncols
     size = {"figsize": (ncols * width + 0.6, nrows * 2.8 + 0.8), "squeeze": False}
@@ -109,6 +113,8 @@ def panels(
                 plots.seed_lines(ax, *value, ink, label)
             else:
                 _strip(ax, side, value, ink, label)
+            if mine := (yours or {}).get(title, {}).get(label):
+                _crosses(ax, side, mine, you)
     axes[0, 0].set_ylim(0, None)
     plots.legend_below(fig)
     return fig
@@ -127,3 +133,15 @@ def _strip(ax: Axes, side: int, by_x: Mapping[Any, Measure], color: Any, label: 
         ax.scatter(x + spread, measure["raw"], s=12, color=color, alpha=0.5, lw=0)
         if measure["n"] >= MIN_SEEDS:
             ax.vlines(x, measure["low"], measure["high"], color=color, lw=1.4)
+
+
+def _crosses(ax: Axes, side: int, mine: Any, label: str) -> None:
+    """The reader's own seeds over what `panels` draws: medians on lines, every one beside dots."""
+    style = {"ls": "", "marker": "x", "ms": 5, "color": "black", "zorder": 5, "label": label}
+    if isinstance(mine, tuple):
+        ax.plot(mine[0], np.median(mine[1], axis=0), **style)
+        return
+    shift = 1.1 if all(isinstance(x, int) for x in mine) else 0.34
+    for k, (x, measure) in enumerate(mine.items()):
+        at = (x if isinstance(x, int) else k) + side * shift
+        ax.plot(np.full(measure["n"], at), measure["raw"], **style)
