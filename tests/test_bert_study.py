@@ -95,18 +95,18 @@ def test_linear_rivals_get_the_reviews_that_the_networks_get(corpus, monkeypatch
 
 def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(corpus, monkeypatch):
     """Vectors in which the mean tells the label, and nothing else does."""
-    asked, rng = [], np.random.default_rng(0)
+    asked, rng, N = [], np.random.default_rng(0), len(corpus.label)
 
     def frozen_vectors(reading, seeds):
         asked.append((reading.num_train, seeds))
-        vectors = {pooling: rng.normal(size=(len(corpus), 3)) for pooling in POOLINGS}
+        vectors = {pooling: rng.normal(size=(N, 3)) for pooling in POOLINGS}
         vectors["mean"][:, 0] = 4 * corpus.label.numpy() - 2
-        return {"index": np.arange(len(corpus)), **vectors, "seconds": np.array(10.0)}
+        return {"index": np.arange(N), **vectors, "seconds": np.array(10.0)}
 
     monkeypatch.setattr(study, "frozen_vectors", frozen_vectors)
     probes, seconds = study.frozen_runs(corpus, READING, [20, 1_600], [0, 1])
     assert asked == [(1_600, [0, 1])]  # the largest draw holds the others
-    assert seconds == pytest.approx(10 / len(corpus))  # for a review
+    assert seconds == pytest.approx(10 / N)  # for a review
     assert [*probes] == [f"{pooling}/{size}" for size in (20, 1_600) for pooling in POOLINGS]
     assert [list(probes[f"mean/{size}"]) for size in (20, 1_600)] == [[0, 1], [0]]
     assert probes["mean/20"][0]["test_accuracy"] == 1.0

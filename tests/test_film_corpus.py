@@ -295,8 +295,8 @@ def glove(tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(reviews, name, stand_in)
     monkeypatch.setattr(reviews, "EXCERPT_WORDS", 2)
     with zipfile.ZipFile(tmp_path / "mirror/glove.6B.zip", "w") as archive:
-        archive.writestr("__MACOSX/._glove.6B.100d.txt", b"\0")
-        archive.writestr("glove.6B/glove.6B.100d.txt", LINES)
+        archive.writestr("glove.6B.50d.txt", b"\0")
+        archive.writestr("glove.6B.100d.txt", LINES)
     (tmp_path / "mirror" / "glove.6B.100d.head2603.txt.gz").write_bytes(gzip.compress(few))
     return tmp_path / "mirror"
 

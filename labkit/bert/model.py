@@ -45,13 +45,12 @@ class ClassifierSpec:
 
     `pooling`: what stands for a review. "cls": the vector of [CLS], its first piece; "mean": the
     mean over its pieces, [CLS] and [SEP] among them; "last_position": the vector at the last of a
-    fixed number of positions, padding in a short review. `head_size`: the width of the head's
-    hidden layer, 0 for a linear head. `dropout` acts on the pooled vector.
+    fixed number of positions, padding in a short review.
     """
 
     pooling: Pooling
-    head_size: NonNegativeInt = 0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    head_size: NonNegativeInt = 0  # units of the head's hidden layer; 0: none
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the pooled vector
     pretrained: bool = True
 
 
@@ -168,8 +167,7 @@ def _known(name: str) -> Path:
 def untaught(**sizes: int) -> Path:
     """The folder of a BERT with random weights and the word pieces of the generated reviews.
 
-    It is tiny unless `sizes`, of `transformers.BertConfig`, say otherwise. Every process makes it
-    anew, so it cannot be damaged or out of date.
+    It is tiny unless `sizes` say otherwise. Every process makes it anew, so it cannot be damaged.
     """
     texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
     texts = [texts[n] for n in reviews.load("generated").split()["train"].tolist()]
@@ -193,16 +191,15 @@ def untaught(**sizes: int) -> Path:
     }
     folder = machine.CACHE / "tiny_bert" / code.sha256(b"".join(files.values()))[:32]
     for name, content in files.items():
-        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
-            code.write_atomically(folder / name, content)
+        code.write_atomically(folder / name, content)
     return folder
 
 
 def load_encoder(pretrained: Pretrained) -> transformers.BertModel:
     """The model without a pooling layer, float32, on the CPU, in evaluation mode.
 
-    DownloadError where its weights cannot be read, or are not those that its configuration asks
-    for: transformers would put random numbers in the place of missing ones.
+    DownloadError for weights that are not those that its configuration asks for: transformers would
+    put random numbers in the place of missing ones.
     """
     folder, path = pretrained.folder, pretrained.folder / WEIGHTS
     safe = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}

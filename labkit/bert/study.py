@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from labkit.bert.model import POOLINGS, ClassifierSpec
 from labkit.bert.training import FineTuning, Reading, frozen_vectors
 from labkit.film.corpus import Corpus
 from labkit.film.studies import logistic_regression
+from labkit.lab import machine
 from labkit.measure.claims import MISSING, Row, number_row
 from labkit.measure.statistics import Measure, summarise
 
@@ -47,20 +50,26 @@ def linear_runs(corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[
 
 
 def frozen_runs(
-    corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[int], **machine: str
+    corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[int], **how: str
 ) -> tuple[Probes, float]:
     """A linear head on the frozen encoder's vectors, by "<pooling>/<number of reviews>".
 
-    Also returns the seconds that one review's vectors took. `machine` is device and precision.
+    Also returns the seconds that one review's vectors took. `how` is device and precision.
     """
-    vectors = frozen_vectors(replace(reading, num_train=max(sizes)), seeds, **machine)
-    probes: Probes = {}
-    for size, seed, index in _draws(corpus, reading, sizes, seeds):
+    vectors = frozen_vectors(replace(reading, num_train=max(sizes)), seeds, **how)
+
+    def probe(pooling: str, size: int, seed: int, index: dict[str, Tensor]) -> tuple:
         places = {n: np.searchsorted(vectors["index"], of.numpy()) for n, of in index.items()}
+        X = {name: vectors[pooling][place] for name, place in places.items()}
         y = {name: corpus.label[of].numpy() for name, of in index.items()}
-        for pooling in POOLINGS:
-            X = {name: vectors[pooling][place] for name, place in places.items()}
-            probes.setdefault(f"{pooling}/{size}", {})[seed] = linear_probe(X, y)
+        return f"{pooling}/{size}", seed, linear_probe(X, y)
+
+    probes: Probes = {}
+    draws = _draws(corpus, reading, sizes, seeds)
+    tasks = (joblib.delayed(probe)(name, *drawn) for drawn in draws for name in POOLINGS)
+    cores = machine.find_road("small").workers
+    for name, seed, fitted in joblib.Parallel(cores, prefer="threads")(tasks):
+        probes.setdefault(name, {})[seed] = fitted
     return probes, vectors["seconds"].item() / len(vectors["index"])
 
 

@@ -28,10 +28,9 @@ HEAD_SHARE = 0.25  # of "head_tail", as the 128 first of 510 pieces in Sun et al
 class Reading:
     """Which reviews a network reads, and how much of them.
 
-    `digest` is that of `in_pieces`: of reviews, weights and tokenizer. Of a review that is longer
-    than `max_len` pieces, [CLS] and [SEP] included, the "head" is kept, the "tail", or "head_tail",
-    a quarter from its head and the rest from its tail. `num_train` reviews are drawn by a seed,
-    half of either label, all for 0; `num_dev` likewise, the same for every seed.
+    `digest` is that of `in_pieces`. Of a review that is longer than `max_len` pieces, [CLS] and
+    [SEP] included, the "head" is kept, the "tail", or "head_tail", a quarter from its head and the
+    rest from its tail. `num_train` and `num_dev` are those of chapter 04's trainings.
     """
 
     corpus: Literal["imdb", "generated"]
@@ -220,7 +219,6 @@ class BertTraining(Specification):
 
     @property
     def title(self) -> str:
-        """What the training starts from, its reviews, its seed."""
         start = self.reading.model if self.model.pretrained else "random start"
         return f"{start}, {self.reading.num_train or 'all'} reviews, seed {self.seed}"
 

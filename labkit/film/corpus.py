@@ -49,9 +49,7 @@ class Review:
 
 
 def _glove_member(archive: Path) -> IO[bytes]:
-    packed = zipfile.ZipFile(archive)
-    names = [name for name in packed.namelist() if name.split("/")[-1] == GLOVE.name]
-    return packed.open(names[0] if names else GLOVE.name)
+    return zipfile.ZipFile(archive).open(GLOVE.name)
 
 
 def _labelled_reviews(archive: Path) -> IO[bytes]:
@@ -174,9 +172,6 @@ class Corpus:
     words: tuple[str, ...]
     digest: str
 
-    def __len__(self) -> int:
-        return len(self.label)
-
     @property
     def length(self) -> Tensor:
         """Words of each review, (N,)."""
@@ -200,8 +195,7 @@ class Corpus:
 def split(label: Tensor, is_test: Tensor) -> dict[str, Tensor]:
     """Indices of the training, dev and test reviews, each ascending; `label`, `is_test` (N,).
 
-    A fifth of the training part, drawn once with a fixed seed and half of it of either label,
-    is dev; the test part stays whole.
+    Dev is a fifth of the training part, half of either label, drawn with a seed that is fixed.
     """
     generator = torch.Generator().manual_seed(0)
     train, dev = [], []
@@ -253,8 +247,8 @@ def glove_table(corpus: Corpus, lines: int) -> Tensor:
 def by_length(length: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
     """Batches of positions into `length` (n,), of reviews about equally long, in random order.
 
-    A random order is sorted by length inside pools of 100 batches, then cut: so there is hardly any
-    padding, and yet every epoch has new batches.
+    A random order is sorted by length inside pools of 100 batches: so there is hardly any padding,
+    and yet every epoch has new batches.
     """
     order = torch.randperm(len(length), generator=generator)
     # within a pool, lengths that differ by less than a tenth count as equal

@@ -1,13 +1,13 @@
 """The review classifier: embedding, recurrent layers, one vector for the review, head.
 
 Shapes: B reviews, T words, E embedding, H hidden units, D directions (1 or 2), C classes. Padding
-never reaches a result: a backward direction starts at a review's own last word, and pooling looks
-at its words only. (The one exception is `front`, which repeats the padding of a source on purpose.)
+never reaches a result, but for `front`, which repeats that of a source: a backward direction starts
+at a review's own last word, and pooling looks at its words only.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -151,24 +151,10 @@ def backward_order(T: int, length: Tensor, *, front: bool = False) -> Tensor:
     return torch.where(reverse >= 0, reverse, step)
 
 
-class _Reordering(torch.autograd.Function):
-    """Z (B, T, F) with its steps in an order (B, T) that undoes itself, as reversing does.
-
-    So the gradient takes the same way. torch's own would add up what it gathers, and a GPU must
-    sort for that if the sums are to come in the same order every time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, Z: Tensor, step: Tensor) -> Tensor:
-        ctx.save_for_backward(step)
-        return Z.gather(1, step.unsqueeze(-1).expand(-1, -1, Z.shape[-1]))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _take(gradient, *ctx.saved_tensors), None
-
-
-_take = _Reordering.apply
+def _take(Z: Tensor, step: Tensor) -> Tensor:
+    """Z (B, T, F) with its steps in another order, (B, T) of them."""
+    # not by gather: to repeat its gradient, a GPU would sort B*T*F places and not B*T
+    return Z[torch.arange(len(Z), device=Z.device).unsqueeze(1), step]
 
 
 def pool(output: Tensor, length: Tensor, spec: ReviewSpec, *, front: bool = False) -> Tensor:

@@ -1,7 +1,6 @@
 """Training of review models: the loop, the best checkpoint by dev accuracy, the specification.
 
-The test set is evaluated once, at that checkpoint. A test curve over the epochs, which the sources
-drew and chose by, is an extra that no choice here looks at.
+The test set is evaluated once, there. A test curve over the epochs is for show: no choice looks.
 """
 
 from __future__ import annotations
@@ -80,8 +79,8 @@ def drop_words(X: Tensor, share: float, generator: torch.Generator) -> Tensor:
 class Trainer:
     """Trains `model` on reviews of a corpus and keeps its best dev checkpoint.
 
-    The whole corpus lies on the device, and no step waits for it: lengths are looked up in the copy
-    on the CPU, and sums are fetched once an epoch.
+    The corpus lies on the device. No step waits for that: lengths are known on the CPU, too, and
+    sums are fetched once an epoch.
     """
 
     evaluation_batch: ClassVar = {"cpu": 256, "cuda": 1_024}  # reviews
@@ -105,8 +104,8 @@ class Trainer:
         """Train, choose the epoch by dev accuracy, and test that checkpoint once.
 
         Returns what `fit` does; of the reviews index["test"] `test_probability` (n,) of "positive"
-        and for ratings `test_classes` (n, C); `test_seconds`; `num_parameters`; and to `keep` the
-        parameters under "parameters.<name>".
+        and for ratings `test_classes` (n, C); `test_seconds`; `num_parameters`; to `keep` them
+        "parameters.<name>".
         """
         arrays = self.fit(index, seed, progress)
         began = time.perf_counter()
@@ -154,9 +153,9 @@ class Trainer:
     ) -> dict[str, float]:
         """Read the reviews `train` once, in an order drawn from `generator`.
 
-        Returns train_loss and train_accuracy, means while the model changes; seconds; and without
-        the embedding gradient_norm (the mean L2 norm before clipping) and moved (the distance of
-        the parameters from their start over the start's length). ValueError for a loss of NaN.
+        Returns train_loss and train_accuracy, means while the model changes; seconds; without the
+        embedding gradient_norm (mean, L2, before clipping) and moved (how far the parameters are
+        from their start, over its length). ValueError for a loss of NaN.
         """
         spec, began = self.spec, time.perf_counter()
         self.model.train()
@@ -169,7 +168,7 @@ class Trainer:
             sums += self._step(train[batch], generator)
             if progress and number % 20 == 0:
                 progress((epoch - 1) * len(batches) + number, spec.epochs * len(batches))
-        loss, hits, norm = sums.tolist()  # the epoch's only wait for the device
+        loss, hits, norm = sums.tolist()
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss}: take a smaller lr, or clip")
         n = sum(map(len, batches))
@@ -278,8 +277,7 @@ def _detached(state: Any) -> Any:
 def held_out(corpus: Corpus) -> Tensor:
     """Indices of the small study's test reviews, test/neg[5000:6000] and test/pos[2500:3500].
 
-    The source slices a list of file names, whose order it does not say; here the reviews of a
-    folder are ordered by number, 0 to 12,499. In a smaller corpus the ranges shrink with it.
+    The source does not say in which order; here it is by number. A smaller corpus has smaller ones.
     """
     parts = []
     for label, first, last in ((0, 0.40, 0.48), (1, 0.20, 0.28)):
@@ -325,7 +323,6 @@ class FilmTraining(Specification):
 
     @property
     def title(self) -> str:
-        """What the progress line shows."""
         return f"{self.model.cell}/{self.model.pooling}, seed {self.seed}"
 
     @property
@@ -344,10 +341,7 @@ class FilmTraining(Specification):
         return restore(ReviewClassifier(self.model, len(corpus.words), table), arrays)
 
     def train(self, progress: Progress | None = None) -> Arrays:
-        """What `Trainer.carry_out` returns, on the whole test part.
-
-        `num_parameters` leaves the embedding out. ValueError for other texts than the digest's.
-        """
+        """What `Trainer.carry_out` returns; `num_parameters` leaves the embedding out."""
         corpus = reviews.load(self.corpus, self.vocab_size)
         if corpus.digest != self.digest:
             raise ValueError(f"the reviews of {self.corpus!r} are not those that were asked for")
