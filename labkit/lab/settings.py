@@ -43,7 +43,7 @@ def resolve(
     `cells` are the notebook's, `given` texts such as "num_seeds=5". Raises SettingsError.
     """
     model, profiles = _read_profiles(chapter)
-    values = _defaults(cells) | {"profile": profile}
+    values = defaults(cells) | {"profile": profile}
     origin = dict.fromkeys(values, "the parameters cell")
     for source, changes in (
         (f"notebooks/profiles/{chapter}.toml", profiles[profile]),
@@ -90,7 +90,7 @@ def _read_profiles(chapter: str) -> tuple[type[ChapterSettings], dict[str, dict[
     return model, content
 
 
-def _defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Name -> default of the one cell tagged `parameters`: lines such as `num_seeds: int = 3`."""
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
