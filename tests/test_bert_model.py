@@ -117,6 +117,15 @@ def test_the_tiny_model_is_the_same_in_another_process_and_repairs_itself():
     assert path.read_bytes() == content
 
 
+def test_a_larger_one_is_made_without_a_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(bert.machine, "CACHE", tmp_path)
+    folder = bert.untaught(hidden_size=24, num_hidden_layers=3, vocab_size=3_000)
+    model = bert.load_encoder(bert.find(str(folder)))
+    assert (model.config.hidden_size, len(model.encoder.layer)) == (24, 3)
+    assert model.embeddings.word_embeddings.num_embeddings == 3_000
+    assert bert.load_tokenizer(bert.find(str(folder))).tokenize("film") == ["film"]
+
+
 def test_the_tiny_models_words_are_learned_from_the_training_reviews_alone(monkeypatch, tmp_path):
     learned = []
     monkeypatch.setattr(bert.machine, "CACHE", tmp_path)

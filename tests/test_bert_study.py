@@ -53,6 +53,14 @@ def test_settings_that_cannot_work_are_refused(given, message):
         resolved("quick", given)
 
 
+def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():
+    full = resolved("full")
+    assert {*full["tuned_seeds"], *full["recurrent_seeds"], full["random_seeds"]} == {5}
+    assert full["source_max_len"] == PUBLISHED["bert"]["max_len"] == 257
+    assert (full["source_epochs"], full["source_batch"]) == (15, 8)
+    assert full["source_settings"] == list(SOURCE)
+
+
 def test_the_sizes_allowed_are_those_of_the_corpus(corpus):
     split = corpus.split()
     assert (len(split["train"]), len(split["dev"])) == SIZES["generated"]

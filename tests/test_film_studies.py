@@ -72,6 +72,20 @@ def test_a_settings_choice_wins_over_that_of_the_study():
     assert training.training.epochs == 2
 
 
+def test_a_setting_is_trained_as_far_as_the_report_printed_it_or_less_far():
+    glove = PUBLISHED["imdb_glove"]
+    for most in (2, 25, 100):
+        base = replace(BASE, training=replace(BASE.training, epochs=most))
+        plan = studies.study("b", studies.SOURCE_B | studies.MISTAKES, base, [0])
+        epochs = {name: training.training.epochs for name, (training,) in plan.items()}
+        for k, last in zip(
+            glove["lstm_sgd"]["halve_every"], glove["lstm_sgd"]["epochs"], strict=True
+        ):
+            assert epochs[f"b/lstm_sgd/{k}"] == min(last, most)
+        assert epochs["b/bilstm_sgd"] == most
+        assert epochs["b/all"] == min(31, most)  # where its training accuracy was printed
+
+
 def test_settings_are_those_of_the_sources():
     a, glove = PUBLISHED["imdb"], PUBLISHED["imdb_glove"]
     plain = vars(ReviewSpec()) | vars(TrainSpec())
@@ -318,6 +332,15 @@ def test_settings_that_cannot_run_are_refused(change, message):
     cells = read_notebook(machine.NOTEBOOKS / "04_imdb_recurrent.ipynb").cells
     with pytest.raises(SettingsError, match=message):
         resolve("04_imdb_recurrent", cells, "quick", [change])
+
+
+def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():
+    cells = read_notebook(machine.NOTEBOOKS / "04_imdb_recurrent.ipynb").cells
+    full = resolve("04_imdb_recurrent", cells, "full")
+    assert {full[f"{what}_seeds"] for what in ("core", "variation", "small", "side", "best")} == {5}
+    assert (full["small_hidden"], full["small_pad_to"], full["glove_words"]) == (128, 592, 400_000)
+    assert full["epochs"] == PUBLISHED["imdb"]["epochs"]
+    assert full["small_epochs"] == max(s["epochs"] for s in studies.SOURCE_B.values())
 
 
 # plots

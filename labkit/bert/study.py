@@ -13,7 +13,6 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from labkit.bert.model import POOLINGS, ClassifierSpec
 from labkit.bert.training import FineTuning, Reading, frozen_vectors
@@ -57,19 +56,13 @@ def frozen_runs(
     Also returns the seconds that one review's vectors took. `how` is device and precision.
     """
     vectors = frozen_vectors(replace(reading, num_train=max(sizes)), seeds, **how)
-
-    def probe(pooling: str, size: int, seed: int, index: dict[str, Tensor]) -> tuple:
-        places = {n: np.searchsorted(vectors["index"], of.numpy()) for n, of in index.items()}
-        X = {name: vectors[pooling][place] for name, place in places.items()}
-        y = {name: corpus.label[of].numpy() for name, of in index.items()}
-        return f"{pooling}/{size}", seed, linear_probe(X, y)
-
     probes: Probes = {}
-    draws = _draws(corpus, reading, sizes, seeds)
-    tasks = (joblib.delayed(probe)(name, *drawn) for drawn in draws for name in POOLINGS)
-    cores = machine.find_road("small").workers
-    for name, seed, fitted in joblib.Parallel(cores, prefer="threads")(tasks):
-        probes.setdefault(name, {})[seed] = fitted
+    for size, seed, index in _draws(corpus, reading, sizes, seeds):
+        places = {n: np.searchsorted(vectors["index"], of.numpy()) for n, of in index.items()}
+        y = {name: corpus.label[of].numpy() for name, of in index.items()}
+        for pooling in POOLINGS:
+            X = {name: vectors[pooling][place] for name, place in places.items()}
+            probes.setdefault(f"{pooling}/{size}", {})[seed] = linear_probe(X, y)
     return probes, vectors["seconds"].item() / len(vectors["index"])
 
 
@@ -80,7 +73,9 @@ def linear_probe(X: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> dict[str
     and "test_accuracy".
     """
     models = [LogisticRegression(C=C, max_iter=1_000) for C in STRENGTHS]
-    fitted = [make_pipeline(StandardScaler(), m).fit(X["train"], y["train"]) for m in models]
+    fits = [joblib.delayed(make_pipeline(StandardScaler(), m).fit) for m in models]
+    side_by_side = joblib.Parallel(machine.find_road("small").workers, prefer="threads")
+    fitted = side_by_side(fit(X["train"], y["train"]) for fit in fits)
     best = max(fitted, key=lambda model: model.score(X["dev"], y["dev"]))
     scored = [name for name in ("dev", "test") if len(y[name])]
     return {f"{name}_accuracy": float(best.score(X[name], y[name])) for name in scored}
