@@ -118,7 +118,7 @@ def test_a_chapter_that_fails_or_was_edited_gets_no_outputs(lab, source, cause):
 
 
 def test_nothing_of_a_home_folder_reaches_the_kernel(lab, tmp_path_factory):
-    """Start-up files of Python and IPython, and packages of the user's site."""
+    """Start-up files of Python and IPython, packages of the user's site and of PYTHONPATH."""
     home = tmp_path_factory.mktemp("home")
     startup = home / ".ipython" / "profile_default" / "startup" / "00.py"
     startup.parent.mkdir(parents=True)
@@ -128,7 +128,9 @@ def test_nothing_of_a_home_folder_reaches_the_kernel(lab, tmp_path_factory):
         "01_toy", "import site\nassert not site.ENABLE_USER_SITE\nassert 'leaked' not in globals()"
     )
     lab.environment |= {"HOME": str(home), "IPYTHONDIR": str(home / ".ipython")}
-    lab.environment |= {"PYTHONSTARTUP": str(home / "start.py")}
+    (home / "numpy.py").write_text("raise RuntimeError('a foreign package')")
+    lab.environment["PYTHONSTARTUP"] = str(home / "start.py")
+    lab.environment["PYTHONPATH"] += f":{home}"
     done = lab.run("run", "--profile", "quick")
     assert done.returncode == 0, done.stderr
 
@@ -175,25 +177,20 @@ def test_copies_are_renewed_with_their_chapter_unless_a_student_edited_them(root
     assert notebooks.make_copies() == []
     assert read_notebook(copy).cells[1].source == "x = 2"
     assert read_notebook(copy).cells[1].outputs == []
-    chapter.write_text("{}")
-    (message,) = notebooks.make_copies()
-    assert "notebooks/01_toy.ipynb: not a readable notebook" in message
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_what_a_student_wrote_is_kept_under_a_dated_name(root, times):
+def test_what_a_student_wrote_is_kept_under_a_dated_name(root):
     chapter, copy = write(root, "x = 1"), root / "work" / "01_toy.ipynb"
     notebooks.make_copies()
-    for n in range(times):
-        edit(copy, f"mine = {n}")
-        notebooks.make_copies()
-        assert read_notebook(copy).cells[1].source == f"mine = {n}"
-        edit(chapter, f"x = {n + 2}")
-        (message,) = notebooks.make_copies()
-        assert read_notebook(copy).cells[1].source == f"x = {n + 2}"
-        kept = root / message.split()[-1]
-        assert read_notebook(kept).cells[1].source == f"mine = {n}"
-    assert len(list(copy.parent.iterdir())) == times + 1
+    edit(copy, "mine = 1")
+    assert notebooks.make_copies() == []
+    assert read_notebook(copy).cells[1].source == "mine = 1"
+    edit(chapter, "x = 2")
+    (message,) = notebooks.make_copies()
+    assert read_notebook(copy).cells[1].source == "x = 2"
+    kept = root / message.split()[-1]
+    assert read_notebook(kept).cells[1].source == "mine = 1"
+    assert len(list(copy.parent.glob("[!.]*"))) == 2
 
 
 def test_a_copy_that_cannot_be_read_is_kept_too(root):
