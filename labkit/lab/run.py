@@ -272,7 +272,8 @@ class Execution:
         try:
             self.staging.mkdir(parents=True)
             digests = code.chapter_code(self.chapter)
-            self._execute()
+            with machine.shared_gpu(self.values["device_name"] != "cpu"):
+                self._execute()
             other_steps = {
                 "TerminatedWorkerError": self.smaller,  # joblib's, often for its memory
                 "OSError": f"free some space or mend the folder, then {self.again}",
