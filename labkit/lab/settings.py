@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib
+import pkgutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -75,11 +75,8 @@ def _read_profiles(chapter: str) -> tuple[type[ChapterSettings], dict[str, dict[
     place = machine.shown(path)
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-        module, _, name = content.pop("settings").partition(":")
-        model = getattr(importlib.import_module(module), name)
-    except FileNotFoundError:
-        raise SettingsError(f"{place} is missing: it names the chapter's settings") from None
-    except (KeyError, AttributeError, ImportError, ValueError) as error:
+        model = pkgutil.resolve_name(content.pop("settings"))
+    except (OSError, KeyError, AttributeError, ImportError, ValueError) as error:
         raise SettingsError(
             f'{place}: {error}; it begins with a line such as settings = "labkit.sine:Settings"'
         ) from error
