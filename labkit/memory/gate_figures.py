@@ -1,4 +1,4 @@
-"""What chapter 03 shows: pictures of the gates, an explorer, and its row of the report."""
+"""What chapter 03 shows: pictures of the gates, its diagrams, an explorer, a row of the report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labkit.measure import plots
+from labkit.measure import diagrams, plots
 from labkit.measure.claims import Row
 from labkit.measure.plots import PALETTE
+from labkit.measure.statistics import Measure
+from labkit.memory.figures import INKS
+from labkit.memory.gates import NAMES
 from labkit.memory.model import Ensemble
-
-MAPS = {"i": "input gate", "f": "forget gate", "o": "output gate", "c": "cell state"}
 
 
 def gate_rows(measures: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Row]]:
@@ -33,20 +34,47 @@ def gate_rows(measures: Mapping[str, Any], published: Mapping[str, Any]) -> dict
     return {"Numbers": [Row(what, str(expected), f"{ours}, n = {n}", verdict, reason)]}
 
 
-def gate_maps(
-    trace: Mapping[str, Any], digits: Sequence[int], predicted: int, model: str, framed: int
-) -> Figure:
-    """Heat maps of `trace`, "i", "f", "o", "c", (T, H) each; step `framed`, from 0, has a frame."""
-    text = " ".join(map(str, digits))
+def digit_responses(measures: Mapping[str, Measure], start: str) -> Figure:
+    """Units that rise (up) and fall (down) at a 1: every model a dot, the mean a mark, against a
+    zero in its place; open diamonds: against the step before, which is what one picture shows."""
     alt = (
-        f"Heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: gates i, f and "
-        "o on a scale from 0 to 1, cell state from −5 to 5; hidden units down, digits read across; "
-        f"the column of step {framed + 1} is framed."
+        "Shares of the hidden units whose input gate, forget gate, output gate or size of the cell "
+        f"state rises, drawn upwards, or falls, drawn downwards, at a 1; {start} start. "
+        "Every model is a dot, the mean a level mark: against the same sequence with a zero in "
+        "that place. Open diamonds: means against the step before, as one picture shows it."
     )
-    fig, axes = plots.new_figure("gate_maps", alt, ncols=4, figsize=(12.5, 5.2), sharey=True)
-    for ax, (panel, title) in zip(axes, MAPS.items(), strict=True):
-        values = np.asarray(trace[panel]).T  # (H, T)
-        low, high, colours = (-5, 5, "vlag") if panel == "c" else (0, 1, "viridis")
+    fig, ax = plots.new_figure("digit_responses", alt, figsize=(8.0, 4.4))
+    for x, gate in enumerate(NAMES):
+        for sign, way in ((-1, "falls"), (1, "rises")):
+            measure, seen = (
+                measures[f"gates/{start}/digit_1/{g}/{way}"] for g in (gate, f"{gate}_seen")
+            )
+            dots = x + np.linspace(-0.15, 0.15, measure["n"])
+            ax.scatter(
+                dots, sign * np.array(measure["raw"]), s=14, color=INKS[way], alpha=0.5, lw=0
+            )
+            label = f"{way}: with the 1, against a zero in its place"
+            ax.plot(x, sign * measure["mean"], "_", ms=26, mew=2.6, color=INKS[way], label=label)
+            style = {"ms": 8, "mfc": "none", "mec": "black", "ls": "", "marker": "D"}
+            ax.plot(x + 0.3, sign * seen["mean"], **style, label="what one picture shows: against the step before")
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set_xticks(
+        range(4), [NAMES[gate] if gate != "c" else "size of the\ncell state" for gate in NAMES]
+    )
+    ax.yaxis.set_major_formatter(lambda y, _: f"{abs(y):.0%}")
+    ax.set_ylabel("units that fall  |  units that rise")
+    plots.legend_below(fig, ncols=2)
+    return fig
+
+
+def _maps(name: str, alt: str, panels: Mapping[str, tuple], framed: int) -> Figure:
+    """Heat maps side by side: title -> values (T, H), the digits read, and the scale's two ends,
+    which tell a gate (from 0) from what is signed. Step `framed`, from 0, has a frame."""
+    size = {"figsize": (3.1 * len(panels), 5.2), "sharey": True}
+    fig, axes = plots.new_figure(name, alt, ncols=len(panels), **size)
+    for ax, (title, (values, digits, low, high)) in zip(axes, panels.items(), strict=True):
+        values = np.asarray(values).T  # (H, T)
+        colours = sns.color_palette("vlag" if low else "viridis", as_cmap=True).resampled(40)
         style = {"vmin": low, "vmax": high, "cmap": colours, "cbar_kws": {"shrink": 0.8}}
         sns.heatmap(values, ax=ax, xticklabels=list(digits), yticklabels=5, **style)
         ax.tick_params(rotation=0)
@@ -54,8 +82,41 @@ def gate_maps(
         frame = Rectangle((framed, 0), 1, len(values), fill=False, ec=PALETTE[3], lw=2.5)
         ax.add_patch(frame)
     axes[0].set_ylabel("hidden unit")
+    return fig
+
+
+def gate_maps(
+    trace: Mapping[str, Any], digits: Sequence[int], predicted: int, model: str, framed: int
+) -> Figure:
+    """Heat maps of `trace`, "i", "f", "o", "c", (T, H) each."""
+    text = " ".join(map(str, digits))
+    alt = (
+        f"Heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: gates i, f and "
+        "o on a scale from 0 to 1, cell state from −5 to 5; hidden units down, digits read across; "
+        f"the column of step {framed + 1} is framed."
+    )
+    ends = {"c": (-5, 5)}
+    shown = {title: (trace[n], digits, *ends.get(n, (0, 1))) for n, title in NAMES.items()}
+    fig = _maps("gate_maps", alt, shown, framed)
     fig.suptitle(f"{text}  →  {predicted}   ({model})")
     return fig
+
+
+def effect_maps(f: Any, f_zero: Any, digits: Sequence[int], framed: int, model: str) -> Figure:
+    """The forget gate (T, H) with a digit at step `framed`, with a zero there, the difference."""
+    digit, zeroed = digits[framed], [*digits[:framed], 0, *digits[framed + 1 :]]
+    alt = (
+        f"The forget gate of an LSTM, {model}, reading {' '.join(map(str, digits))}: as it is, "
+        f"with a zero in place of the {digit}, and the first minus the second, on a scale from "
+        "−0.5 to 0.5. The difference is zero until the framed column. Hidden units down, digits "
+        "read across."
+    )
+    shown = {
+        f"with the {digit}": (f, digits, 0, 1),
+        "with a zero there": (f_zero, zeroed, 0, 1),
+        f"what the {digit} does": (f - f_zero, digits, -0.5, 0.5),
+    }
+    return _maps("effect_maps", alt, shown, framed)
 
 
 def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
@@ -77,3 +138,90 @@ def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
     text = ipywidgets.Text(row, continuous_update=False, description="digits")
     knobs = {"step": (1, len(digits)), "start": list(ensembles), "seed": list(seeds)}
     ipywidgets.interact(draw, row=text, **knobs)
+
+
+# diagrams
+
+
+def counterfactual_diagram() -> Figure:
+    """One sequence twice, the second with a zero in place of the digit."""
+    alt = (
+        "Two sequences of digits that differ in one place: 6 7 0 0 1 0 0 and 6 7 0 0 0 0 0. The "
+        "same model reads both. Until the fifth digit its states are the same; there, one forget "
+        "gate minus the other is what the 1 does."
+    )
+    fig, ax = diagrams.canvas("counterfactual", alt, 8.6, 2.7)
+    for y, digits in ((2.0, "6700100"), (0.7, "6700000")):
+        for k, digit in enumerate(digits):
+            colour = "orange" if k == 4 else "grey"
+            diagrams.box(ax, 0.5 + 0.62 * k, y, digit, colour, width=0.5, height=0.45, size=13)
+    diagrams.label(ax, 1.43, 1.35, "the same digits, the same states")
+    gates = [
+        diagrams.box(ax, 5.75, y, text, "orange", width=1.1, height=0.5)
+        for y, text in ((2.0, "$f_5$ with 1"), (0.7, "$f_5$ with 0"))
+    ]
+    minus = diagrams.gate(ax, 6.85, 1.35, "−", "green")
+    for y, gate in zip((2.0, 0.7), gates, strict=True):
+        side = 0.225 if y < 1 else -0.225
+        diagrams.arrow(ax, (2.98, y + side), (2.98, 1.35 - side), (5.75, 1.35 - side),
+                       (5.75, y + side * 1.1), colour="orange")  # fmt: skip
+        diagrams.arrow(ax, gate.right, (6.85, y), minus.top if y > 1 else minus.bottom)
+    diagrams.arrow(ax, minus.right, (7.3, 1.35), colour="green")
+    diagrams.label(ax, 7.8, 1.35, "what the\n1 does", "green")
+    return fig
+
+
+def probe_diagram() -> Figure:
+    """A linear classifier reads the sum from the cell state after each step."""
+    alt = (
+        "An LSTM reads 6 7 0 0 and so on; its cell state goes from step to step. After each step "
+        "a separate linear probe reads the sum from the cell state. The probes are fitted "
+        "afterwards, on other pairs of addends, and change nothing in the network."
+    )
+    fig, ax = diagrams.canvas("probe", alt, 8.0, 3.2)
+    before = None
+    for x, digit, step in ((0.7, 6, 1), (1.85, 7, 2), (3.0, 0, 3), (4.15, 0, 4), (6.0, 0, 10)):
+        cell = diagrams.box(ax, x, 1.4, "LSTM", "blue", width=0.8)
+        read = diagrams.box(ax, x, 0.4, str(digit), width=0.5, height=0.45, size=13)
+        probe = diagrams.box(ax, x, 2.6, f"probe {step}", "green", width=0.95)
+        diagrams.arrow(ax, read.top, cell.bottom)
+        diagrams.arrow(ax, cell.top, probe.bottom, colour="green", linestyle="--")
+        diagrams.label(ax, x, 2.0, f"$c_{{{step}}}$", "green")
+        if before:
+            diagrams.arrow(ax, before.right, cell.left, colour="blue")
+        before = cell
+    diagrams.label(ax, 5.08, 1.4, "…", "blue")
+    diagrams.arrow(ax, probe.right, (6.85, 2.6), colour="green")
+    diagrams.label(ax, 7.35, 2.6, "the sum?", "green")
+    diagrams.label(ax, 7.3, 1.4, "trained before,\nnot changed")
+    return fig
+
+
+def ablation_diagram() -> Figure:
+    """The forget gate of a cell, as trained and held at a constant."""
+    alt = (
+        "A step of the cell state twice: the old state times the forget gate, plus the input gate "
+        "times the candidate. Left, as trained, the forget gate is computed from x and h. Right, "
+        "the connection is cut, and a constant, 1 or the unit's own mean, takes its place."
+    )
+    fig, ax = diagrams.canvas("ablation_diagram", alt, 9.2, 2.5)
+    for x, title in ((0.0, "as trained"), (4.7, "held")):
+        held = title == "held"
+        diagrams.label(ax, x + 1.85, 2.25, title, "orange" if held else "grey")
+        old = diagrams.box(ax, x + 0.6, 1.6, "$c_{t-1}$", width=0.8)
+        times, plus = diagrams.gate(ax, x + 1.85, 1.6, "×"), diagrams.gate(ax, x + 3.0, 1.6, "+")
+        new = diagrams.box(ax, x + 3.95, 1.6, "$c_t$", width=0.7)
+        added = diagrams.box(ax, x + 3.1, 0.6, r"$i_t * \tilde{c}_t$", width=0.95)
+        source = diagrams.box(ax, x + 0.6, 0.3, "$x_t, h_{t-1}$", width=1.0, height=0.42)
+        for start, end in ((old, times), (times, plus), (plus, new)):
+            diagrams.arrow(ax, start.right, end.left)
+        diagrams.arrow(ax, (plus.x, added.top[1]), plus.bottom)
+        if held:
+            gate = diagrams.box(ax, times.x, 0.85, "1 or mean", "orange", width=1.05, height=0.42)
+            diagrams.label(ax, times.x - 0.4, source.y, "cut", "orange")
+        else:
+            gate = diagrams.gate(ax, times.x, 0.85, "σ")
+            diagrams.arrow(ax, source.right, (gate.x, source.y), gate.bottom)
+        diagrams.arrow(ax, gate.top, times.bottom, colour="orange" if held else "grey")
+        diagrams.label(ax, times.x + 0.3, 1.22, "$f_t$")
+    return fig
