@@ -151,12 +151,11 @@ def lab(context: typer.Context, threads: Threads = 1) -> int:
 @app.command()
 def data(
     names: Annotated[list[str] | None, typer.Argument(help="else what `cpu` needs")] = None,
-    check: Annotated[bool, typer.Option("--check", help="fetch nothing")] = False,
 ) -> int:
     """Fetch and verify the data sets and models that are downloaded."""
     from labkit.lab import fetch
 
-    return fetch.data(names or [], check=check)
+    return fetch.data(names or [])
 
 
 @app.command()

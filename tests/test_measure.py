@@ -16,13 +16,21 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch
-from scipy.stats import norm
 
-from labkit.lab import machine
+from labkit.lab import machine, record
 from labkit.measure import claims, diagrams, plots, statistics
-from labkit.measure.claims import Condition, judge, number_row
-from labkit.measure.statistics import number, paired_difference, summarise, trend
+from labkit.measure.audit import audit, correct, fitting
+from labkit.measure.claims import Condition, judge, number_row, over_thresholds
+from labkit.measure.statistics import (
+    holm,
+    number,
+    paired_difference,
+    paired_differences,
+    summarise,
+    trend,
+)
 
+BOOTSTRAP = "95 % bootstrap t of the mean"
 STUDENT = "95 % Student t of the mean"
 
 # summaries
@@ -33,36 +41,60 @@ def test_a_summary_holds_centre_spread_and_raw_values():
     assert (summary["n"], summary["mean"], summary["median"], summary["sd"]) == (3, 0.5, 0.5, 0.25)
     assert (summary["min"], summary["max"], summary["raw"]) == (0.25, 0.75, [0.25, 0.75, 0.5])
     assert (summary["seeds"], summary["unit"], summary["timing"]) == ([0, 1, 2], "s", True)
-    assert summary["interval"] == "95 % BCa bootstrap of the mean"
+    assert summary["interval"] == STUDENT
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
 def test_the_bootstrap_interval_is_that_of_a_known_case():
-    """The spatial test data of Efron and Tibshirani 1993, with the BCa formula written out."""
+    """The spatial test data of Efron and Tibshirani 1993, with the bootstrap t written out."""
     values = np.array(
         [48, 36, 20, 29, 42, 42, 20, 42, 22, 41, 45, 14, 6, 0, 33, 28, 34, 4, 32, 24, 47, 41, 24,
          26, 30, 41.0]
     )  # fmt: skip
-    draws = np.random.default_rng(1).choice(values, (100_000, len(values))).mean(1)
-    bias = norm.ppf((draws < values.mean()).mean())
-    jackknife = (values.sum() - values) / (len(values) - 1)
-    d = jackknife.mean() - jackknife
-    acceleration = (d**3).sum() / (6 * (d**2).sum() ** 1.5)
-    z = bias + norm.ppf([0.025, 0.975])
-    low, high = np.quantile(draws, norm.cdf(bias + z / (1 - acceleration * z)))
+    n, mean = len(values), values.mean()
+    error = values.std(ddof=1) / math.sqrt(n)
+    draws = np.random.default_rng(1).choice(values, (100_000, n))
+    t = (draws.mean(1) - mean) / (draws.std(1, ddof=1) / math.sqrt(n))
+    for level in (0.95, 0.99):
+        low, high = mean - np.quantile(t, [(1 + level) / 2, (1 - level) / 2]) * error
+        summary = summarise(values.tolist(), level=level)
+        assert (summary["low"], summary["high"]) == pytest.approx((low, high), abs=0.25)
+        assert mean - low > high - mean + 1  # the data are skewed, and so is the interval
+        assert summary["interval"] == BOOTSTRAP.replace("95", f"{100 * level:.0f}")
+        assert summarise(values.tolist(), level=level) == summary
 
-    summary = summarise(values.tolist())
-    assert (summary["low"], summary["high"]) == pytest.approx((low, high), abs=0.15)
-    plain = np.quantile(draws, 0.025)
-    assert abs(summary["low"] - low) < abs(summary["low"] - plain)  # the data are skewed
-    assert summarise(values.tolist()) == summary
+
+def test_the_interval_covers_where_students_is_too_narrow():
+    """The mean of a skewed quantity, 20 seeds: whatever covers 95 % misses 20 of 400 times."""
+    drawn = np.random.default_rng(0).lognormal(0, 1.2, (400, 20))
+    truth, misses = math.exp(1.2**2 / 2), {"bootstrap": 0, "student": 0}
+    for values in drawn.tolist():
+        for name in misses:
+            summary = summarise(values, student=name == "student")
+            misses[name] += not summary["low"] <= truth <= summary["high"]
+    assert misses["student"] > 60
+    assert misses["bootstrap"] < 45
+
+
+def test_a_median_has_the_interval_of_the_sign_test():
+    """Of ten values the second and the ninth: 2 P(X <= 1) is 0.021, 2 P(X <= 2) 0.109."""
+    values = [7.0, 1.0, 4.0, 100.0, 2.0, 9.0, 3.0, 8.0, 5.0, 6.0]
+    summary = summarise(values, statistic="median")
+    assert (summary["low"], summary["median"], summary["high"]) == (2.0, 5.5, 9.0)
+    assert summary["interval"] == "95 % sign test of the median"
+    few = summarise(values[:5], statistic="median")
+    assert (few["low"], few["high"], few["interval"][:4]) == (None, None, "none")
 
 
 def test_students_interval_is_that_of_the_tables():
     summary = summarise([1.0, 2.0, 3.0], student=True)
     half = 4.302653 / math.sqrt(3)  # t for 97.5 % and two degrees of freedom, sd 1
     assert (summary["low"], summary["high"]) == pytest.approx((2 - half, 2 + half), abs=1e-5)
-    assert summary["interval"] == STUDENT
+    assert {summary["interval"], summarise([1.0, 2.0, 3.0])["interval"]} == {STUDENT}
+    assert summarise(range(8), student=True)["interval"] == STUDENT
+    assert summarise(range(8))["interval"] == BOOTSTRAP
+    # every third resample leaves out the one value that differs, so t has no quantile
+    assert summarise([0.2] * 19 + [0.9])["interval"] == STUDENT
 
 
 @pytest.mark.filterwarnings("error")
@@ -74,23 +106,20 @@ def test_degenerate_samples_have_plain_answers(options):
     same = summarise([0.1] * 3, **options)
     assert (same["mean"], same["low"], same["high"], same["sd"]) == (0.1, 0.1, 0.1, 0.0)
     assert {s["interval"].startswith("none") for s in (one, same)} == {True}
-    for values in ([0.1, 0.3], [0.2] * 9 + [0.9], [0.0, 1.0, 1.0, 1.0]):
+    for values in ([0.2] * 9 + [0.9], [0.0, 1.0, 1.0, 1.0, 1.0, 0.0]):
         summary = summarise(values, **options)
         assert summary["low"] <= summary[statistic] <= summary["high"]
         assert summary["interval"].endswith(f"of the {statistic}")
 
 
 @pytest.mark.parametrize(
-    "values, options, error, message",
-    [([], {}, ValueError, "at least one"),
-     ([1.0, math.nan], {}, ValueError, "value 1 must be finite, got nan"),
-     ([True], {}, TypeError, "value 0 must be a number, got True"),
-     ([1.0], {"seeds": [1, 2]}, ValueError, "1 values but 2 seeds"),
-     ([1.0], {"statistic": "mode"}, ValueError, "mean, median; got 'mode'"),
-     ([1.0], {"statistic": "median", "student": True}, ValueError, "not of the median")],
+    "values, options, message",
+    [([], {}, "at least one"), ([1.0, math.nan], {}, r"only finite ones; got \[1.0, nan\]"),
+     ([1.0], {"seeds": [1, 2]}, "1 values but 2 seeds"),
+     ([1.0], {"statistic": "mode"}, "mean, median; got 'mode'")],
 )  # fmt: skip
-def test_wrong_values_are_refused(values, options, error, message):
-    with pytest.raises(error, match=message):
+def test_wrong_values_are_refused(values, options, message):
+    with pytest.raises(ValueError, match=message):
         summarise(values, **options)
 
 
@@ -107,17 +136,67 @@ def test_differences_are_paired_by_seed():
 def test_accuracies_that_are_equal_as_fractions_differ_by_nothing():
     third = float(np.float32(1 / 3))  # as torch returns it
     assert paired_difference([third] * 3, [1 / 3] * 3, [0, 1, 2])["raw"] == [0.0] * 3
-    exact = paired_difference([third, 1.0], [1 / 3, 0.5], [0, 1], student=True)
-    assert exact["raw"] == [third - 1 / 3, 0.5]
-    assert exact["interval"] == STUDENT
+    small = paired_difference([3e-8, 1.0], [1e-8, 0.5], [0, 1])["raw"]
+    assert small == pytest.approx([2e-8, 0.5], rel=1e-9)
+
+
+# several comparisons
+
+
+def six_lengths() -> tuple[dict, dict]:
+    """Values of six lengths over 12 seeds, which lie further apart the longer they are."""
+    rng = np.random.default_rng(2)
+    noise = {L: rng.normal(0, 1, 12) for L in (10, 15, 20, 25, 30, 35)}
+    a = {L: (values - values.mean() + L * 0.05).tolist() for L, values in noise.items()}
+    return a, {L: [0.0] * 12 for L in a}
+
+
+def test_holm_is_stricter_than_each_comparison_alone_and_agrees_with_its_intervals():
+    a, b = six_lengths()
+    together = paired_differences(a, b, range(12))
+    assert [*together] == [10, 15, 20, 25, 30, 35]
+    alone = {L: paired_difference(a[L], b[L], range(12)) for L in a}
+    p = {L: holm({L: m})[L]["p_holm"] for L, m in alone.items()}  # of one, nothing is corrected
+    order, worst = sorted(p, key=p.get), 0.0
+    for rank, L in enumerate(order):
+        worst = max(worst, min(1.0, (6 - rank) * p[L]))
+        assert together[L]["p_holm"] == pytest.approx(worst)
+        assert (together[L]["low"] > 0) == (worst <= 0.05)
+        assert together[L]["low"] <= alone[L]["low"]
+    shown = [sum(m["low"] > 0 for m in of.values()) for of in (together, alone)]
+    assert 0 < shown[0] < shown[1] < 6
+    assert together[order[0]]["interval"] == "99.2 % bootstrap t of the mean, Holm over 6"
+
+
+def test_holm_shows_a_difference_that_is_not_there_in_one_of_twenty_families():
+    rng = np.random.default_rng(0)
+    wrong = {"alone": 0, "together": 0}
+    for _ in range(200):
+        values = {k: rng.normal(0, 1, 7).tolist() for k in range(6)}
+        measures = {k: summarise(raw) for k, raw in values.items()}
+        for name, of in (("alone", measures), ("together", holm(measures))):
+            wrong[name] += any(m["low"] > 0 or m["high"] < 0 for m in of.values())
+    assert wrong["alone"] > 40  # 1 - 0.95 ** 6 is 26 %
+    assert wrong["together"] < 20
+
+
+def test_holm_compares_with_a_limit_and_bears_what_has_no_spread():
+    raw = [1.1, 1.2, 1.3, 1.4, 1.2, 1.3]
+    measures = {"m": summarise(raw, seeds=range(6)), "same": summarise([2.0] * 6)}
+    measures |= {"none": summarise([1.0] * 6), "one": summarise([2.0])}
+    above = holm(measures, limit=1.0)
+    assert {k: m["p_holm"] <= 0.05 for k, m in above.items()} == {
+        "m": True, "same": True, "none": False, "one": False,
+    }  # fmt: skip
+    assert above["m"]["seeds"] == list(range(6))
+    assert above["m"]["low"] > 1
+    assert holm(measures, limit=1.2)["m"]["low"] < 1.2
 
 
 def test_a_trend_is_each_seeds_slope_for_ten_digits_more():
     slope = trend({30: [0.3, 0.8], 10: [0.5, 0.2], 20: [0.4, 0.5]}, [7, 8])
     assert slope["raw"] == pytest.approx([-0.1, 0.3])
     assert slope["seeds"] == [7, 8]
-    with pytest.raises(ValueError, match=r"at least two lengths, got \[10\]"):
-        trend({10: [0.5]}, [0])
     never_rise = {30: [0.7, 0.1, 0.1], 10: [0.9, 0.9, 0.5], 20: [0.8, 0.9, 0.6]}
     assert statistics.monotonic_share(never_rise) == pytest.approx(2 / 3)
 
@@ -151,11 +230,12 @@ ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.2)
 
 @pytest.mark.parametrize(
     "intervals, holds, verdict",
-    [([ABOVE, ABOVE], True, "holds"), ([ABOVE, BELOW, ABOVE], False, "holds only in part: a, c"),
-     ([ABOVE, BELOW, ACROSS], False, "holds only in part: a"),
-     ([BELOW, ACROSS], False, "does not hold"),
+    [([ABOVE, ABOVE], True, "holds"), ([BELOW, BELOW], False, "fails"),
+     ([ACROSS, ACROSS], None, "not shown"),
      ([ABOVE, ACROSS], None, "shown for a; not shown for b"),
-     ([ACROSS, ACROSS], None, "not shown: the interval spans the limit")],
+     ([BELOW, ACROSS], False, "fails for a; not shown for b"),
+     ([ABOVE, BELOW, ABOVE], False, "shown for a, c; fails for b"),
+     ([ACROSS, BELOW, ABOVE], False, "shown for c; fails for b; not shown for a")],
 )  # fmt: skip
 def test_a_claim_is_judged_by_all_of_its_conditions(intervals, holds, verdict):
     labelled = list(zip("abc", intervals, strict=False))
@@ -178,28 +258,46 @@ def test_an_interval_that_touches_its_limit_shows_nothing(low, high, above, belo
 
 
 @pytest.mark.parametrize(
-    "measures, too_few",
-    [([interval(0.1, 0.3, 8)], None), ([interval(0.1, 0.3, 7)], "7 seeds are"),
-     ([interval(0.1, 0.3, 3, STUDENT)], None), ([interval(0.1, 0.3, 2, STUDENT)], "2 seeds are"),
-     ([interval(0.1, 0.3, 3, STUDENT), interval(0.1, 0.3, 5)], "5 seeds are"),
-     ([interval(None, None, 1)], "1 seed is"), ([summarise([0.5] * 3, student=True)], None),
-     ([interval(0.1, 0.3, 7, timing=True)], "7 runs are")],
+    "measures, verdict",
+    [([interval(0.1, 0.3, 5)], "holds"), ([interval(0.1, 0.3, 4)], "too few seeds: 4"),
+     ([interval(0.1, 0.3, 3, STUDENT), interval(-0.3, -0.1, 9)], "too few seeds: 3"),
+     ([summarise([0.5])], "too few seeds: 1"), ([summarise([0.5] * 5)], "holds"),
+     ([interval(0.1, 0.3, 4, timing=True)], "too few runs: 4")],
 )  # fmt: skip
-def test_too_few_seeds_give_no_verdict(measures, too_few):
+def test_too_few_seeds_give_no_verdict(measures, verdict):
     claim = judge("a", "c", "w", [Condition("a", "m", measure) for measure in measures])
-    assert claim.verdict == (f"undecided: {too_few} too few" if too_few else "holds")
-    assert claim.holds is (None if too_few else True)
+    assert claim.verdict == verdict
+    assert claim.holds is (True if verdict == "holds" else None)
 
 
-def test_the_reason_says_what_was_measured_and_what_was_needed():
+def test_the_reason_says_what_was_measured_what_was_needed_and_by_which_test():
     above = Condition("at 10", "m", interval(0.1, 0.3), limit=0.05)
     below = Condition("at 20", "m", interval(-0.3, -0.1, n=9), "below")
     assert judge("a", "c", "accuracy", [above, below]).reason == (
         "accuracy: at 10 0.2 [0.1, 0.3] (needs above 0.05), "
-        "at 20 -0.2 [-0.3, -0.1] (needs below 0); over 9 seeds"
+        "at 20 -0.2 [-0.3, -0.1] (needs below 0); bootstrap, 9 seeds"
     )
+    together = paired_differences(*six_lengths(), range(12))
+    conditions = [Condition(f"{L} digits", "m", m) for L, m in together.items()]
+    reason = judge("a", "c", "loss", conditions).reason
+    assert reason.endswith("needs above 0; bootstrap t of the mean, Holm over 6, 12 seeds")
     with pytest.raises(ValueError, match="must be 'above' or 'below', got 'over'"):
         Condition("a", "m", interval(0.1, 0.3), "over")
+
+
+def test_a_verdict_is_swept_over_the_threshold_it_hangs_on():
+    """Units fall by 0 to 1, evenly: a share of 1 - t falls by more than t."""
+    falls = np.linspace(0, 1, 101) + np.linspace(-0.05, 0.05, 9)[:, None]  # (seeds, units)
+    values = {t: (falls > t).mean(1).tolist() for t in (0.9, 0.1, 0.3, 0.5, 0.7)}
+    swept = over_thresholds(values, 0.3, limit=0.4, seeds=range(9))
+    assert [*swept.measures] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert (swept.verdict, swept.stays) == ("holds", (0.1, 0.5))
+    assert swept.measures[0.5]["low"] > 0.4 > swept.measures[0.7]["high"]
+    assert str(swept) == "holds at 0.3 and from 0.1 to 0.5 (tried: 0.1 to 0.9)"
+    assert over_thresholds(values, 0.9, limit=0.4).verdict == "fails"
+    assert over_thresholds(values, 0.7, limit=0.3).stays == (0.7, 0.7)
+    few = {t: raw[:3] for t, raw in values.items()}
+    assert over_thresholds(few, 0.3, limit=0.4).verdict == "too few seeds: 3"
 
 
 # published numbers
@@ -231,12 +329,13 @@ def test_a_published_number_is_ranked_among_our_seeds(published, higher_is_bette
 
 
 def test_few_seeds_say_where_one_more_is_expected():
-    """2 ± 4.302653 · 1 · √(1 + 1/3): Student's prediction from 1, 2, 3."""
-    made = [row(printed, [1.0, 2.0, 3.0], student=True) for printed in (-2.98, -2.96, 6.96, 6.98)]
+    """2 ± 2.776445 · 1 · √(1 + 1/5): Student's prediction from five values with sd 1."""
+    five = [1.0, 1.0, 2.0, 3.0, 3.0]
+    made = [row(printed, five) for printed in (-1.05, -1.03, 5.03, 5.05)]
     inside = "as one more seed"
     assert [m.verdict for m in made] == ["ours better", inside, inside, "ours worse"]
-    assert {m.reason for m in made} == {"one more seed is expected in [-2.97, 6.97]"}
-    too_few = row(2.5, [1.0, 3.0], student=True)
+    assert {m.reason for m in made} == {"one more seed is expected in [-1.04, 5.04]"}
+    too_few = row(2.5, [1.0, 3.0, 2.0, 2.0])
     assert too_few.verdict == "too few seeds for a verdict"
     assert too_few.reason == "published minus ours +0.5"
 
@@ -245,7 +344,7 @@ def test_a_row_speaks_of_runs_or_examples_and_needs_its_measure():
     made = row(4, MANY, higher_is_better=None, timing=True, unit="s")
     assert made.published == "4 s"
     assert (made.verdict, made.reason) == ("outside our runs", "higher than all 8 runs")
-    few = row(2.0, [1.0, 2.0, 3.0], student=True, timing=True)
+    few = row(2.0, [1.0, 2.0, 3.0, 2.0, 1.0], timing=True)
     assert few.verdict == "as one more run"
     assert few.reason.startswith("one more run is expected")
     counted = row(0.8, MANY, examples=100)
@@ -254,6 +353,99 @@ def test_a_row_speaks_of_runs_or_examples_and_needs_its_measure():
     assert row(0.8, MANY, shown="80 %").published == "80 %"
     with pytest.raises(KeyError, match="absent"):
         number_row("w", 1.0, {}, "absent", higher_is_better=True)
+
+
+# what the digits give away
+
+PUBLISHED = record.published()
+
+
+def printed_in_homework(kind: str) -> dict[str, list[str]]:
+    """The accuracies of every table of the homework as they were printed, from the source."""
+    digits = {"test_accuracy": 4, "train_accuracy": 6}[kind]
+    tables = {name: t for name, t in PUBLISHED["imdb"].items() if isinstance(t, dict)}
+    tables = {name: t[kind] for name, t in tables.items() if name != "counted" and kind in t}
+    return {name: [f"{value:.{digits}f}" for value in values] for name, values in tables.items()}
+
+
+def test_the_homework_divided_by_batches_times_batch_size():
+    series = printed_in_homework("test_accuracy")
+    found = audit([text for texts in series.values() for text in texts], range(4_900, 5_200))
+    assert len(found.printed) == 45
+    assert max(found.fits, key=found.fits.get) == 5056 == 79 * 64
+    assert (found.fits[5056], found.fits[5000], found.fit_all) == (44, 20, [])
+    assert found.chance(5056) == pytest.approx(0.5056, abs=1e-3)
+    of_128 = series["handwritten_lstm_batch128"]
+    assert 5120 == 40 * 128 in audit(of_128, range(4_900, 5_200)).fit_all
+    assert fitting(of_128[-1], [5000, 5056, 5120]) == {5120: 4374}
+
+    series = printed_in_homework("train_accuracy")
+    found = audit([text for texts in series.values() for text in texts], range(19_900, 20_200))
+    assert (len(found.printed), found.fits[20032]) == (50, 45)
+    assert audit(series["handwritten_lstm_batch128"], range(19_900, 20_200)).fit_all == [20096]
+    assert (313 * 64, 157 * 128) == (20032, 20096)
+
+
+def test_corrected_accuracies_are_counted_over_the_reviews_that_there_were():
+    tables, common = PUBLISHED["imdb"], PUBLISHED["imdb"]["counted"]
+    last = {}
+    for kind in ("test_accuracy", "train_accuracy"):
+        for name, texts in printed_in_homework(kind).items():
+            counted = tables[name].get("counted", common)[kind]
+            assert counted["digits"] == len(texts[0]) - 2
+            corrected = [correct(t, counted["n_counted"], counted["n_true"]) for t in texts]
+            raised = np.subtract(corrected, [*map(float, texts)])
+            assert 0 < raised.min() < raised.max() < 0.025
+            last[name, kind] = corrected[-1]
+    assert last["rnn", "test_accuracy"] == 0.8628
+    assert last["gru", "test_accuracy"] == 0.8702
+    tested = {name: value for (name, kind), value in last.items() if kind == "test_accuracy"}
+    assert max(tested, key=tested.get) == "handwritten_lstm_batch128"  # "slightly worse"
+    assert tested["handwritten_lstm_batch128"] == 0.8748
+    assert correct("0.4939", 5056, 5000) == pytest.approx(0.4994)  # chance
+
+
+def test_digits_that_are_cut_off_are_not_rounded():
+    assert fitting("79.083 %", range(1_950, 2_001)) == {1984: 1569}
+    assert fitting("79.082 %", range(1_950, 2_001), cut=True) == {1984: 1569}
+    assert fitting("0.67", [3]) == fitting("0.66", [3], cut=True) == {3: 2}
+    assert fitting("0.66", [3]) == fitting("0.67", [3], cut=True) == {}
+    assert fitting("0.5", [4]) == fitting("0.5", [4], cut=True) == {4: 2}
+    assert fitting("1.00", [7]) == {7: 7}
+    assert (fitting("0.80", [9]), fitting("0.8", [9])) == ({}, {9: 7})
+    held_out = PUBLISHED["imdb_glove"]["held_out"]
+    counted = held_out["counted"]["bilstm_accuracy"]
+    text = f"{held_out['bilstm_accuracy']:.{counted['digits']}f}"
+    assert correct(text, counted["n_counted"], counted["n_true"]) == 1569 / 1984
+
+
+def test_every_fraction_fits_the_number_it_was_printed_from():
+    for n in (7, 100, 333):
+        for k in range(n + 1):
+            for digits in (3, 4):
+                cut = math.floor(10**digits * k / n + 1e-9) / 10**digits
+                assert fitting(f"{k / n:.{digits}f}", [n]) == {n: k}
+                assert fitting(f"{cut:.{digits}f}", [n], cut=True) == {n: k}
+
+
+def test_hundredths_fit_a_hundred_and_cannot_tell_it_from_some_others():
+    tables = PUBLISHED["digit_sum"]["lstm"] | PUBLISHED["digit_sum"]["rerun"]
+    texts = [
+        f"{value:.2f}"
+        for table in tables.values()
+        for key, values in table.items()
+        if key.endswith("accuracy")
+        for value in values
+    ]
+    found = audit(texts, range(20, 110))
+    assert len(texts) == 48
+    assert 100 in found.fit_all
+    assert found.chance(100) == 1.0
+    assert [n for n in found.fit_all if n < 100] == [80, 88, 96, 97, 99]
+    with pytest.raises(ValueError, match="not one k of 5,056"):
+        correct("0.77", 5056, 5000)
+    with pytest.raises(ValueError, match=r"0.81 is not one k of 20:"):
+        correct("0.81", 20, 20)
 
 
 # plots

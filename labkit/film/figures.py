@@ -103,7 +103,7 @@ def dots(
     )
     for place, (row, summary) in enumerate(rows.items()):
         centre, error = summary[summary["statistic"]], None
-        if summary["n"] >= 3:
+        if summary["n"] >= 3 and summary["low"] is not None:
             error = [[centre - summary["low"]], [summary["high"] - centre]]
         ax.plot(summary["raw"], [place] * summary["n"], "o", color=PALETTE[7], markersize=4)
         ax.errorbar(centre, place, xerr=error, fmt="o", color="black", markersize=5, zorder=3)

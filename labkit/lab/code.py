@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import io
 import json
 import os
-import tokenize
 import tomllib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,41 +56,34 @@ def write_atomically(path: Path, content: bytes) -> None:
 # code
 
 
-def stripped(source: str) -> str:
-    """The tokens of Python source, without comments, docstrings and layout, a statement a line.
+def stripped(source: str) -> Any:
+    """The syntax tree of Python source in plain values, without positions and docstrings.
 
     The same under every version of Python. Source that is not Python stays as it is.
     """
-    blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}  # where a block begins and ends
-    text, words, begun = [], [], []
-    lines = io.StringIO(source, newline=None).readlines()
     try:
-        for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
-            name, word = tokenize.tok_name[token.type], token.string
-            if name == "FSTRING_START":  # from Python 3.12 on an f-string comes in pieces
-                begun.append(token.start)
-            elif name == "FSTRING_END":
-                word = _between(lines, begun.pop(), token.end)
-            if begun or token.type in (tokenize.COMMENT, tokenize.NL):
-                continue
-            if token.type != tokenize.NEWLINE:
-                words.append((token.type, blocks.get(token.type, word)))
-                continue
-            edges = [pair for pair in words if pair[0] in blocks]
-            if [kind for kind, _ in words[len(edges) :]] == [tokenize.STRING]:  # a docstring
-                words = edges
-            else:
-                text.append(" ".join(word for _, word in words))
-                words = []
-    except (SyntaxError, tokenize.TokenError):
+        tree = ast.parse(source)
+    except SyntaxError:
         return source
-    return "\n".join(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts between the pieces
+            node.values = [piece for piece in node.values if getattr(piece, "value", None) != ""]
+    return _plain(tree)
 
 
-def _between(lines: Sequence[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The text from one (row, column) to another, as tokens count them."""
-    *rows, last = lines[start[0] - 1 : end[0]]
-    return "".join([*rows, last[: end[1]]])[start[1] :]
+def _plain(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_docstring(item)]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    # what a newer Python adds is empty in older code
+    fields = {n: _plain(value) for n, value in ast.iter_fields(node) if value not in (None, [])}
+    return [type(node).__name__, fields]
+
+
+def _is_docstring(node: Any) -> bool:
+    text = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(text, ast.Constant) and isinstance(text.value, str)
 
 
 def _path(name: str) -> Path | None:
@@ -118,7 +109,7 @@ def _digest_and_imports(source: str) -> tuple[str, frozenset[str]]:
             for alias in node.names:  # a module of a package, else a name defined in it
                 inner = f"{node.module}.{alias.name}"
                 names.add(inner if _path(inner) else node.module)
-    return sha256(stripped(source).encode()), frozenset(filter(_path, names))
+    return sha256(canonical(stripped(source))), frozenset(filter(_path, names))
 
 
 def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
@@ -168,17 +159,15 @@ def data_digest(name: str) -> str | None:
     counts as canonical JSON, so comments and the rest of the file do not.
     """
     file, mark, entry = name.partition("#")
-    path = machine.DATA / file
-    if not path.is_file():
-        return None
-    if not mark:
-        return sha256(path.read_bytes())
     try:
-        value = tomllib.loads(path.read_text("utf-8"))
+        content = (machine.DATA / file).read_bytes()
+        if not mark:
+            return sha256(content)
+        value = tomllib.loads(content.decode())
         for key in entry.split("."):
             value = value[key]
         return sha256(canonical(value))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -10,11 +10,10 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -26,14 +25,13 @@ from tqdm import tqdm
 
 from labkit.lab import code, machine
 
-PATIENCE = 60  # seconds within which a server has to send ...
-SLOWEST = 1_000  # ... this many bytes for each of them
+PATIENCE = 60  # seconds without a byte, or that a file may be late ...
+SLOWEST = 1_000  # ... at this many bytes a second
 REASONS = {  # what is said of an error of the first kind that fits
     requests.exceptions.SSLError: "no safe connection ({}): are clock and certificates right?",
     requests.exceptions.InvalidSchema: "it leads to a place that is not https ({})",
     requests.exceptions.ConnectionError: "the server cannot be reached; is there a network?",
 }
-_looking_only = False  # nothing is fetched
 
 
 class DownloadError(OSError):
@@ -66,32 +64,22 @@ def fetch(source: Source) -> Path:
     path = machine.DOWNLOADS / source.name
     if _is_right(path, source):
         return path
-    if _looking_only:
-        raise DownloadError(f"{path} is {'damaged' if path.exists() else 'not there'}")
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            say(f"waiting for another process that fetches {path.name}")
-            lock.acquire()
-        if not _is_right(path, source):  # no other process was faster
-            _bring(source, path)
-    except OSError as error:
-        if isinstance(error, DownloadError):
-            raise
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not _is_right(path, source):  # no other process was faster
+                _bring(source, path)
+    except DownloadError:
+        raise
+    except (OSError, NotImplementedError) as error:
         advice = "make room there, or choose another folder with LABKIT_DOWNLOADS"
-        raise DownloadError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
-    finally:
-        lock.release()
+        raise DownloadError(f"cannot write {path}: {error}; {advice}") from error
     return path
 
 
 def offline() -> bool:
     """Whether the network must not be used."""
-    variable = os.environ.get("LABKIT_OFFLINE", "").strip().lower()
-    return _looking_only or variable in ("1", "true", "yes", "on")
+    return os.environ.get("LABKIT_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def say(text: str) -> None:
@@ -134,42 +122,34 @@ def _bring(source: Source, path: Path) -> None:
 
 def _fetched(place: str, source: Source, published: Source, staging: Path) -> Path:
     """A source below `staging`, from one place, hashed before it is unpacked and after."""
+
+    def download(place: str, output: str, _pooch: object) -> None:
+        size = max(published.size, source.size)
+        _copy(_open(place, size), output, size)
+
     pooch.get_logger().setLevel("WARNING")
     known_hash = f"sha256:{published.sha256}" if place in published.urls else None
-    download = partial(_download, size=max(published.size, source.size))
     path = Path(pooch.retrieve(place, known_hash, published.name, staging, downloader=download))
     if source.unpack:
         packed, path = path, staging / "unpacked"
-        with source.unpack(packed) as file, open(path, "wb") as output:
-            while piece := file.read(2**20):
-                if output.tell() + len(piece) > source.size:
-                    raise ValueError(f"it holds more than the {source.size:,} bytes expected")
-                output.write(piece)
+        _copy(source.unpack(packed), path, source.size)
     if not _is_right(path, source):
         raise ValueError(f"it does not hold the {source.name} that was published")
     return path
 
 
-def _download(place: str, output_file: str, _pooch: object, *, size: int) -> None:
-    """Copy what lies at a path or URL, for pooch; a thread does, so that this one can give up."""
-
-    def copy() -> None:
-        with _open(place, size) as file:
-            while piece := file.read(2**14):
-                if output.tell() + len(piece) > size:
-                    raise ValueError("more bytes come than the file can have")
-                output.write(piece)
-                bar.update(len(piece))
-
+def _copy(file: IO[bytes], path: str | Path, size: int) -> None:
+    """Copy an open file to a path; ValueError for more bytes than `size`, and for too slow ones."""
+    start = time.monotonic()
     bar = tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None)
-    with ThreadPool(1) as thread, bar, open(output_file, "wb") as output:  # closed, `copy` ends
-        job = thread.apply_async(copy)
-        while not job.ready():
-            before = output.tell()
-            job.wait(PATIENCE)
-            if not job.ready() and output.tell() - before < SLOWEST * PATIENCE:
-                raise ValueError(f"less than {SLOWEST:,} bytes a second came for {PATIENCE} s")
-        job.get()
+    with file, open(path, "wb") as output, bar:
+        while piece := file.read1(2**16):
+            output.write(piece)
+            bar.update(len(piece))
+            if output.tell() > size:
+                raise ValueError(f"more bytes come than the {size:,} expected")
+            if output.tell() < SLOWEST * (time.monotonic() - start - PATIENCE):
+                raise ValueError(f"less than {SLOWEST:,} bytes a second came")
 
 
 def _open(place: str, size: int):
@@ -181,34 +161,30 @@ def _open(place: str, size: int):
     session = requests.Session()
     session.trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")  # proxies
     prefixes = ("https://", f"{parts.scheme}://{parts.netloc}/")  # no redirects to others
-    session.adapters = dict.fromkeys(prefixes, requests.adapters.HTTPAdapter(max_retries=2))
+    session.adapters = dict.fromkeys(prefixes, requests.adapters.HTTPAdapter())
     headers = {"Accept-Encoding": "identity"}
-    response = session.get(place, headers=headers, stream=True, timeout=(10, 2 * PATIENCE))
+    response = session.get(place, headers=headers, stream=True, timeout=(10, PATIENCE))
     response.raise_for_status()
     return response.raw
 
 
-def data(names: Sequence[str] = (), check: bool = False) -> int:
-    """Fetch the sources of these names and verify them, or with `check` verify what is there.
+def data(names: Sequence[str] = ()) -> int:
+    """Fetch the sources of these names, else all but those on request, and verify them.
 
     A room's `SOURCES` names a module whose `SOURCES` maps each name to a function that returns a
     verified path; those that its `ON_REQUEST` lists have to be named. Returns an exit code.
     """
-    global _looking_only
-    _looking_only = check
     rooms = [import_module(f"labkit.{folder.name}") for folder in code.PACKAGE.glob("[a-z]*/")]
     modules = [import_module(room.SOURCES) for room in rooms if hasattr(room, "SOURCES")]
     known = {name: get for module in modules for name, get in module.SOURCES.items()}
     on_request = {name for module in modules for name in getattr(module, "ON_REQUEST", ())}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"unknown data set {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    bad = []
+    status = 0
     for name in names or sorted(known.keys() - on_request):
         try:
             print(f"{name:10} sound    {machine.shown(known[name]())}")
         except DownloadError as error:
-            bad.append(name)
-            print(f"{name:10} MISSING  {str(error).splitlines()[0] if check else error}")
-    if check and bad:
-        print(f"Next: python -m labkit data {' '.join(bad)}")
-    return int(bool(bad))
+            status = 1
+            print(f"{name:10} MISSING  {error}")
+    return status

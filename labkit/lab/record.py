@@ -41,7 +41,7 @@ class _Strict(BaseModel):
 
 
 class Summary(_Strict):
-    """What `summarise` returns."""
+    """What `summarise` returns, and `holm`."""
 
     n: int
     mean: FiniteFloat
@@ -57,6 +57,7 @@ class Summary(_Strict):
     raw: list[FiniteFloat]
     unit: str
     timing: bool
+    p_holm: FiniteFloat | None = None  # of those that `holm` compared
 
 
 class FigureEntry(_Strict):

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 import scipy  # loads `scipy.stats` when it is first used
 
-from labkit.measure.statistics import STUDENT, Measure, number
+from labkit.measure.statistics import MIN_BOOTSTRAP, Measure, number, summarise
 
-MIN_SEEDS = 8  # with fewer, a bootstrap interval says too little for a verdict
-MIN_STUDENT = 3
+MIN_SEEDS = 5  # with fewer, no interval is to be trusted and nothing is judged
 MISSING = "no result yet"
+VERDICTS = {  # of conditions that are all met, all on the wrong side, all undecided; of some
+    True: ("holds", "shown for"),
+    False: ("fails", "fails for"),
+    None: ("not shown", "not shown for"),
+}
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The whole 95 % interval of `measure`, named `name`, must lie above or below `limit`."""
+    """The whole interval of `measure`, named `name`, must lie above or below `limit`."""
 
     label: str
     name: str
@@ -28,12 +32,6 @@ class Condition:
     def __post_init__(self) -> None:
         if self.side not in ("above", "below"):
             raise ValueError(f"Condition.side must be 'above' or 'below', got {self.side!r}")
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are enough seeds for the interval to mean something."""
-        student = STUDENT in self.measure["interval"]
-        return self.measure["n"] >= (MIN_STUDENT if student else MIN_SEEDS)
 
     @property
     def met(self) -> bool | None:
@@ -64,35 +62,73 @@ class Claim:
 def judge(claim_id: str, claim: str, what: str, conditions: Sequence[Condition]) -> Claim:
     """The verdict on a claim from its conditions; `what` says what they measure.
 
-    It holds if all conditions are met, holds in part if some are met and another fails, is shown
-    for some where the others' intervals span the limit, and does not hold if none is met and one
-    fails. Where no interval leaves its limit, or with too few seeds, there is no verdict.
+    It "holds" where all are met, "fails" where all intervals lie on the wrong side, and is "not
+    shown" where all span their limits: no proof of the contrary. Where conditions differ, each
+    group is named. With too few seeds there is no verdict.
     """
     seeds = min(c.measure["n"] for c in conditions)
     unit = "run" if all(c.measure["timing"] for c in conditions) else "seed"
-    met = [c.label for c in conditions if c.met]
-    failed = [c.label for c in conditions if c.met is False]
-    spanning = [c.label for c in conditions if c.met is None]
-    holds: bool | None = None
-    if too_few := [c.measure["n"] for c in conditions if not c.enough]:
-        fewest = min(too_few)
-        verdict = f"undecided: {fewest} {unit}{'s are' if fewest != 1 else ' is'} too few"
-    elif len(met) == len(conditions):
-        holds, verdict = True, "holds"
-    elif failed:
-        holds = False
-        verdict = f"holds only in part: {', '.join(met)}" if met else "does not hold"
-    elif met:
-        verdict = f"shown for {', '.join(met)}; not shown for {', '.join(spanning)}"
+    groups = {met: [c.label for c in conditions if c.met is met] for met in VERDICTS}
+    groups = {met: labels for met, labels in groups.items() if labels}
+    holds = next(iter(groups)) if len(groups) == 1 else False if False in groups else None
+    if seeds < MIN_SEEDS:
+        holds, verdict = None, f"too few {unit}s: {seeds}"
+    elif len(groups) == 1:
+        verdict = VERDICTS[holds][0]
     else:
-        verdict = "not shown: the interval spans the limit"
+        parts = (f"{VERDICTS[met][1]} {', '.join(labels)}" for met, labels in groups.items())
+        verdict = "; ".join(parts)
     needs = {f"{c.side} {c.limit:g}" for c in conditions}
     if len(needs) == 1:
         listed = f"{', '.join(map(str, conditions))}; needs {needs.pop()}"
     else:
         listed = ", ".join(f"{c} (needs {c.side} {c.limit:g})" for c in conditions)
-    reason = f"{what}: {listed}; over {seeds} {unit}{'s' * (seeds != 1)}"
+    tests = dict.fromkeys(c.measure["interval"].partition("% ")[2] for c in conditions)
+    test = " and ".join(filter(None, tests)) or "no interval"
+    reason = f"{what}: {listed}; {test}, {seeds} {unit}{'s' * (seeds != 1)}"
     return Claim(claim_id, claim, holds, verdict, reason, tuple(c.name for c in conditions))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A condition over a threshold of ours: its measures, its verdict, and where that stays."""
+
+    measures: dict[float, Measure]
+    chosen: float
+    verdict: str
+    stays: tuple[float, float]
+
+    def __str__(self) -> str:
+        lowest, highest = min(self.measures), max(self.measures)
+        return (
+            f"{self.verdict} at {self.chosen:g} and from {self.stays[0]:g} to {self.stays[1]:g} "
+            f"(tried: {lowest:g} to {highest:g})"
+        )
+
+
+def over_thresholds(
+    values: Mapping[float, Sequence[float]],
+    chosen: float,
+    *,
+    limit: float,
+    side: str = "above",
+    seeds: Sequence[int] | None = None,
+) -> Sweep:
+    """A quantity that depends on a threshold of ours, judged at every threshold that is tried.
+
+    `values[threshold]` holds one value a seed; the verdict is that of a `Condition` with `side` and
+    `limit`. It `stays` from the first to the last threshold around `chosen` where it is the same.
+    """
+    measures = {t: summarise(values[t], seeds=seeds) for t in sorted(values)}
+    verdicts = {
+        t: judge("", "", "", [Condition("", "", m, side, limit)]).verdict
+        for t, m in measures.items()
+    }
+    others = [t for t, verdict in verdicts.items() if verdict != verdicts[chosen]]
+    below = max((t for t in others if t < chosen), default=-math.inf)
+    above = min((t for t in others if t > chosen), default=math.inf)
+    same = [t for t in verdicts if below < t < above]
+    return Sweep(measures, chosen, verdicts[chosen], (same[0], same[-1]))
 
 
 # published numbers
@@ -126,8 +162,8 @@ def number_row(
     `shown` is how the source prints the number, where that is not as Python does.
     """
     measure = measures[name]
-    few = measure["n"] < MIN_SEEDS and STUDENT in measure["interval"]
-    verdict, reason = (_rank_of_few if few else _rank)(published, measure, higher_is_better)
+    rank = _rank if measure["n"] >= MIN_BOOTSTRAP else _rank_of_few
+    verdict, reason = rank(published, measure, higher_is_better)
     if examples:
         half_width = 1.96 * math.sqrt(published * (1 - published) / examples)
         reason += f"; ±{half_width:.2f} from its {examples} examples"
@@ -155,11 +191,11 @@ def _rank_of_few(
 ) -> tuple[str, str]:
     """Does the published number lie where one more of our few seeds is expected?
 
-    Lowest and highest of three seeds miss a fourth one half of the time. So the range is that of
+    Lowest and highest of five seeds miss a sixth one third of the time. So the range is that of
     Student's prediction of one more value, 95 %: mean ± t · sd · √(1 + 1/n).
     """
     n, mean = measure["n"], measure["mean"]
-    if n < MIN_STUDENT or measure["sd"] is None:
+    if n < MIN_SEEDS:
         return "too few seeds for a verdict", f"published minus ours {published - mean:+.3g}"
     half = float(scipy.stats.t.ppf(0.975, n - 1)) * measure["sd"] * math.sqrt(1 + 1 / n)
     low, high = mean - half, mean + half

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
+from labkit.cells.graphs import captured
 from labkit.lab import machine
 from labkit.lab.store import Arrays, Progress, Seeds, Specification, specification
 
@@ -179,25 +180,34 @@ class SineTraining(Specification):
             for cell in initial_parameters(self.seeds, self.start, dtype)
         ]
         flat = [value for cell in parameters for value in cell.values()]
-        kind = torch.optim.Adam if self.optimiser == "adam" else torch.optim.SGD
-        optimiser = kind(flat, lr=self.lr)
-        generators = [torch.Generator().manual_seed(1_000_003 + seed) for seed in self.seeds]
-        draw = torch.Generator().manual_seed(0)
-        lengths = torch.randint(self.shortest, self.longest + 1, (self.batches,), generator=draw)
+        rate = torch.tensor(self.lr, dtype=dtype, device=device)
+        if self.optimiser == "adam":
+            on_gpu = device.type == "cuda"
+            optimiser = torch.optim.Adam(flat, lr=rate, fused=True, capturable=on_gpu)
+        else:
+            optimiser = torch.optim.SGD(flat, lr=rate, fused=True)
 
-        history, arrays = [], {}
-        for done, T in enumerate(lengths.tolist(), start=1):
-            u = torch.stack([torch.rand(self.batch_size, generator=g) for g in generators])
-            X, y = draw_windows(self.reads, u.to(device, dtype), T)  # (R, B, T)
+        def step(X: Tensor, y: Tensor, lr: Tensor) -> tuple[Tensor]:
+            rate.copy_(lr)
             loss = losses(parameters, X, y, every=self.loss == "every")  # (R,)
-            if self.decay:
-                share = (done - 1) / self.batches
-                optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * share)) / 2
             optimiser.zero_grad()
             loss.sum().backward()
             optimiser.step()
+            return (loss.detach(),)
 
-            history.append(loss.detach())
+        # all that the steps read is drawn beforehand, so that none waits for a copy to the device
+        generators = [torch.Generator().manual_seed(1_000_003 + seed) for seed in self.seeds]
+        size = (self.batches, self.batch_size)
+        u = torch.stack([torch.rand(size, generator=g) for g in generators], 1).to(device, dtype)
+        draw = torch.Generator().manual_seed(0)
+        lengths = torch.randint(self.shortest, self.longest + 1, size[:1], generator=draw)
+        angles = torch.arange(self.batches).double() * (math.pi * self.decay / self.batches)
+        rates = (self.lr * (1 + angles.cos()) / 2).to(device, dtype)
+
+        step, history, arrays = captured(step, device), [], {}
+        for done, T in enumerate(lengths.tolist(), start=1):
+            X, y = draw_windows(self.reads, u[done - 1], T)  # (R, B, T)
+            history += step(X, y, rates[done - 1])
             if done in self.snapshots or done == self.batches:
                 for k, cell in enumerate(parameters):
                     arrays |= {f"{done}/{k}/{n}": v.detach().clone() for n, v in cell.items()}
