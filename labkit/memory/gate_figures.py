@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import ipywidgets
@@ -44,23 +45,18 @@ def digit_responses(measures: Mapping[str, Measure], start: str) -> Figure:
         "that place. Open diamonds: means against the step before, as one picture shows it."
     )
     fig, ax = plots.new_figure("digit_responses", alt, figsize=(8.0, 4.4))
-    for x, gate in enumerate(NAMES):
-        for sign, way in ((-1, "falls"), (1, "rises")):
-            measure, seen = (
-                measures[f"gates/{start}/digit_1/{g}/{way}"] for g in (gate, f"{gate}_seen")
-            )
-            dots = x + np.linspace(-0.15, 0.15, measure["n"])
-            ax.scatter(
-                dots, sign * np.array(measure["raw"]), s=14, color=INKS[way], alpha=0.5, lw=0
-            )
-            label = f"{way}: with the 1, against a zero in its place"
-            ax.plot(x, sign * measure["mean"], "_", ms=26, mew=2.6, color=INKS[way], label=label)
-            style = {"ms": 8, "mfc": "none", "mec": "black", "ls": "", "marker": "D"}
-            ax.plot(x + 0.3, sign * seen["mean"], **style, label="what one picture shows: against the step before")
+    diamond = {"ls": "", "marker": "D", "ms": 8, "mfc": "none", "mec": "black"}
+    diamond["label"] = "what one picture shows: against the step before"
+    for (x, gate), (sign, way) in product(enumerate(NAMES), ((-1, "falls"), (1, "rises"))):
+        name = f"gates/{start}/digit_1/{gate}"
+        measure, seen = measures[f"{name}/{way}"], measures[f"{name}_seen/{way}"]
+        dots = x + np.linspace(-0.15, 0.15, measure["n"])
+        ax.scatter(dots, sign * np.array(measure["raw"]), s=14, color=INKS[way], alpha=0.5, lw=0)
+        label = f"{way}: with the 1, against a zero in its place"
+        ax.plot(x, sign * measure["mean"], "_", ms=26, mew=2.6, color=INKS[way], label=label)
+        ax.plot(x + 0.3, sign * seen["mean"], **diamond)
     ax.axhline(0, color="black", lw=0.8)
-    ax.set_xticks(
-        range(4), [NAMES[gate] if gate != "c" else "size of the\ncell state" for gate in NAMES]
-    )
+    ax.set_xticks(range(4), [*list(NAMES.values())[:3], "size of the\ncell state"])
     ax.yaxis.set_major_formatter(lambda y, _: f"{abs(y):.0%}")
     ax.set_ylabel("units that fall  |  units that rise")
     plots.legend_below(fig, ncols=2)
@@ -150,24 +146,23 @@ def counterfactual_diagram() -> Figure:
         "same model reads both. Until the fifth digit its states are the same; there, one forget "
         "gate minus the other is what the 1 does."
     )
-    fig, ax = diagrams.canvas("counterfactual", alt, 8.6, 2.7)
-    for y, digits in ((2.0, "6700100"), (0.7, "6700000")):
+    fig, ax = diagrams.canvas("counterfactual", alt, 8.4, 2.5)
+    minus = diagrams.gate(ax, 6.8, 1.25, "−", "green")
+    for y, digits, turn, end in (
+        (1.95, "6700100", 1.45, minus.top),
+        (0.55, "6700000", 1.05, minus.bottom),
+    ):
         for k, digit in enumerate(digits):
             colour = "orange" if k == 4 else "grey"
             diagrams.box(ax, 0.5 + 0.62 * k, y, digit, colour, width=0.5, height=0.45, size=13)
-    diagrams.label(ax, 1.43, 1.35, "the same digits, the same states")
-    gates = [
-        diagrams.box(ax, 5.75, y, text, "orange", width=1.1, height=0.5)
-        for y, text in ((2.0, "$f_5$ with 1"), (0.7, "$f_5$ with 0"))
-    ]
-    minus = diagrams.gate(ax, 6.85, 1.35, "−", "green")
-    for y, gate in zip((2.0, 0.7), gates, strict=True):
-        side = 0.225 if y < 1 else -0.225
-        diagrams.arrow(ax, (2.98, y + side), (2.98, 1.35 - side), (5.75, 1.35 - side),
-                       (5.75, y + side * 1.1), colour="orange")  # fmt: skip
-        diagrams.arrow(ax, gate.right, (6.85, y), minus.top if y > 1 else minus.bottom)
-    diagrams.arrow(ax, minus.right, (7.3, 1.35), colour="green")
-    diagrams.label(ax, 7.8, 1.35, "what the\n1 does", "green")
+        gate = diagrams.box(ax, 5.6, y, f"$f_5$ with {digits[4]}", "orange", width=1.1)
+        side = 0.25 if turn > y else -0.25
+        path = (2.98, y + side), (2.98, turn), (gate.x, turn), (gate.x, y + side)
+        diagrams.arrow(ax, *path, colour="orange")
+        diagrams.arrow(ax, gate.right, (minus.x, y), end)
+    diagrams.label(ax, 1.43, 1.25, "the same digits, the same states")
+    diagrams.arrow(ax, minus.right, (7.3, 1.25), colour="green")
+    diagrams.label(ax, 7.8, 1.25, "what the\n1 does", "green")
     return fig
 
 
@@ -178,50 +173,43 @@ def probe_diagram() -> Figure:
         "a separate linear probe reads the sum from the cell state. The probes are fitted "
         "afterwards, on other pairs of addends, and change nothing in the network."
     )
-    fig, ax = diagrams.canvas("probe", alt, 8.0, 3.2)
+    fig, ax = diagrams.canvas("probe", alt, 8.0, 3.1)
     before = None
     for x, digit, step in ((0.7, 6, 1), (1.85, 7, 2), (3.0, 0, 3), (4.15, 0, 4), (6.0, 0, 10)):
-        cell = diagrams.box(ax, x, 1.4, "LSTM", "blue", width=0.8)
-        read = diagrams.box(ax, x, 0.4, str(digit), width=0.5, height=0.45, size=13)
+        read = diagrams.box(ax, x, 0.35, str(digit), width=0.5, height=0.45, size=13)
+        cell = diagrams.box(ax, x, 1.35, "LSTM", "blue", width=0.8)
         probe = diagrams.box(ax, x, 2.6, f"probe {step}", "green", width=0.95)
         diagrams.arrow(ax, read.top, cell.bottom)
         diagrams.arrow(ax, cell.top, probe.bottom, colour="green", linestyle="--")
-        diagrams.label(ax, x, 2.0, f"$c_{{{step}}}$", "green")
+        diagrams.label(ax, x, 1.97, f"$c_{{{step}}}$", "green")
         if before:
             diagrams.arrow(ax, before.right, cell.left, colour="blue")
         before = cell
-    diagrams.label(ax, 5.08, 1.4, "…", "blue")
+    diagrams.label(ax, 5.08, 1.35, "…", "blue")
     diagrams.arrow(ax, probe.right, (6.85, 2.6), colour="green")
     diagrams.label(ax, 7.35, 2.6, "the sum?", "green")
-    diagrams.label(ax, 7.3, 1.4, "trained before,\nnot changed")
+    diagrams.label(ax, 7.3, 1.35, "trained before,\nnot changed")
     return fig
 
 
 def ablation_diagram() -> Figure:
-    """The forget gate of a cell, as trained and held at a constant."""
+    """The forget gate of a cell, cut off from its inputs and held at a constant."""
     alt = (
-        "A step of the cell state twice: the old state times the forget gate, plus the input gate "
-        "times the candidate. Left, as trained, the forget gate is computed from x and h. Right, "
-        "the connection is cut, and a constant, 1 or the unit's own mean, takes its place."
+        "A step of the cell state: the old state times the forget gate, plus the input gate times "
+        "the candidate. The forget gate's own computation, a sigmoid of x and h, is cut off; a "
+        "constant, 1 or the unit's own mean, takes its place. All else stays as trained."
     )
-    fig, ax = diagrams.canvas("ablation_diagram", alt, 9.2, 2.5)
-    for x, title in ((0.0, "as trained"), (4.7, "held")):
-        held = title == "held"
-        diagrams.label(ax, x + 1.85, 2.25, title, "orange" if held else "grey")
-        old = diagrams.box(ax, x + 0.6, 1.6, "$c_{t-1}$", width=0.8)
-        times, plus = diagrams.gate(ax, x + 1.85, 1.6, "×"), diagrams.gate(ax, x + 3.0, 1.6, "+")
-        new = diagrams.box(ax, x + 3.95, 1.6, "$c_t$", width=0.7)
-        added = diagrams.box(ax, x + 3.1, 0.6, r"$i_t * \tilde{c}_t$", width=0.95)
-        source = diagrams.box(ax, x + 0.6, 0.3, "$x_t, h_{t-1}$", width=1.0, height=0.42)
-        for start, end in ((old, times), (times, plus), (plus, new)):
-            diagrams.arrow(ax, start.right, end.left)
-        diagrams.arrow(ax, (plus.x, added.top[1]), plus.bottom)
-        if held:
-            gate = diagrams.box(ax, times.x, 0.85, "1 or mean", "orange", width=1.05, height=0.42)
-            diagrams.label(ax, times.x - 0.4, source.y, "cut", "orange")
-        else:
-            gate = diagrams.gate(ax, times.x, 0.85, "σ")
-            diagrams.arrow(ax, source.right, (gate.x, source.y), gate.bottom)
-        diagrams.arrow(ax, gate.top, times.bottom, colour="orange" if held else "grey")
-        diagrams.label(ax, times.x + 0.3, 1.22, "$f_t$")
+    fig, ax = diagrams.canvas("ablation_diagram", alt, 6.6, 2.4)
+    old, new = (diagrams.box(ax, x, 1.95, f"$c_{{{t}}}$") for x, t in ((0.7, "t-1"), (5.6, "t")))
+    times, plus = diagrams.gate(ax, 2.4, 1.95, "×"), diagrams.gate(ax, 4.2, 1.95, "+")
+    held = diagrams.box(ax, 2.4, 1.1, "1 or mean", "orange", width=1.1, height=0.45)
+    diagrams.box(ax, 2.4, 0.3, r"$\sigma(x_t, h_{t-1})$", width=1.4, height=0.45)
+    added = diagrams.box(ax, 4.2, 1.1, r"$i_t \odot \tilde{c}_t$", height=0.45)
+    for start, end in ((old, times), (times, plus), (plus, new)):
+        diagrams.arrow(ax, start.right, end.left)
+    diagrams.arrow(ax, added.top, plus.bottom)
+    diagrams.arrow(ax, held.top, times.bottom, colour="orange")
+    diagrams.label(ax, 2.7, 1.54, "$f_t$", "orange")
+    diagrams.label(ax, 2.4, 0.7, "cut", "orange", fontsize=8)
+    diagrams.label(ax, 4.6, 0.3, "all else as trained")
     return fig
