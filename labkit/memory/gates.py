@@ -115,7 +115,7 @@ def summaries(
     for name, share in shares.items():  # (R, D, K)
         gate, way = name.split("/")
         for k, threshold in enumerate(THRESHOLDS):
-            if threshold == CHANGE or gate in SPAN:
+            if threshold == CHANGE or gate in ("f", "o", "c"):
                 values[share_name(start, gate, way, threshold)] = share[:, 1, k]
     at = THRESHOLDS.index(CHANGE)
     one, others = shares["f/falls"][:, 1, at], shares["f/falls"][:, 2:, at].mean(1)
