@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-import site
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 SET_UP = "run make setup, then use make, or the Python that it names"
+ROOT = str(Path(__file__).resolve().parents[1])
 
-
-def _leave_out_foreign_packages() -> None:
-    """Take PYTHONPATH out of this process and of those it starts, but for the lab's root."""
-    root = str(Path(__file__).resolve().parents[1])
-    given = [os.path.abspath(p) for p in os.environ.pop("PYTHONPATH", "").split(os.pathsep) if p]
-    if root in given:
-        os.environ["PYTHONPATH"] = root
-    if foreign := {*given} - {root, *site.getsitepackages()}:
-        sys.path[:] = [path for path in sys.path if os.path.abspath(path) not in foreign]
-        print("labkit: PYTHONPATH is left out: the lab has its own packages", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    _leave_out_foreign_packages()  # before any package could come from there
+if __name__ == "__main__" and os.environ.get("PYTHONPATH") not in (None, "", ROOT):
+    print("labkit: PYTHONPATH is left out: the lab has its own packages", file=sys.stderr)
+    os.environ["PYTHONPATH"] = ROOT  # kernels and workers find labkit there
+    os.execv(sys.executable, sys.orig_argv)
 try:
     import typer
 except ModuleNotFoundError as error:
@@ -51,9 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(end.code or 0)
     except ModuleNotFoundError as error:
         typer.echo(f"labkit: {sys.executable} has no {error.name}: {SET_UP}", err=True)
-        return 1
-    except BrokenPipeError:  # as in `labkit verify | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
         typer.echo(f"labkit: {error}", err=True)

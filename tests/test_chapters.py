@@ -194,7 +194,7 @@ def test_every_profile_is_one_that_the_chapter_can_run(chapter: str, profile: st
     values = settings.resolve(chapter, cells, profile)
     assert values["profile"] == profile
     if profile == "quick":  # so that nbval, and a student, runs what quick reports
-        assert values == settings._defaults(cells)
+        assert values == settings.defaults(cells)
 
 
 def test_every_profile_file_belongs_to_a_chapter() -> None:

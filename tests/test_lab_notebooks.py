@@ -118,7 +118,7 @@ def test_a_chapter_that_fails_or_was_edited_gets_no_outputs(lab, source, cause):
 
 
 def test_nothing_of_a_home_folder_reaches_the_kernel(lab, tmp_path_factory):
-    """Start-up files of Python and IPython, and packages of the user's site."""
+    """Start-up files of Python and IPython, packages of the user's site and of PYTHONPATH."""
     home = tmp_path_factory.mktemp("home")
     startup = home / ".ipython" / "profile_default" / "startup" / "00.py"
     startup.parent.mkdir(parents=True)
@@ -128,7 +128,9 @@ def test_nothing_of_a_home_folder_reaches_the_kernel(lab, tmp_path_factory):
         "01_toy", "import site\nassert not site.ENABLE_USER_SITE\nassert 'leaked' not in globals()"
     )
     lab.environment |= {"HOME": str(home), "IPYTHONDIR": str(home / ".ipython")}
-    lab.environment |= {"PYTHONSTARTUP": str(home / "start.py")}
+    (home / "numpy.py").write_text("raise RuntimeError('a foreign package')")
+    lab.environment["PYTHONSTARTUP"] = str(home / "start.py")
+    lab.environment["PYTHONPATH"] += f":{home}"
     done = lab.run("run", "--profile", "quick")
     assert done.returncode == 0, done.stderr
 

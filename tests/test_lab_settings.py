@@ -120,7 +120,7 @@ def test_wrong_given_values_are_named(values, given, message):
      ({"cell": CELL + "more: int = 1"}, "the parameters cell and Settings differ in: more"),
      ({"cell": CELL.replace("lr:", "rate:"), "profile": "quick"}, "differ in: lr, rate"),
      ({"cells": 2}, "needs one code cell tagged 'parameters', has 2"),
-     ({"text": None}, "is missing: it names the chapter's settings"),
+     ({"text": None}, "No such file or directory"),
      ({"text": "[quick]\n"}, "it begins with a line such as settings ="),
      ({"text": text_of(PROFILES, "toy_settings:Setting")}, "has no attribute 'Setting'"),
      ({"text": "\xff"}, "can't decode byte 0xff"),

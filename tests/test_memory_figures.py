@@ -1,10 +1,13 @@
 """The figures of chapters 02 and 03 show the data that they are given, where they belong."""
 
+from itertools import product
+
 import ipywidgets
 import numpy as np
 import pytest
 import torch
 
+from labkit.lab import record
 from labkit.measure import plots
 from labkit.measure.statistics import summarise
 from labkit.memory import figures, gate_figures
@@ -51,6 +54,47 @@ def test_the_readers_own_seeds_are_crosses_under_the_same_label():
         "you: seeds 0–1",
     ]
     assert "Black crosses, you: seeds 0–1" in fig.labkit_alt
+
+
+def sweep(seeds: int = 8) -> dict:
+    """Accuracies of both cells, the SRN's below the LSTM's by 0.4 and 0.2 at 10 and 20 digits."""
+    rng, measures = np.random.default_rng(0), {}
+    for name, (length, lead) in product(figures.STEPS.values(), {10: 0.4, 20: 0.2}.items()):
+        lstm = rng.uniform(0.5, 0.9, seeds)
+        for cell, values in (("lstm", lstm), ("srn", lstm - lead)):
+            measures[name.format(cell, length)] = summarise(values.tolist(), seeds=range(seeds))
+    return measures
+
+
+def test_the_lead_is_taken_within_each_seed_and_averaged_over_the_lengths():
+    measures = sweep()
+    for lengths, lead in (([10], 0.4), ([10, 20], 0.3)):
+        found = [m["raw"] for m in figures.leads(measures, lengths).values()]
+        assert found == [pytest.approx([lead] * 8)] * 5
+    del measures[figures.accuracy("shuffled", "xavier/trained").format("srn", 20)]
+    assert "Xavier start,\nshuffled" not in figures.leads(measures, [10, 20])
+    short, every = figures.lead(measures, [10, 20]).axes
+    assert [label.get_text() for label in short.get_yticklabels()] == [*figures.STEPS]
+    means = [line.get_xdata()[0] for line in every.lines if line.get_marker() == "|"]
+    assert means == pytest.approx([0.3] * 4)
+
+
+def test_printed_accuracies_stand_in_the_panel_of_the_start_that_their_code_has():
+    rows = [r for r in figures.published_rows(record.published()) if r.quantity == "test_accuracy"]
+    settings = ["zero/trained", "zero/frozen", "xavier/trained"]
+    names = {setting: figures.accuracy("published", setting) for setting in settings}
+    alike = figures.over_length("accuracy", "Accuracy", names, sweep(), sweep(3), rows)
+    alone = figures.one_seed_studies(sweep(), settings, rows, sweep(3))
+    for fig, shown in ((alike, [3, 1, 0]), (alone, [2, 1, 0])):  # A, its rerun (two cells); B
+        panels = [[line for line in ax.lines if line.get_marker() in [*"s^D"]] for ax in fig.axes]
+        assert [len(lines) for lines in panels] == shown
+        assert list(panels[1][0].get_ydata()) == [0.93, 0.92, 0.74, 0.78, 0.67, 0.19]
+        assert "you: seeds 0–2" in fig.labkit_alt
+    chance = [line for line in alike.axes[0].lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in chance] == [0.1]
+    seeds = [line for line in alone.axes[0].lines if line.get_alpha()]
+    raw = [sweep()[names["zero/trained"].format("lstm", n)]["raw"] for n in (10, 20)]
+    assert [tuple(line.get_ydata()) for line in seeds] == [*zip(*raw, strict=True)]
 
 
 def test_the_picture_shows_units_down_digits_across_and_the_published_scales():

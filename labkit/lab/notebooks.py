@@ -6,6 +6,7 @@ ignores: copies that are renewed when a chapter changes, and never at the cost o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -60,14 +61,12 @@ def read_notebook(path: Path) -> NotebookNode:
     A byte order mark is passed over, and cell ids that stand in an older minor version are kept.
     """
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
-        if content["nbformat"] == 4 and any("id" in cell for cell in content["cells"]):
-            content["nbformat_minor"] = max(content["nbformat_minor"], 5)
+        notebook = nbformat.reader.reads(path.read_text("utf-8-sig"))
+        notebook.nbformat_minor = 5  # what it adds to the other minor versions of 4 is the ids
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about missing or repeated ids, which are mended here
-            notebook = nbformat.convert(nbformat.reader.reads(json.dumps(content)), 4)
             _, notebook = nbformat.validator.normalize(notebook)
-            nbformat.validate(notebook)
+        nbformat.validate(notebook)
     except Exception as error:  # whatever a broken file makes of nbformat
         name = f"{path.parent.name}/{path.name}"
         cause = f"not a readable notebook: {one_line(str(error))}"
@@ -91,7 +90,7 @@ def describe_cell(notebook: NotebookNode, index: int) -> str:
 
 
 def check_cells(
-    notebook: NotebookNode, place: str, next_step: str, other_steps: Mapping[str, str] | None = None
+    notebook: NotebookNode, place: str, next_step: str, other_steps: Mapping[str, str]
 ) -> None:
     """Raise ChapterError for the first code cell that failed or never ran.
 
@@ -103,7 +102,7 @@ def check_cells(
         where = f"{place}, {describe_cell(notebook, index)}"
         for output in cell.outputs:
             if output.output_type == "error":
-                step = (other_steps or {}).get(output.ename, next_step)
+                step = other_steps.get(output.ename, next_step)
                 cause = textwrap.shorten(f"{output.ename}: {output.evalue}", 400, placeholder=" …")
                 raise ChapterError(where, cause, step)
         if cell.execution_count is None:
@@ -119,19 +118,14 @@ def install_kernel() -> None:
     The kernel shuts out what a home folder brings along: packages of the user's site, start-up
     files of Python and of IPython. ValueError where Jupyter finds another of the same name first.
     """
+    from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpecManager
 
     shared = Path(sys.prefix, "share")
     variables = {n: v for n, v in machine.kernel_environment().items() if "THREADS" not in n}
     variables |= {"IPYTHONDIR": str(shared / machine.KERNEL), "PYTHONSTARTUP": ""}
-    launcher = ["-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    content = {
-        "argv": [sys.executable, *launcher],
-        "display_name": KERNEL_NAME,
-        "language": "python",
-        "metadata": {"debugger": True},
-        "env": variables,
-    }
+    content = get_kernel_dict(python_arguments=["-Xfrozen_modules=off"])
+    content |= {"display_name": KERNEL_NAME, "env": variables}
     path = shared / "jupyter" / "kernels" / machine.KERNEL / "kernel.json"
     text = json.dumps(content, indent=1).encode()
     if not path.exists() or path.read_bytes() != text:
@@ -152,24 +146,16 @@ def store_outputs(chapter: str) -> None:
     """
     path = machine.notebook(chapter)
     executed = read_notebook(machine.RESULTS / ".executed" / "quick" / path.name)
-    cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     notebook = read_notebook(path)
-    if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
+    if [cell.source for cell in executed.cells] != [cell.source for cell in notebook.cells]:
         again = f"python -m labkit notebooks {chapter}"
         raise ChapterError(shown(path), "it was edited since it ran", again)
-    count = 0
-    for cell, ran in zip(notebook.cells, cells, strict=True):
+    for cell, ran in zip(notebook.cells, executed.cells, strict=True):
         for name in VOLATILE:
             cell.metadata.pop(name, None)
-        if cell.cell_type != "code":
-            continue
-        count += 1
-        cell.execution_count = count
-        cell.outputs = [output for output in ran.outputs if output.get("name") != "stderr"]
-        for output in cell.outputs:
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-            if "execution_count" in output:
-                output.execution_count = count
+        if cell.cell_type == "code":
+            cell.execution_count = ran.execution_count
+            cell.outputs = [output for output in ran.outputs if output.get("name") != "stderr"]
     kernel = {"name": machine.KERNEL, "display_name": KERNEL_NAME, "language": "python"}
     facts = {"kernelspec": kernel, "language_info": {"name": "python"}}
     notebook.metadata = nbformat.from_dict(facts)
@@ -199,8 +185,8 @@ def open_lab(threads: int, options: Sequence[str]) -> int:
 def make_copies() -> list[str]:
     """Bring the copies in work/ up to date with the chapters; return what a student should know.
 
-    A copy tells in its metadata what it was made from. One whose cells were edited since, or that
-    cannot be read, keeps all its content under a dated name before a newer one takes its place.
+    A copy tells in its metadata which cells it was made from. One that was edited since, or that
+    cannot be read, is kept under a dated name when a newer chapter takes its place.
     """
     messages = []
     for chapter in chapters():
@@ -211,23 +197,22 @@ def make_copies() -> list[str]:
         except ChapterError as error:
             messages.append(str(error))
             continue
-        made_from = {"chapter": code.sha256(path.read_bytes()), "cells": _digest(notebook)}
+        newest = _digest(notebook)
         if copy.exists():
-            try:
-                now = read_notebook(copy)
-                before, cells = now.metadata.get("labkit", {}), _digest(now)
-            except ChapterError:
-                before, cells = {}, ""
-            if before.get("chapter") == made_from["chapter"]:
+            made_from, cells = "", "unreadable"
+            with contextlib.suppress(ChapterError):
+                present = read_notebook(copy)
+                made_from, cells = present.metadata.get("labkit", {}).get("cells"), _digest(present)
+            if made_from == newest:
                 continue
-            if cells not in (before.get("cells"), made_from["cells"]):
+            if cells not in (made_from, newest):
                 names = (f"{chapter}-{date.today()}-{n}.ipynb" for n in itertools.count(1))
                 kept = next(name for name in names if not copy.with_name(name).exists())
                 os.replace(copy, copy.with_name(kept))
                 messages.append(
                     f"{shown(copy)} is new; what you wrote is in {shown(copy.parent / kept)}"
                 )
-        notebook.metadata["labkit"] = made_from
+        notebook.metadata["labkit"] = {"cells": newest}
         _write_notebook(copy, notebook)
     return messages
 

@@ -7,6 +7,7 @@ the records alone, so rendering it again shows whether it is up to date.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,8 +60,9 @@ def write() -> Path:
     """Write `results/REPORT.md`, and the digests of it and of the records that it shows."""
     path = machine.RESULTS / REPORT
     code.write_atomically(path, render().encode())
-    sums = [f"{profile}/{chapter}/{SUMS}" for profile, chapter in _published()]
-    record.write_sums(machine.RESULTS, [REPORT, *sums])
+    sums = [folder / SUMS for folder in _published() if (folder / SUMS).exists()]
+    names = [str(path.relative_to(machine.RESULTS)) for path in sums]
+    record.write_sums(machine.RESULTS, [REPORT, *names])
     return path
 
 
@@ -102,9 +104,11 @@ def verify() -> list[str]:
     Each line begins with "tampered: ", for what is not as written, or "stale: ", for what is older
     than its sources.
     """
-    tampered, stale, published = [], [], _published()
-    for profile, chapter in published:
-        if changed := _changed(machine.RESULTS / profile / chapter):
+    tampered, stale, missing = [], [], {*chapters()}
+    for folder in _published():
+        profile, chapter = folder.parent.name, folder.name
+        missing -= {chapter}
+        if changed := _changed(folder, complete=True):
             tampered += changed
         elif chapter not in chapters():
             gone = "its notebook is gone; remove its folder of results"
@@ -112,15 +116,10 @@ def verify() -> list[str]:
         else:
             reasons, again = stale_reasons(chapter, profile), record.command(chapter, profile)
             stale += [f"{chapter} ({profile}): {reason}; {again}" for reason in reasons]
-    for profile in machine.REPORTED:
-        for path in sorted((machine.RESULTS / profile).glob("[!.]*")):
-            if (profile, path.name) not in published:
-                tampered.append(f"{shown(path)} is not of the lab")
-    for chapter in chapters():
-        if chapter not in {name for _, name in published}:
-            stale.append(f"{chapter}: nothing is reported yet; {record.command(chapter)}")
-    tampered += _changed(machine.ROOT / "benchmarks")
-    tampered += _changed(machine.RESULTS)
+    for chapter in sorted(missing):
+        stale.append(f"{chapter}: nothing is reported yet; {record.command(chapter)}")
+    for folder in (machine.ROOT / "benchmarks", machine.RESULTS):
+        tampered += _changed(folder) if (folder / SUMS).exists() else []
     page = machine.RESULTS / REPORT
     if not page.exists():
         stale.append("there is no report yet; python -m labkit report")
@@ -129,16 +128,15 @@ def verify() -> list[str]:
     return [f"tampered: {line}" for line in tampered] + [f"stale: {line}" for line in stale]
 
 
-def _published() -> list[tuple[str, str]]:
-    """(profile, chapter) of every published folder."""
-    folders = [p for name in ("cpu", "full") for p in (machine.RESULTS / name).glob(f"*/{SUMS}")]
-    return [(path.parent.parent.name, path.parent.name) for path in sorted(folders)]
+def _published() -> list[Path]:
+    """The folders of all published chapters, and what else lies among them."""
+    return sorted(path for p in machine.REPORTED for path in (machine.RESULTS / p).glob("[!.]*"))
 
 
-def _changed(folder: Path) -> list[str]:
-    """What in a folder is not as its `SHA256SUMS` says; of a chapter's, also what is not in it."""
+def _changed(folder: Path, complete: bool = False) -> list[str]:
+    """What in a folder is not as its `SHA256SUMS` says; if `complete`, also what is not in it."""
     if not (folder / SUMS).exists():
-        return []
+        return [f"{shown(folder)} is not of the lab"]
     try:
         sums = read_sums(folder)
     except (ValueError, OSError) as error:
@@ -150,7 +148,7 @@ def _changed(folder: Path) -> list[str]:
             changed.append(f"{shown(path)} is missing")
         elif path.name != SUMS and code.sha256(path.read_bytes()) != digest:
             changed.append(f"{shown(path)} is not what was written; restore it or make it anew")
-    if folder.parent.parent == machine.RESULTS:
+    if complete:
         unknown = {path.name for path in folder.iterdir()} - {*sums, SUMS}
         changed += [f"{shown(folder / name)} is not in {SUMS}" for name in sorted(unknown)]
     return changed
@@ -164,7 +162,7 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
     folder = machine.RESULTS / profile / chapter
     if not (folder / SUMS).exists():
         return ["it is not there"]
-    if changed := _changed(folder):
+    if changed := _changed(folder, complete=True):
         return changed
     try:
         content = record.load(chapter, profile)
@@ -185,6 +183,6 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
     ):
         names = sorted({*then, *now} - {"profile"})
         if moved := [name for name in names if then.get(name) != now.get(name)]:
-            more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
-            reasons.append(f"{what} ({', '.join(moved[:4])}{more})")
+            names = textwrap.shorten(", ".join(moved), 150, placeholder=" ...")
+            reasons.append(f"{what} ({names})")
     return reasons

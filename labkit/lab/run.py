@@ -19,9 +19,9 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from types import FrameType
 from typing import IO, Any
 
@@ -40,7 +40,7 @@ from labkit.lab.notebooks import (
     one_line,
     read_notebook,
 )
-from labkit.lab.settings import resolve
+from labkit.lab.settings import defaults, resolve
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
@@ -64,45 +64,39 @@ class Options:
     cell_timeout: int | None = None  # seconds
 
 
-class Kernels:
-    """The kernels that a run has started; each leads a process group of its own.
+class Kernel:
+    """The kernel of one execution. It leads a process group of its own.
 
-    So Ctrl-C in a terminal does not reach them, and `end` leaves none of their processes behind.
+    So Ctrl-C in a terminal does not reach it, and `end` reaches all that it has started.
     """
 
     def __init__(self) -> None:
-        self._processes: list[Popen] = []
+        self.process: Popen | None = None
         self._ending = False
 
     def manager(self, variables: Mapping[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
-        """A manager whose kernels get `variables` and write a crash's last words to `log`."""
-        kernels = self
+        """A manager whose kernel gets `variables` and writes a crash's last words to `log`."""
+        kernel = self
 
         class Manager(AsyncKernelManager):
             async def start_kernel(self, **options: Any) -> None:
                 environment = {**os.environ, **variables}
                 await super().start_kernel(env=environment, stdout=log, stderr=log, **options)
-                kernels._processes.append(self.provisioner.process)
-                if kernels._ending:
-                    kernels.end()
+                kernel.process = self.provisioner.process
+                if kernel._ending:
+                    kernel.end()
 
         return Manager
 
-    def end(self) -> str | None:
-        """End every kernel's group; say how the last kernel died, if it had."""
-        self._ending, cause = True, None
-        for process in self._processes:
-            status = process.poll()
-            if status is not None:
-                cause = f"by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-            deadline, signum = time.monotonic() + GRACE, signal.SIGTERM
+    def end(self) -> None:
+        self._ending = True
+        if self.process:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
-                while True:
-                    os.killpg(process.pid, signum)
-                    time.sleep(0.02)
-                    process.poll()
-                    signum = 0 if time.monotonic() < deadline else signal.SIGKILL
-        return cause
+                os.killpg(self.process.pid, signal.SIGTERM)
+                try:
+                    self.process.wait(GRACE)
+                except TimeoutExpired:
+                    os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -129,31 +123,28 @@ class Progress:
     Trainings append JSON lines to `path` (see `labkit.lab.store`).
     """
 
-    def __init__(self, chapter: str, path: Path) -> None:
+    def __init__(self, chapter: str, cells: int, path: Path) -> None:
         path.touch()
-        self.cell, self._chapter, self._file = "", chapter, path.open(encoding="utf-8")
+        self.index = -1  # of the cell that runs
+        self._chapter, self._cells, self._file = chapter, cells, path.open(encoding="utf-8")
         self._event, self._fractions = {}, {}
         self._logged = self._started = time.monotonic()
-        self._terminal: int | None = None
-        with contextlib.suppress(OSError):
-            self._terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+        self._terminals = [number for number in (0, 1, 2) if os.isatty(number)]
 
     def close(self) -> None:
         self._file.close()
         self._show("")
-        if self._terminal is not None:
-            os.close(self._terminal)
+
+    def cell_started(self, cell: NotebookNode, cell_index: int) -> None:
+        self.index = cell_index
 
     def look(self) -> None:
-        """Read what is new and show it; raise Interrupted when the terminal was closed.
+        """Read what is new and show it; hang up when the terminal was closed.
 
         The system tells only the leader of the session that, and make does not pass it on.
         """
-        if self._terminal is not None and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            try:
-                os.tcgetpgrp(self._terminal)
-            except OSError:
-                raise Interrupted(signal.SIGHUP) from None
+        if not all(map(os.isatty, self._terminals)):
+            os.kill(os.getpid(), signal.SIGHUP)
         for line in self._file:
             with contextlib.suppress(ValueError):  # a line that was cut off by a kill
                 event = json.loads(line)
@@ -162,7 +153,7 @@ class Progress:
                 self._event = event
                 self._fractions[event["task"]] = event["done"] / max(event["total"], 1)
         now, done = time.monotonic(), sum(self._fractions.values())
-        text = f"{self._chapter}, {now - self._started:.0f} s: {self.cell}"
+        text = f"{self._chapter}, {now - self._started:.0f} s: cell {self.index + 1}/{self._cells}"
         if self._event and done < (total := self._event["tasks"] - self._event["stored"]):
             text += f", {done:.1f} of {total} trainings"
             text += ", {task} {done:,.0f}/{total:,.0f}".format(**self._event)
@@ -178,46 +169,35 @@ class Progress:
                 print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-@dataclass
-class Outcome:
-    """How one chapter ended, and after how many seconds."""
-
-    chapter: str
-    status: str = "not run"
-    seconds: float = 0.0
-    values: dict[str, Any] = field(default_factory=dict)
-
-
 def run(names: Sequence[str], options: Options) -> int:
     """Run chapters (all when none is named), print a summary; return the exit code."""
-    outcomes = [Outcome(name) for name in select(names)]
+    executions = [Execution(name, options) for name in select(names)]
     status = 0
     install_kernel()
     with lock(options.profile):
         for leftover in (machine.RESULTS / options.profile).glob(".running-*"):
             record.remove(leftover)
-        _preflight(outcomes, options)
-        refused = [outcome for outcome in outcomes if outcome.status == "failed"]
+        accepted = [execution for execution in executions if execution.accepts_parameters()]
+        if options.given and len(accepted) < len(executions):
+            accepted = []  # `--set` is meant for all of them: if one refuses it, nothing runs
         try:
-            for position, outcome in enumerate(outcomes, start=1):
-                if outcome in refused or (options.given and refused):
-                    continue  # `--set` is meant for all of them: if one refuses it, nothing runs
-                print(f"[{position}/{len(outcomes)}] {outcome.chapter}: ", end="", flush=True)
+            for position, execution in enumerate(accepted, start=1):
+                print(f"[{position}/{len(accepted)}] {execution.chapter}: ", end="", flush=True)
                 with signals_raise():
-                    _bring_up_to_date(outcome, options)
+                    execution.bring_up_to_date()
         except Interrupted as interruption:
             name, status = signal.Signals(*interruption.args).name, 128 + interruption.args[0]
             print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
     print(f"\n{'chapter':<20}  {'status':<11}  seconds")
-    for o in outcomes:
-        print(f"{o.chapter:<20}  {o.status:<11}  {o.seconds:7.1f}")
-    if all(outcome.status == "up to date" for outcome in outcomes):
+    for e in executions:
+        print(f"{e.chapter:<20}  {e.status:<11}  {e.seconds:7.1f}")
+    if all(execution.status == "up to date" for execution in executions):
         print("Everything was up to date. To run all the same: make reproduce FORCE=1, or --force")
     elif options.profile == "quick":
         executed = shown(machine.RESULTS / ".executed" / "quick")
         print(f"Notebooks with their outputs: {executed}; records and figures: results/quick")
     sys.stdout.flush()
-    return status or int(any(outcome.status == "failed" for outcome in outcomes))
+    return status or int(any(execution.status == "failed" for execution in executions))
 
 
 def select(names: Sequence[str]) -> list[str]:
@@ -250,61 +230,59 @@ def lock(name: str) -> Iterator[None]:
         yield
 
 
-def _preflight(outcomes: Sequence[Outcome], options: Options) -> None:
-    """Resolve every chapter's parameters; mark and report those that cannot be run."""
-    for outcome in outcomes:
-        path = machine.notebook(outcome.chapter)
-        try:
-            cells = read_notebook(path).cells
-            outcome.values = resolve(outcome.chapter, cells, options.profile, options.given)
-        except ValueError as error:
-            if not isinstance(error, ChapterError):
-                error = ChapterError(
-                    shown(path), str(error), "correct it and run again; nothing was run"
-                )
-            outcome.status = "failed"
-            print(f"FAILED {error}", file=sys.stderr, flush=True)
-
-
-def _bring_up_to_date(outcome: Outcome, options: Options) -> None:
-    chapter, profile = outcome.chapter, options.profile
-    if not options.force and not report.stale_reasons(chapter, profile, outcome.values):
-        outcome.status = "up to date"
-        print(outcome.status, flush=True)
-        return
-    print(f"running, profile {profile}", flush=True)
-    start = time.monotonic()
-    outcome.status, execution = "interrupted", Execution(chapter, options, outcome.values)
-    try:
-        execution.run()
-        outcome.status = "finished" if profile == "quick" else "published"
-    except ChapterError as error:
-        outcome.status = "failed"
-        print(f"FAILED {error}", file=sys.stderr, flush=True)
-    finally:
-        outcome.seconds = time.monotonic() - start
-    print(f"{chapter}: {outcome.status} after {outcome.seconds:.1f} s{execution.road}", flush=True)
-
-
 class Execution:
-    """One execution of one chapter; `run` publishes it or raises ChapterError."""
+    """One chapter in one run, how it ended (`status`) and after how many seconds."""
 
-    def __init__(self, chapter: str, options: Options, values: Mapping[str, Any]) -> None:
-        self.chapter, self.options, self.values = chapter, options, dict(values)
-        self.run_id, self.road = uuid.uuid4().hex, ""
-        self.place = shown(machine.notebook(chapter))
+    def __init__(self, chapter: str, options: Options) -> None:
+        self.chapter, self.options, self.values = chapter, options, {}
+        self.status, self.seconds, self.road = "not run", 0.0, ""
+        self.run_id, self.path = uuid.uuid4().hex, machine.notebook(chapter)
         flags = ["--force"] * options.force + [f"--set {text}" for text in options.given]
         self.again = " ".join([record.command(chapter, options.profile), *flags])
         self.staging = machine.RESULTS / options.profile / f".running-{chapter}"
         self.failed = machine.RESULTS / ".failed" / options.profile / chapter
-        self.notebook = self.staging / f"{chapter}.ipynb"
-        self.kept = shown(self.failed / self.notebook.name)
+        self.notebook = self.staging / self.path.name
+        self.kept = shown(self.failed / self.path.name)
         self.mend = f"read {self.kept}, correct the cell, then {self.again}"
         with_one = f"{self.again} --workers 1 (finished trainings are kept)"
         self.smaller = f"close other programs, then {with_one}"
 
-    def run(self) -> None:
-        """Execute, look at what was written, publish; raise Interrupted when told to stop."""
+    def accepts_parameters(self) -> bool:
+        """Resolve the chapter's parameters; report those that cannot be used."""
+        try:
+            cells = read_notebook(self.path).cells
+            self.values = resolve(self.chapter, cells, self.options.profile, self.options.given)
+        except ChapterError as error:
+            self._fail(error)
+        except ValueError as error:
+            step = "correct it and run again; nothing was run"
+            self._fail(ChapterError(shown(self.path), str(error), step))
+        return self.status != "failed"
+
+    def _fail(self, error: ChapterError) -> None:
+        self.status = "failed"
+        print(f"FAILED {error}", file=sys.stderr, flush=True)
+
+    def bring_up_to_date(self) -> None:
+        """Run the chapter unless its record is what a run would make; Interrupted by a signal."""
+        profile = self.options.profile
+        if not self.options.force and not report.stale_reasons(self.chapter, profile, self.values):
+            self.status = "up to date"
+            print(self.status, flush=True)
+            return
+        print(f"running, profile {profile}", flush=True)
+        self.status, start = "interrupted", time.monotonic()
+        try:
+            self._run()
+            self.status = "finished" if profile == "quick" else "published"
+        except ChapterError as error:
+            self._fail(error)
+        finally:
+            self.seconds = time.monotonic() - start
+        print(f"{self.chapter}: {self.status} after {self.seconds:.1f} s{self.road}", flush=True)
+
+    def _run(self) -> None:
+        """Execute, look at what was written, publish; ChapterError where something is wrong."""
         try:
             self.staging.mkdir(parents=True)
             digests = code.chapter_code(self.chapter)
@@ -315,7 +293,7 @@ class Execution:
                 "PermissionError": f"mend the folder's permissions, then {self.again}",
                 **dict.fromkeys(("DownloadError", "ClusterError"), self.again),
             }
-            check_cells(read_notebook(self.notebook), self.place, self.mend, other_steps)
+            check_cells(read_notebook(self.notebook), shown(self.path), self.mend, other_steps)
             self._publish(digests)
         except Exception as error:  # whatever a cell's outputs do to papermill: no other chapter's
             with contextlib.suppress(OSError):  # there may be no room for what is left
@@ -326,7 +304,8 @@ class Execution:
                 raise
             disk = isinstance(error, OSError)
             step = "mend the folder or free some space" if disk else f"read {self.kept}"
-            raise ChapterError(self.place, str(error), f"{step}, then {self.again}") from error
+            step = f"{step}, then {self.again}"
+            raise ChapterError(shown(self.path), str(error), step) from error
         finally:
             with contextlib.suppress(OSError):
                 record.remove(self.staging)
@@ -336,23 +315,19 @@ class Execution:
 
         for name in ("papermill", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the failure line says it
-        workers = self.options.workers or os.environ.get("LABKIT_WORKERS", "")
         variables = machine.kernel_environment(self.options.threads) | {
             "LABKIT_ROOT": str(machine.ROOT),
             "LABKIT_CACHE": str(machine.CACHE),
             "LABKIT_STAGING": str(self.staging),
             "LABKIT_RUN_ID": self.run_id,
             "LABKIT_PROGRESS": str(self.staging / "progress"),
-            "LABKIT_WORKERS": str(workers),
+            "LABKIT_WORKERS": str(self.options.workers or os.environ.get("LABKIT_WORKERS", "")),
         }
-        index, source, kernels = -1, read_notebook(machine.notebook(self.chapter)), Kernels()
-        progress = Progress(self.chapter, self.staging / "progress")
-
-        def started(cell: NotebookNode, cell_index: int) -> None:
-            nonlocal index
-            index = cell_index
-            progress.cell = f"cell {cell_index + 1} of {len(source.cells) + 1}"  # one is injected
-
+        source, kernel = read_notebook(self.path), Kernel()
+        as_written = defaults(source.cells)
+        changed = {n: value for n, value in self.values.items() if value != as_written[n]}
+        cells = len(source.cells) + bool(changed)  # papermill adds one that sets what is changed
+        progress = Progress(self.chapter, cells, self.staging / "progress")
         with (
             contextlib.closing(progress),
             (self.staging / "kernel.log").open("wb") as log,
@@ -362,13 +337,13 @@ class Execution:
                 papermill.execute_notebook,
                 source,
                 str(self.notebook).replace("{", "{{").replace("}", "}}"),
-                parameters=self.values,
+                parameters=changed,
                 kernel_name=machine.KERNEL,
                 language="python",
                 cwd=str(self.staging),
                 progress_bar=False,
-                kernel_manager_class=kernels.manager(variables, log),
-                on_cell_start=started,
+                kernel_manager_class=kernel.manager(variables, log),
+                on_cell_start=progress.cell_started,
                 execution_timeout=self.options.cell_timeout,
                 iopub_timeout=60,
                 force_raise_errors=True,
@@ -377,34 +352,33 @@ class Execution:
             try:
                 while not futures.wait([execution], timeout=LOOK_EVERY).done:
                     progress.look()
-                died = kernels.end()
                 execution.result()
             except papermill.exceptions.PapermillExecutionError:
                 pass  # the written notebook holds the error
             except (RuntimeError, TimeoutError) as error:  # a dead, mute or stillborn kernel
-                raise self._dead_kernel(source, index, died, error) from error
+                raise self._without_kernel(progress.index, kernel.process, error) from error
             finally:
-                kernels.end()
+                kernel.end()
 
-    def _dead_kernel(
-        self, source: NotebookNode, index: int, died: str | None, error: Exception
+    def _without_kernel(
+        self, index: int, process: Popen | None, error: RuntimeError | TimeoutError
     ) -> ChapterError:
+        """What is said of a kernel that did not start, that died, or whose cell took too long."""
+        cause, step, status = one_line(str(error)), self.mend, process and process.poll()
+        if isinstance(error, TimeoutError):
+            step = f"{self.again} --cell-timeout SECONDS"
+        elif status is not None:
+            how = f"by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            cause = f"the kernel died, {how}"
+            if status == -signal.SIGKILL:
+                cause, step = f"{cause}; often the memory ran out", self.smaller
         if index < 0:
-            cause, log = f"no kernel started: {one_line(str(error))}", shown(self.failed)
-            step = f"read {log}/kernel.log; make setup installs the kernel anew"
-            return ChapterError(self.place, cause, step)
-        executed = read_notebook(self.notebook) if self.notebook.exists() else source
+            step = f"read {shown(self.failed)}/kernel.log; make setup installs the kernel anew"
+            return ChapterError(shown(self.path), f"no kernel started: {cause}", step)
+        executed = read_notebook(self.notebook)
         if re.search(r"\b(exit|quit)\(\)", executed.cells[index - 1].source):
             index -= 1  # they end the kernel when the next cell is asked for
-        if isinstance(error, TimeoutError):
-            cause = f"it ran longer than {self.options.cell_timeout} s"
-            step = f"{self.again} --cell-timeout SECONDS"
-        elif died == "by SIGKILL":
-            cause, step = "the kernel died, by SIGKILL; often the memory ran out", self.smaller
-        else:
-            cause = f"the kernel died, {died}" if died else f"no kernel: {one_line(str(error))}"
-            step = self.mend
-        return ChapterError(f"{self.place}, {describe_cell(executed, index)}", cause, step)
+        return ChapterError(f"{shown(self.path)}, {describe_cell(executed, index)}", cause, step)
 
     def _publish(self, digests: Mapping[str, str]) -> None:
         """Publish the record of this run; ValueError unless this run wrote a sound one."""

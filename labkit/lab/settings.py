@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib
+import pkgutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -43,7 +43,7 @@ def resolve(
     `cells` are the notebook's, `given` texts such as "num_seeds=5". Raises SettingsError.
     """
     model, profiles = _read_profiles(chapter)
-    values = _defaults(cells) | {"profile": profile}
+    values = defaults(cells) | {"profile": profile}
     origin = dict.fromkeys(values, "the parameters cell")
     for source, changes in (
         (f"notebooks/profiles/{chapter}.toml", profiles[profile]),
@@ -75,11 +75,8 @@ def _read_profiles(chapter: str) -> tuple[type[ChapterSettings], dict[str, dict[
     place = machine.shown(path)
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-        module, _, name = content.pop("settings").partition(":")
-        model = getattr(importlib.import_module(module), name)
-    except FileNotFoundError:
-        raise SettingsError(f"{place} is missing: it names the chapter's settings") from None
-    except (KeyError, AttributeError, ImportError, ValueError) as error:
+        model = pkgutil.resolve_name(content.pop("settings"))
+    except (OSError, KeyError, AttributeError, ImportError, ValueError) as error:
         raise SettingsError(
             f'{place}: {error}; it begins with a line such as settings = "labkit.sine:Settings"'
         ) from error
@@ -90,7 +87,7 @@ def _read_profiles(chapter: str) -> tuple[type[ChapterSettings], dict[str, dict[
     return model, content
 
 
-def _defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Name -> default of the one cell tagged `parameters`: lines such as `num_seeds: int = 3`."""
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:

@@ -1,8 +1,12 @@
-"""What chapter 02 shows: its plots, and its rows of the report; `panels` serves chapter 03 too."""
+"""What chapter 02 shows: its diagram, its plots, its rows of the report; `panels` is 03's too.
+
+`measures` are those of a record, or of this run; `yours`, where given, are the reader's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +14,11 @@ from matplotlib.artist import setp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from labkit.measure import plots
-from labkit.measure.claims import MIN_SEEDS, MISSING, Row, number_row
+from labkit.measure import diagrams, plots
+from labkit.measure.claims import MIN_SEEDS, Row, number_row
 from labkit.measure.plots import COLOURS, LABELS, PALETTE
-from labkit.measure.statistics import Measure
+from labkit.measure.statistics import Measure, paired_difference
+from labkit.memory.data import CHANCE
 from labkit.memory.training import place
 
 FIRST_LOSS = "published/lstm/zero/trained/first_step_loss"  # which write-up A printed
@@ -22,8 +27,11 @@ MARKERS = dict(zip(SOURCES, "s^D", strict=True))
 INKS = {"SRN": COLOURS["srn"], "LSTM": COLOURS["lstm"]}  # what a label holds -> its colour
 INKS |= {"zero start": PALETTE[0], "xavier start": PALETTE[1]}
 INKS |= {"falls": PALETTE[0], "rises": PALETTE[1], "untrained": PALETTE[2], "permuted": PALETTE[7]}
-COMMAND = "`python -m labkit run 02_digit_sum_sweep --profile cpu`"
-UNTRAINED = ("–", MISSING, f"this run did not train it; {COMMAND} does")
+SETTINGS = {
+    "zero/trained": "zero start",
+    "zero/frozen": "zero start, frozen embedding",
+    "xavier/trained": "Xavier start",
+}
 
 Panels = Mapping[str, Mapping[str, Any]]  # title -> label -> what is drawn
 MARKS = (
@@ -58,25 +66,162 @@ def published_rows(published: Mapping[str, Any]) -> Iterator[PublishedRow]:
 def sweep_rows(
     measures: Mapping[str, Measure], settings: Mapping[str, Any], published: Mapping[str, Any]
 ) -> dict[str, list[Row]]:
-    """The report's rows of chapter 02, by source: what was printed beside our seeds."""
+    """The report's rows of chapter 02, by source: what was printed beside our seeds, for each
+    length and start that was trained."""
     table = published["digit_sum"]
     groups: dict[str, list[Row]] = {}
     for source, _, setting, cell, quantity, values in published_rows(published):
-        heading = "{}: {} start, embedding {}".format(source, *setting.split("/"))
+        rows = groups.setdefault(
+            "{}: {} start, embedding {}".format(source, *setting.split("/")), []
+        )
         split = quantity.removesuffix("_accuracy")
-        facts = {"higher_is_better": True, "examples": table[f"n_{split}"]}
-        for length, value in values.items():
+        trained = settings["lengths"] if setting in settings["settings"] else ()
+        for length in (n for n in values if n in trained):
             what = f"{cell.upper()}, {length} digits, {split} accuracy"
             name = f"{place('published', cell, setting, length)}/{quantity}"
-            trained = setting in settings["settings"] and length in settings["lengths"]
-            row = number_row(what, value, measures, name, **facts) if trained else None
-            groups.setdefault(heading, []).append(row or Row(what, f"{value:.2f}", *UNTRAINED))
-    what, loss = "LSTM, loss at the first step", table["first_step_loss"]
-    first = Row(what, str(loss), *UNTRAINED)
+            facts = {"higher_is_better": True, "examples": table[f"n_{split}"]}
+            rows.append(number_row(what, values[length], measures, name, **facts))
     if "zero/trained" in settings["settings"]:
-        first = number_row(what, loss, measures, FIRST_LOSS, higher_is_better=None)
-    next(iter(groups.values())).append(first)
-    return groups
+        what, loss = "LSTM, loss at the first step", table["first_step_loss"]
+        row = number_row(what, loss, measures, FIRST_LOSS, higher_is_better=None)
+        next(iter(groups.values())).append(row)
+    return {heading: rows for heading, rows in groups.items() if rows}
+
+
+def accuracy(protocol: str, setting: str, kind: str = "") -> str:
+    """The name of a test accuracy in a record, with "{}" for the cell and for the length."""
+    return f"{place(protocol, '{}', setting, '{}')}/test_accuracy{kind}"
+
+
+STEPS = {  # of the opening picture, from the published setting to the sound one
+    "zero start\n(write-up A)": accuracy("published", "zero/trained"),
+    "zero start, frozen\nembedding (write-up B)": accuracy("published", "zero/frozen"),
+    "Xavier start": accuracy("published", "xavier/trained"),
+    "Xavier start,\nshuffled": accuracy("shuffled", "xavier/trained"),
+    "Xavier start, shuffled,\nsound data": accuracy("sound", "xavier/trained", "_seen_pairs"),
+}
+
+
+def leads(measures: Mapping[str, Measure], lengths: Sequence[int]) -> dict[str, Measure]:
+    """The LSTM's lead over the SRN in test accuracy, seed by seed, averaged over `lengths`; for
+    each of `STEPS` that was trained on all of them."""
+    found = {}
+    for step, name in STEPS.items():
+        lstm, srn = ([name.format(cell, n) for n in lengths] for cell in ("lstm", "srn"))
+        if {*lstm, *srn} <= measures.keys():
+            means = (np.mean([measures[name]["raw"] for name in names], 0) for names in (lstm, srn))
+            found[step] = paired_difference(*means, measures[srn[0]]["seeds"])
+    return found
+
+
+def lead(measures: Mapping[str, Measure], lengths: Sequence[int]) -> Figure:
+    """The picture of the chapter: the LSTM's lead by setting, at the first length and over all."""
+    every = ", ".join(map(str, lengths))
+    alt = (
+        "The LSTM's lead over the SRN in test accuracy. One row for each setting: zero start with "
+        "trained and with frozen embedding, Xavier start, then also shuffled, then also on sound "
+        f"data. Left at {lengths[0]} digits, right averaged over {every} digits. Every seed is a "
+        f"dot, the mean an upright line, its 95 % interval a level one, from {MIN_SEEDS} seeds on."
+    )
+    size = {"figsize": (9.6, 3.8), "sharex": True, "sharey": True}
+    fig, axes = plots.new_figure("lead", alt, ncols=2, **size)
+    titles = {f"{lengths[0]} digits": lengths[:1], f"averaged over {every} digits": lengths}
+    rows, ink = {step: -k for k, step in enumerate(STEPS)}, COLOURS["lstm"]
+    for ax, (title, chosen) in zip(axes, titles.items(), strict=True):
+        for step, m in leads(measures, chosen).items():
+            spread = rows[step] + np.linspace(-0.2, 0.2, m["n"])
+            ax.scatter(m["raw"], spread, s=12, color=ink, alpha=0.45, lw=0)
+            ax.plot(m["mean"], rows[step], "|", ms=13, mew=2.4, color=ink)
+            if m["n"] >= MIN_SEEDS:
+                ax.hlines(rows[step], m["low"], m["high"], color=ink, lw=1.6)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("LSTM minus SRN, test accuracy")
+    axes[0].set_yticks([*rows.values()], [*rows])
+    return fig
+
+
+def over_length(
+    name: str, what: str, names: Mapping[str, str], measures: Mapping[str, Measure],
+    yours: Mapping[str, Measure], published: Sequence[PublishedRow] = (),
+    nines: Sequence[float] = (CHANCE,) * 3,
+) -> Figure:  # fmt: skip
+    """Accuracy of both cells over the length. `names` maps a panel's title to `accuracy(...)`,
+    `nines` are the panels' chance lines; `what` begins the alternative text."""
+    drawn, mine = (
+        {title: _by_length(source, name) for title, name in names.items()}
+        for source in (measures, yours)
+    )
+    for (title, name_), nine in zip(names.items(), nines, strict=False):
+        rows = [row for row in published if accuracy("published", row.setting) == name_]
+        drawn[title] |= {row.label: row for row in rows} | {"always 9": nine}
+    return panels(name, what, drawn, "digits", "test accuracy", yours=mine, you=_you(yours))
+
+
+def _by_length(measures: Mapping[str, Measure], name: str) -> dict[str, dict[int, Measure]]:
+    """The cells' measures by length."""
+    names = {LABELS[c]: {n: name.format(c, n) for n in range(100)} for c in ("srn", "lstm")}
+    return {
+        label: {n: measures[where] for n, where in by_length.items() if where in measures}
+        for label, by_length in names.items()
+    }
+
+
+def _you(yours: Mapping[str, Measure]) -> str:
+    seeds = next((m["seeds"] for m in yours.values() if isinstance(m, dict) and m["seeds"]), [0])
+    return f"you: seeds {seeds[0]}–{seeds[-1]}"
+
+
+def one_seed_studies(
+    measures: Mapping[str, Measure], settings: Sequence[str], published: Sequence[PublishedRow],
+    yours: Mapping[str, Measure],
+) -> Figure:  # fmt: skip
+    """The LSTM's test accuracy over the length, a line a seed, the published rows dashed."""
+    drawn, mine = {}, {}
+    for setting in settings:
+        title, name = SETTINGS[setting], accuracy("published", setting)
+        for content, source in ((drawn, measures), (mine, yours)):
+            by_length = _by_length(source, name)["LSTM"]
+            values = np.array([m["raw"] for m in by_length.values()]).T  # (seeds, lengths)
+            content[title] = {"LSTM": ([*by_length], values)} if by_length else {}
+        rows = (row for row in published if (row.setting, row.cell) == (setting, "lstm"))
+        drawn[title] |= {row.label: row for row in rows}
+    what = (
+        "What a study with one seed would have printed: test accuracy of the LSTM over the length"
+    )
+    return panels(
+        "one_seed_studies", what, drawn, "digits", "LSTM test accuracy", yours=mine, you=_you(yours)
+    )
+
+
+def loss_curves(
+    curves: Mapping[str, Any], settings: Sequence[str], length: int, guessing: float,
+    yours: Mapping[str, Any],
+) -> Figure:  # fmt: skip
+    """Training loss of both cells, a panel for each start; the loss of `guessing` is dotted."""
+    alt = (
+        f"Training loss over training steps at {length} digits, SRN and LSTM: the median of the "
+        "seeds, and a band that holds the middle half of them. The dotted line is the loss of "
+        "knowing only how often each sum occurs. Dashed is the reader's median, if shown. "
+        f"Panels: {'; '.join(SETTINGS[s] for s in settings)}."
+    )
+    size = {"figsize": (4.6 * len(settings), 3.8), "sharey": True, "squeeze": False}
+    fig, axes = plots.new_figure("loss_curves", alt, ncols=len(settings), **size)
+    for ax, setting in zip(axes[0], settings, strict=True):
+        for cell, (source, line, who) in product(
+            ("srn", "lstm"), ((curves, "-", ""), (yours, "--", "you: "))
+        ):
+            if run := source.get(place("published", cell, setting, length)):
+                x, ink = np.array(run["step"]) / 1000, COLOURS[cell]
+                low, middle, high = np.quantile(run["train_loss"], (0.25, 0.5, 0.75), axis=0)
+                ax.plot(x, middle, line, color=ink, label=who + LABELS[cell])
+                ax.fill_between(x, low, high, color=ink, alpha=0 if who else 0.25, lw=0)
+        ax.axhline(guessing, color="black", ls=":", lw=1.2, label="class frequencies")
+        ax.set_title(SETTINGS[setting], fontsize=10)
+        ax.set(xlabel="1,000 steps", ylim=(0, None))
+    axes[0, 0].set_ylabel("training loss (nats)")
+    plots.legend_below(fig, 5)
+    return fig
 
 
 def panels(
@@ -105,8 +250,10 @@ def panels(
         for side, (label, value) in zip((-1, 1, *[0] * len(drawn)), drawn.items(), strict=False):
             ink = next((ink for part, ink in INKS.items() if part in label), "black")
             if isinstance(value, PublishedRow):
-                style = {"ls": "", "mfc": "none", "mec": ink, "zorder": 4, "label": label}
-                ax.plot(value.values.keys(), value.values.values(), MARKERS[value.source], **style)
+                joined = tuple in map(type, drawn.values())
+                style = {"ls": "--", "color": "black"} if joined else {"ls": "", "color": ink}
+                style |= {"marker": MARKERS[value.source], "mfc": "none", "zorder": 4}
+                ax.plot(value.values.keys(), value.values.values(), label=label, **style)
             elif isinstance(value, float):
                 ax.axhline(value, color=ink, ls=":", lw=1.2, label=label)
             elif isinstance(value, tuple):
@@ -145,3 +292,32 @@ def _crosses(ax: Axes, side: int, mine: Any, label: str) -> None:
     for k, (x, measure) in enumerate(mine.items()):
         at = (x if isinstance(x, int) else k) + side * shift
         ax.plot(np.full(measure["n"], at), measure["raw"], **style)
+
+
+def unrolled(digits: Sequence[int]) -> Figure:
+    """The network, unrolled over a sequence: what it must carry, and how far."""
+    fig, ax = diagrams.canvas(
+        "unrolled",
+        f"A recurrent network unrolled over the digits {' '.join(map(str, digits))}. Each digit "
+        "goes into a cell; each cell hands its state to the next. After the last digit the head "
+        f"reads the state and answers {sum(digits[:2])}. The first two digits are the addends; the "
+        "rest is to be ignored.",
+        10.6, 2.9,
+    )  # fmt: skip
+    before = None
+    for t, digit in enumerate(digits):
+        x, colour = 0.6 + 0.92 * t, "blue" if t < 2 else "orange" if digit else "grey"
+        read = diagrams.box(ax, x, 0.85, str(digit), colour, width=0.5, height=0.45)
+        cell = diagrams.box(ax, x, 1.85, "cell", "green", width=0.62)
+        diagrams.arrow(ax, read.top, cell.bottom, colour=colour)
+        if before:
+            diagrams.arrow(ax, before.right, cell.left, colour="green")
+        before = cell
+    head = diagrams.box(ax, x + 0.95, 1.85, "head", "purple", width=0.62)
+    diagrams.arrow(ax, before.right, head.left, colour="green")
+    diagrams.arrow(ax, head.top, (head.x, 2.4), colour="purple")
+    diagrams.label(ax, head.x, 2.6, f"sum {sum(digits[:2])}", "purple")
+    diagrams.label(ax, 1.06, 0.3, "addends", "blue")
+    diagrams.label(ax, x / 2 + 1.2, 0.3, "to be ignored", "orange")
+    diagrams.label(ax, x / 2 + 0.3, 2.5, "the state must carry the sum this far", "green")
+    return fig
