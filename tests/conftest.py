@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -19,6 +20,8 @@ from labkit.lab import machine
 
 os.environ.update(machine.kernel_environment())
 os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs that nbval compares
+
+collect_ignore = [] if find_spec("triton") else ["test_memory_kernel.py"]
 
 PATIENCE = 120  # seconds: a slow machine may take long, a broken lab takes for ever
 PARAMETERS = (
@@ -35,6 +38,12 @@ class Settings(ChapterSettings):
     seeds: Count
     rate: Annotated[float, Field(gt=0)]
 """
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name in collect_ignore:
+        how = "make test EXTRAS=triton brings it (1 GB)"
+        terminalreporter.write_line(f"left out: {name}, for Triton is not installed; {how}")
 
 
 class Lab:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from labkit.lab import store
+from labkit.lab import machine, store
 from labkit.memory import data as digit_sum
 from labkit.memory import training
 from labkit.memory.data import Split
@@ -55,6 +55,22 @@ def test_fit_keeps_the_best_checkpoint_of_each_replica():
         assert torch.equal(value, torch.stack(first))
     assert arrays["step"].tolist() == [*range(10, 101, 10), 105]
     assert arrays["train_loss"].shape == arrays["dev_loss"].shape == (3, 11)
+
+
+def test_replicas_take_the_kernel_where_the_machine_has_that_road(monkeypatch):
+    sizes = {"cell": "lstm", "embedding_size": 16, "hidden_size": 32}
+    for found, hidden_size, way in (
+        ("kernel", 32, training.by_kernel),
+        ("kernel", 5, training.by_operators),  # a size that no product on a GPU can have
+        ("graphs", 32, training.by_operators),
+        (None, 32, training.by_operators),  # what this machine finds for a CPU
+    ):
+        with monkeypatch.context() as patch:
+            if found:
+                other = machine.Road(found, "cuda", 1, "a test")
+                patch.setattr(machine, "find_road", lambda work, device, other=other: other)
+            model = ModelSpec(**sizes | {"hidden_size": hidden_size})
+            assert training.road(Ensemble(model, [0])) is way
 
 
 @pytest.mark.parametrize("protocol", ["published", "sound"])

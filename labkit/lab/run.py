@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen
 from types import FrameType
-from typing import IO, Any
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 from jupyter_client import AsyncKernelManager
@@ -64,39 +64,28 @@ class Options:
     cell_timeout: int | None = None  # seconds
 
 
-class Kernel:
-    """The kernel of one execution. It leads a process group of its own.
+class Manager(AsyncKernelManager):
+    """Starts a kernel whose last words before a crash go into a log beside its notebook.
 
-    So Ctrl-C in a terminal does not reach it, and `end` reaches all that it has started.
+    It leads a process group of its own, so Ctrl-C in a terminal does not reach it.
     """
 
-    def __init__(self) -> None:
-        self.process: Popen | None = None
-        self._ending = False
+    process: ClassVar[Popen | None] = None  # of the kernel that was started last
 
-    def manager(self, variables: Mapping[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
-        """A manager whose kernel gets `variables` and writes a crash's last words to `log`."""
-        kernel = self
+    async def start_kernel(self, **options: Any) -> None:
+        with open(Path(os.environ["LABKIT_STAGING"], "kernel.log"), "wb") as log:
+            await super().start_kernel(stdout=log, stderr=log, **options)
+        Manager.process = self.provisioner.process
 
-        class Manager(AsyncKernelManager):
-            async def start_kernel(self, **options: Any) -> None:
-                environment = {**os.environ, **variables}
-                await super().start_kernel(env=environment, stdout=log, stderr=log, **options)
-                kernel.process = self.provisioner.process
-                if kernel._ending:
-                    kernel.end()
 
-        return Manager
-
-    def end(self) -> None:
-        self._ending = True
-        if self.process:
+def end_kernel(execution: futures.Future) -> None:
+    """End the kernel, with all that it started, and so the execution that waits for it."""
+    for signum in (signal.SIGTERM, *[signal.SIGKILL] * 60):
+        if Manager.process:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
-                os.killpg(self.process.pid, signal.SIGTERM)
-                try:
-                    self.process.wait(GRACE)
-                except TimeoutExpired:
-                    os.killpg(self.process.pid, signal.SIGKILL)
+                os.killpg(Manager.process.pid, signum)
+        if futures.wait([execution], timeout=GRACE).done:
+            return
 
 
 @contextlib.contextmanager
@@ -215,19 +204,16 @@ def select(names: Sequence[str]) -> list[str]:
     return sorted(selected)
 
 
-@contextlib.contextmanager
-def lock(name: str) -> Iterator[None]:
+def lock(name: str) -> contextlib.AbstractContextManager:
     """Hold the only run of a profile; ValueError when another process holds it."""
     path = machine.RESULTS / ".locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        held = FileLock(path).acquire(timeout=0)
+        return FileLock(path).acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another run of '{name}' is under way: wait for it or stop it") from None
     except (NotImplementedError, OSError) as error:
         raise ValueError(f"{shown(path)} cannot be locked on this disk: {error}") from error
-    with held:
-        yield
 
 
 class Execution:
@@ -323,16 +309,13 @@ class Execution:
             "LABKIT_PROGRESS": str(self.staging / "progress"),
             "LABKIT_WORKERS": str(self.options.workers or os.environ.get("LABKIT_WORKERS", "")),
         }
-        source, kernel = read_notebook(self.path), Kernel()
+        os.environ |= variables
+        source, Manager.process = read_notebook(self.path), None
         as_written = defaults(source.cells)
         changed = {n: value for n, value in self.values.items() if value != as_written[n]}
         cells = len(source.cells) + bool(changed)  # papermill adds one that sets what is changed
         progress = Progress(self.chapter, cells, self.staging / "progress")
-        with (
-            contextlib.closing(progress),
-            (self.staging / "kernel.log").open("wb") as log,
-            futures.ThreadPoolExecutor(1) as pool,
-        ):
+        with contextlib.closing(progress), futures.ThreadPoolExecutor(1) as pool:
             execution = pool.submit(
                 papermill.execute_notebook,
                 source,
@@ -342,7 +325,7 @@ class Execution:
                 language="python",
                 cwd=str(self.staging),
                 progress_bar=False,
-                kernel_manager_class=kernel.manager(variables, log),
+                kernel_manager_class=Manager,
                 on_cell_start=progress.cell_started,
                 execution_timeout=self.options.cell_timeout,
                 iopub_timeout=60,
@@ -356,15 +339,14 @@ class Execution:
             except papermill.exceptions.PapermillExecutionError:
                 pass  # the written notebook holds the error
             except (RuntimeError, TimeoutError) as error:  # a dead, mute or stillborn kernel
-                raise self._without_kernel(progress.index, kernel.process, error) from error
+                raise self._without_kernel(progress.index, error) from error
             finally:
-                kernel.end()
+                end_kernel(execution)
 
-    def _without_kernel(
-        self, index: int, process: Popen | None, error: RuntimeError | TimeoutError
-    ) -> ChapterError:
+    def _without_kernel(self, index: int, error: RuntimeError | TimeoutError) -> ChapterError:
         """What is said of a kernel that did not start, that died, or whose cell took too long."""
-        cause, step, status = one_line(str(error)), self.mend, process and process.poll()
+        cause, step = one_line(str(error)), self.mend
+        status = Manager.process.poll() if Manager.process else None
         if isinstance(error, TimeoutError):
             step = f"{self.again} --cell-timeout SECONDS"
         elif status is not None:

@@ -127,19 +127,22 @@ class Ensemble:
 
         # one flat buffer for all parameters, one for all gradients; the optimiser sees a prefix
         sizes = [R * rows * columns for rows, columns in shapes.values()]
-        flat = torch.zeros(sum(sizes), **place)
-        flat_gradient = torch.zeros_like(flat)
-        parts = (zip(shapes, buffer.split(sizes), strict=True) for buffer in (flat, flat_gradient))
+        self.flat = torch.zeros(sum(sizes), **place)
+        self.flat_gradient = torch.zeros_like(self.flat)
         self.parameters, self.gradients = (
-            {name: values.view(R, *shapes[name]) for name, values in part} for part in parts
+            {
+                name: values.view(R, *shapes[name])
+                for name, values in zip(shapes, buffer.split(sizes), strict=True)
+            }
+            for buffer in (self.flat, self.flat_gradient)
         )
         trained = sum(sizes) if spec.train_embedding else sum(sizes[:-1])
-        self.trainable = nn.Parameter(flat[:trained])
-        self.trainable.grad = flat_gradient[:trained]
+        self.trainable = nn.Parameter(self.flat[:trained])
+        self.trainable.grad = self.flat_gradient[:trained]
 
         self._workspaces: dict[tuple[int, int], _Workspace] = {}
-        self._row_offset = torch.arange(R, device=flat.device).view(1, R, 1) * DIGITS
-        self._digits = torch.arange(DIGITS, device=flat.device).view(-1, 1)
+        self._row_offset = torch.arange(R, device=self.flat.device).view(1, R, 1) * DIGITS
+        self._digits = torch.arange(DIGITS, device=self.flat.device).view(-1, 1)
         starts = [initial_parameters(spec, seed) for seed in self.seeds]
         self.load_state_dict({name: torch.stack([s[name] for s in starts]) for name in starts[0]})
 
@@ -179,7 +182,7 @@ class Ensemble:
         """Read X and leave all gates and states in a workspace; `held`, `first` as in `trace`."""
         B, T = X.shape[-2:]
         if (T, B) not in self._workspaces:
-            if len(self._workspaces) >= 4:
+            if len(self._workspaces) >= 4 and not self.flat.is_cuda:  # captured graphs read them
                 self._workspaces.clear()
             self._workspaces[T, B] = _Workspace(T, B, self.parameters["U"])
         work, p = self._workspaces[T, B], self.parameters
@@ -218,6 +221,9 @@ class Ensemble:
     def logits(self, X: Tensor, held: Held = None, first: int = 0) -> Tensor:
         """Class scores (R, B, C) for X; `held` and `first` are those of `trace`."""
         self._check_held(X, held, first)
+        return self._logits(X, held, first)
+
+    def _logits(self, X: Tensor, held: Held = None, first: int = 0) -> Tensor:
         parts = X.split(EVALUATION_BATCH, dim=-2)
         return torch.cat([self._head(self._read(part, held, first).h[-1]) for part in parts], 1)
 
@@ -243,11 +249,15 @@ class Ensemble:
             got = f"got {[*(held or {})]} from {first}"
             raise ValueError(f"held: {allowed} can be held from a step 0..{T - 1} on, {got}")
 
-    @torch.no_grad()
     def evaluate(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (R,) and accuracy (R,) on X and y."""
         check(X, y, replicas=len(self))
-        logits, y = self.logits(X), y.expand(len(self), X.shape[-2])
+        return self.scores(X, y)
+
+    @torch.no_grad()
+    def scores(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `evaluate`, for X and y that have passed `data.check`."""
+        logits, y = self._logits(X), y.expand(len(self), X.shape[-2])
         losses = nn.functional.cross_entropy(logits.mT, y, reduction="none")
         return losses.mean(1), (logits.argmax(-1) == y).to(logits.dtype).mean(1)
 

@@ -2,36 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.optim import Adam
 
+from labkit.cells.graphs import captured
 from labkit.lab import machine
 from labkit.lab.store import Arrays, Progress, Seeds, Specification, specification
 from labkit.memory.data import Split, check, load_published, sound_data
 from labkit.memory.model import Ensemble, ModelSpec
 
 
+def epochs(N: int, seeds: Sequence[int], *, shuffle: bool) -> Iterator[Tensor]:
+    """The order of the N rows in one epoch after another: (1, N) in file order, or (R, N), where
+    each replica draws its own from its seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    while True:
+        drawn = [torch.randperm(N, generator=generator) for generator in generators if shuffle]
+        yield torch.stack(drawn or [torch.arange(N)])
+
+
 def batches(
     data: Split, seeds: Sequence[int], *, batch_size: int = 8, shuffle: bool = False
 ) -> Iterator[Split]:
-    """Batches (R, B, ...) without end, the last of an epoch maybe smaller; in file order, or each
-    replica draws the orders of its epochs from its own seed."""
+    """Batches (R, B, ...) without end, the last of an epoch maybe smaller."""
     R, N = len(seeds), data.y.shape[-1]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     X, y = data.X.expand(R, *data.X.shape[-2:]), data.y.expand(R, N)
-    while True:
+    for order in epochs(N, seeds, shuffle=shuffle):
         if shuffle:
-            orders = [torch.randperm(N, generator=generator) for generator in generators]
-            order = torch.stack(orders).to(X.device)  # (R, N)
+            order = order.to(X.device)  # (R, N)
             X = data.X.expand(X.shape).gather(1, order.unsqueeze(-1).expand(X.shape))
             y = data.y.expand(y.shape).gather(1, order)
         for k in range(0, N, batch_size):
             yield Split(X[:, k : k + batch_size], y[:, k : k + batch_size])
+
+
+Advance = Callable[[int], Tensor]  # trains by so many steps, returns the sum of their losses (R,)
+
+
+def by_operators(ensemble: Ensemble, optimiser: Adam, train: Split, *, shuffle: bool) -> Advance:
+    """A step is a call of the ensemble and of the optimiser, on a GPU a captured graph of both."""
+    stream = batches(train, ensemble.seeds, shuffle=shuffle)
+
+    def step(X: Tensor, y: Tensor) -> tuple[Tensor]:
+        losses = ensemble.loss_and_gradients(X, y)
+        optimiser.step()
+        return (losses,)
+
+    step = captured(step, ensemble.flat.device)
+
+    def advance(steps: int) -> Tensor:
+        running = ensemble.flat.new_zeros(len(ensemble))
+        for batch in islice(stream, steps):
+            running += step(*batch)[0]
+        return running
+
+    return advance
+
+
+def by_kernel(
+    ensemble: Ensemble, optimiser: Adam, train: Split, *, shuffle: bool, batch_size: int = 8
+) -> Advance:
+    """All steps are one launch of `memory.kernel`, which reads the same batches by row numbers."""
+    from labkit.memory import kernel  # needs Triton
+
+    def rows() -> Iterator[Tensor]:
+        """The rows of one batch after another, (1 or R, B); -1 where a batch is smaller."""
+        N = train.y.shape[-1]
+        for order in epochs(N, ensemble.seeds, shuffle=shuffle):
+            yield from pad(order, (0, -N % batch_size), value=-1).split(batch_size, dim=1)
+
+    stream = rows()
+
+    def advance(steps: int) -> Tensor:
+        order = torch.stack(list(islice(stream, steps)), 1).to(train.X.device)
+        return kernel.train(ensemble, optimiser, *train, order).sum(1)
+
+    return advance
+
+
+def road(ensemble: Ensemble) -> Callable[..., Advance]:
+    """The fastest way to train these replicas where they lie; both do the same."""
+    way = machine.find_road("replicas", ensemble.flat.device.type).name
+    sizes = {ensemble.spec.embedding_size, ensemble.spec.hidden_size}
+    return by_kernel if way == "kernel" and sizes <= {16, 32, 64} else by_operators
 
 
 def fit(
@@ -45,34 +106,30 @@ def fit(
     the evaluation before; "dev_loss" (R, K); and the best checkpoint's "dev_accuracy" (R,).
     """
     check(*train, replicas=len(ensemble))
-    optimiser = torch.optim.Adam([ensemble.trainable], lr=lr, fused=True)
-    stream = batches(train, ensemble.seeds, shuffle=shuffle)
+    check(*dev, replicas=len(ensemble))
+    on_gpu = ensemble.flat.is_cuda
+    optimiser = Adam([ensemble.trainable], lr=lr, fused=True, capturable=on_gpu)
+    advance = road(ensemble)(ensemble, optimiser, train, shuffle=shuffle)
+    evaluate = captured(ensemble.scores, ensemble.flat.device)
 
-    best = ensemble.state_dict()
-    best_accuracy = ensemble.trainable.new_full((len(ensemble),), -1.0)
+    best = {name: value.clone() for name, value in ensemble.parameters.items()}
+    best_accuracy = ensemble.flat.new_full((len(ensemble),), -1.0)
     at, curves = [], {"train_loss": [], "dev_loss": []}
-    running, since = torch.zeros_like(best_accuracy), 0
-
-    for step in range(1, steps + 1):
-        X, y = next(stream)
-        running += ensemble.loss_and_gradients(X, y)
-        since += 1
-        optimiser.step()
-        if step % evaluate_every and step != steps:
-            continue
-
-        dev_loss, dev_accuracy = ensemble.evaluate(*dev)
-        curves["train_loss"].append(running / since)
+    for done in range(0, steps, evaluate_every):
+        step = min(done + evaluate_every, steps)
+        curves["train_loss"].append(advance(step - done) / (step - done))
+        dev_loss, dev_accuracy = evaluate(*dev)
         curves["dev_loss"].append(dev_loss)
         at.append(step)
-        running, since = torch.zeros_like(running), 0
+
         improved = dev_accuracy > best_accuracy
         best_accuracy = torch.where(improved, dev_accuracy, best_accuracy)
-        for name, value in ensemble.state_dict().items():
-            best[name][improved] = value[improved]
+        for name, value in ensemble.parameters.items():
+            best[name] = torch.where(improved.view(-1, 1, 1), value, best[name])
         progress(step, steps)
 
-    ensemble.load_state_dict(best)
+    for name, value in ensemble.parameters.items():
+        value.copy_(best[name])
     arrays = {name: torch.stack(values, 1) for name, values in curves.items()}
     return arrays | {"step": torch.tensor(at), "dev_accuracy": best_accuracy}
 
