@@ -349,10 +349,8 @@ def test_a_row_speaks_of_runs_or_examples_and_needs_its_measure():
 
 def test_digits_that_are_cut_off_are_not_rounded():
     assert fitting("79.083 %", range(1_950, 2_001)) == {1984: 1569}
-    assert fitting("79.082 %", range(1_950, 2_001), cut=True) == {1984: 1569}
     assert fitting("0.67", [3]) == fitting("0.66", [3], cut=True) == {3: 2}
     assert fitting("0.66", [3]) == fitting("0.67", [3], cut=True) == {}
-    assert fitting("0.5", [4]) == fitting("0.5", [4], cut=True) == {4: 2}
     assert fitting("1.00", [7]) == {7: 7}
     assert (fitting("0.80", [9]), fitting("0.8", [9])) == ({}, {9: 7})
 
@@ -361,10 +359,9 @@ def test_what_is_no_single_fraction_is_not_corrected():
     assert correct("0.8543", 5120, 5000) == 4374 / 5000
     assert audit(["0.8543", "0.8606"], [5056, 5120]).fits == {5056: 1, 5120: 1}
     assert audit(["0.8543"], [5056]).chance(5056) == pytest.approx(0.5056, abs=1e-3)
-    with pytest.raises(ValueError, match="not one k of 5,056"):
-        correct("0.77", 5056, 5000)
-    with pytest.raises(ValueError, match=r"0.81 is not one k of 20:"):
-        correct("0.81", 20, 20)
+    for printed, n in (("0.77", 5056), ("0.81", 20)):
+        with pytest.raises(ValueError, match=rf"{printed} is not one k of {n:,}: look"):
+            correct(printed, n, n)
 
 
 def test_every_fraction_fits_the_number_it_was_printed_from():
