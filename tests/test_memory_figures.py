@@ -9,6 +9,7 @@ import torch
 
 from labkit.lab import record
 from labkit.measure import plots
+from labkit.measure.audit import audit
 from labkit.measure.statistics import summarise
 from labkit.memory import figures, gate_figures
 from labkit.memory.model import Ensemble, ModelSpec
@@ -156,3 +157,11 @@ def test_the_explorer_follows_its_controls_and_is_a_figure_where_nobody_turns_th
     alt = shown[-1].labkit_alt
     assert f"reading {row}, seed 8, xavier start, which predicts {predicted}" in alt
     assert "the column of step 2 is framed" in alt
+
+
+def test_hundredths_fit_a_hundred_and_cannot_tell_it_from_some_others():
+    rows = figures.published_rows(record.published())
+    texts = [f"{value:.2f}" for row in rows for value in row.values.values()]
+    found = audit(texts, range(20, 101))
+    assert (len(texts), found.chance(100)) == (48, 1.0)
+    assert found.fit_all == [80, 88, 96, 97, 99, 100]
