@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,22 +88,17 @@ def end_kernel(execution: futures.Future) -> None:
             return
 
 
-@contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
+def raise_on_signals() -> None:
     """Let SIGINT, SIGTERM and SIGHUP raise Interrupted, but no SIGHUP under nohup."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        for number in before:
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)  # once is enough
         raise Interrupted(signum)
 
     numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in numbers:
+        signal.signal(number, interrupt)
 
 
 class Progress:
@@ -122,7 +117,8 @@ class Progress:
 
     def close(self) -> None:
         self._file.close()
-        self._show("")
+        if sys.stderr.isatty():
+            self._redraw("")
 
     def cell_started(self, cell: NotebookNode, cell_index: int) -> None:
         self.index = cell_index
@@ -146,16 +142,15 @@ class Progress:
         if self._event and done < (total := self._event["tasks"] - self._event["stored"]):
             text += f", {done:.1f} of {total} trainings"
             text += ", {task} {done:,.0f}/{total:,.0f}".format(**self._event)
-        self._show(text[: shutil.get_terminal_size().columns - 1])
-        if not sys.stderr.isatty() and now - self._logged >= LOG_EVERY:
+        if sys.stderr.isatty():
+            self._redraw(text[: shutil.get_terminal_size().columns - 1])
+        elif now - self._logged >= LOG_EVERY:
             self._logged = now
             print(text, file=sys.stderr, flush=True)
 
-    def _show(self, text: str) -> None:
-        """Redraw the line of a terminal."""
-        with contextlib.suppress(OSError):  # it may have been closed just now
-            if sys.stderr.isatty():
-                print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+    def _redraw(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may have been closed just now
+            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def run(names: Sequence[str], options: Options) -> int:
@@ -169,11 +164,11 @@ def run(names: Sequence[str], options: Options) -> int:
         accepted = [execution for execution in executions if execution.accepts_parameters()]
         if options.given and len(accepted) < len(executions):
             accepted = []  # `--set` is meant for all of them: if one refuses it, nothing runs
+        raise_on_signals()
         try:
             for position, execution in enumerate(accepted, start=1):
                 print(f"[{position}/{len(accepted)}] {execution.chapter}: ", end="", flush=True)
-                with signals_raise():
-                    execution.bring_up_to_date()
+                execution.bring_up_to_date()
         except Interrupted as interruption:
             name, status = signal.Signals(*interruption.args).name, 128 + interruption.args[0]
             print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
@@ -183,8 +178,7 @@ def run(names: Sequence[str], options: Options) -> int:
     if all(execution.status == "up to date" for execution in executions):
         print("Everything was up to date. To run all the same: make reproduce FORCE=1, or --force")
     elif options.profile == "quick":
-        executed = shown(machine.RESULTS / ".executed" / "quick")
-        print(f"Notebooks with their outputs: {executed}; records and figures: results/quick")
+        print("Notebooks with their outputs: results/.executed/quick; records: results/quick")
     sys.stdout.flush()
     return status or int(any(execution.status == "failed" for execution in executions))
 
