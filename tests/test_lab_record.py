@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -71,9 +72,11 @@ class Place:
     def publish(self, profile: str = "cpu", values: dict | None = None, **changes) -> dict:
         staging = self.write(profile, **changes)
         digests = code.chapter_code(CHAPTER)
-        record.publish(staging, CHAPTER, profile, values or VALUES, digests)
-        record.remove(staging)
-        return record.load(CHAPTER, profile)
+        content = record.publish(
+            staging, CHAPTER, profile, "interactive", values or VALUES, digests
+        )
+        shutil.rmtree(staging)
+        return content
 
     def edit(self, **changes) -> None:
         """Change the published record as no run would."""
@@ -155,15 +158,15 @@ def test_a_record_written_past_the_function_is_not_published(place, what):
     PAST_THE_FUNCTION[what](content)
     (staging / "record.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"record\.json"):
-        record.publish(staging, CHAPTER, "cpu", VALUES, {})
-    assert record.load(CHAPTER, "cpu") == before
+        record.publish(staging, CHAPTER, "cpu", "interactive", VALUES, {})
+    assert record.reported(CHAPTER) == before
 
 
 def test_a_figure_that_is_not_of_the_record_is_not_published(place):
     staging = place.write()
     (staging / "loss.png").write_bytes(plots.png_bytes(figure(height=2.0)))
     with pytest.raises(ValueError, match="not the figure of its record"):
-        record.publish(staging, CHAPTER, "cpu", VALUES, {})
+        record.publish(staging, CHAPTER, "cpu", "interactive", VALUES, {})
     assert not place.folder.exists()
 
 
@@ -198,7 +201,7 @@ TAMPERED: dict[str, Callable[[Place], object]] = {
         p.folder / "SHA256SUMS", "loss.png", "../../victim.txt"
     ),
     "results/cpu/other is not of the lab": lambda p: (p.results / "cpu" / "other").mkdir(),
-    "results/cpu/01_toy/SHA256SUMS is missing": lambda p: record.remove(p.folder),
+    "results/cpu/01_toy/SHA256SUMS is missing": lambda p: shutil.rmtree(p.folder),
     "results/REPORT.md is not what was written": lambda p: rewrite(
         p.results / "REPORT.md", "**holds**", "**does not hold**"
     ),
