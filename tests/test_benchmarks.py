@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from labkit.lab import machine
+from labkit.lab import machine, record
 from labkit.measure.statistics import summarise
 
 
@@ -74,3 +76,52 @@ def test_a_trial_measures_and_writes_nothing(bench, tmp_path, capsys):
     bench.main(["ladder", "start", "--small"])
     assert capsys.readouterr().out.startswith("bench: ladder\nbench: start\n")
     assert list(tmp_path.iterdir()) == []
+
+
+# how often intervals hold
+
+
+@pytest.fixture
+def intervals(monkeypatch):
+    monkeypatch.syspath_prepend(machine.ROOT / "benchmarks")
+    return importlib.import_module("intervals")
+
+
+def test_the_intervals_compared_are_the_labs_and_scipys(intervals):
+    rng = np.random.default_rng(0)
+    samples = rng.lognormal(0, 0.8, (3, 20))
+    drawn = rng.multinomial(20, np.full(20, 0.05), intervals.RESAMPLES).T.astype(float)
+    bounds = intervals.bounds(samples, drawn)
+    for k, values in enumerate(samples):
+        mean, options = values.mean(), {"n_resamples": 9_999, "rng": 1}
+        expected = {
+            "bootstrap t": summarise(values.tolist()),
+            "Student t": summarise(values.tolist(), student=True),
+        }
+        expected = {name: (m["low"], m["high"]) for name, m in expected.items()}
+        for method in ("BCa", "percentile"):
+            interval = bootstrap((values,), np.mean, method=method, **options).confidence_interval
+            expected[f"{method} bootstrap"] = tuple(interval)
+        for name, (low, high) in expected.items():
+            made = [end[k] for end in bounds[name]]
+            assert made == pytest.approx((low, high), abs=0.12 * (high - mean)), name
+
+
+def test_the_labs_interval_is_the_one_that_held_best(intervals):
+    """In the committed table, which `record.coverage` quotes."""
+    rows = json.loads(intervals.FILE.read_bytes())["rows"]
+
+    def over_all(n: int, method: str, what: str) -> float:
+        of = [row for row in rows if (row["n"], row["method"]) == (n, method)]
+        return np.average([row[what] for row in of], weights=[row["quantities"] for row in of])
+
+    methods = {row["method"] for row in rows}
+    for n in (8, 20, 40):
+        covers = {method: over_all(n, method, "covers") for method in methods}
+        assert max(covers, key=covers.get) == "bootstrap t"
+        assert 0.94 < covers["bootstrap t"] < 0.96
+        sides = [over_all(n, "bootstrap t", side) for side in ("too_high", "too_low")]
+        assert max(sides) < 0.035
+        assert f"{covers['BCa bootstrap']:.1%} with the BCa bootstrap" in record.coverage(n)
+    extra = over_all(5, "bootstrap t", "width_in_sd") / over_all(5, "Student t", "width_in_sd")
+    assert extra > 1.3
