@@ -54,8 +54,8 @@ class Road:
 
     @property
     def shared(self) -> bool:
-        """Whether trainings run in threads of one process, each on a stream of the GPU, which lets
-        processes only take turns. It needs trainings that draw from generators of their own."""
+        """Whether trainings run in threads of one process, for a GPU lets processes only take
+        turns. They draw from generators of their own."""
         return self.name in ("kernel", "graphs")
 
     def __str__(self) -> str:
