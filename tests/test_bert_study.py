@@ -53,6 +53,14 @@ def test_settings_that_cannot_work_are_refused(given, message):
         resolved("quick", given)
 
 
+def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():
+    full = resolved("full")
+    assert {*full["tuned_seeds"], *full["recurrent_seeds"], full["random_seeds"]} == {5}
+    assert full["source_max_len"] == PUBLISHED["bert"]["max_len"] == 257
+    assert (full["source_epochs"], full["source_batch"]) == (15, 8)
+    assert full["source_settings"] == list(SOURCE)
+
+
 def test_the_sizes_allowed_are_those_of_the_corpus(corpus):
     split = corpus.split()
     assert (len(split["train"]), len(split["dev"])) == SIZES["generated"]
@@ -95,18 +103,18 @@ def test_linear_rivals_get_the_reviews_that_the_networks_get(corpus, monkeypatch
 
 def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(corpus, monkeypatch):
     """Vectors in which the mean tells the label, and nothing else does."""
-    asked, rng = [], np.random.default_rng(0)
+    asked, rng, N = [], np.random.default_rng(0), len(corpus.label)
 
     def frozen_vectors(reading, seeds):
         asked.append((reading.num_train, seeds))
-        vectors = {pooling: rng.normal(size=(len(corpus), 3)) for pooling in POOLINGS}
+        vectors = {pooling: rng.normal(size=(N, 3)) for pooling in POOLINGS}
         vectors["mean"][:, 0] = 4 * corpus.label.numpy() - 2
-        return {"index": np.arange(len(corpus)), **vectors, "seconds": np.array(10.0)}
+        return {"index": np.arange(N), **vectors, "seconds": np.array(10.0)}
 
     monkeypatch.setattr(study, "frozen_vectors", frozen_vectors)
     probes, seconds = study.frozen_runs(corpus, READING, [20, 1_600], [0, 1])
     assert asked == [(1_600, [0, 1])]  # the largest draw holds the others
-    assert seconds == pytest.approx(10 / len(corpus))  # for a review
+    assert seconds == pytest.approx(10 / N)  # for a review
     assert [*probes] == [f"{pooling}/{size}" for size in (20, 1_600) for pooling in POOLINGS]
     assert [list(probes[f"mean/{size}"]) for size in (20, 1_600)] == [[0, 1], [0]]
     assert probes["mean/20"][0]["test_accuracy"] == 1.0

@@ -159,6 +159,7 @@ def make(reading):
 
 
 TRAIN, DEV = torch.arange(60, 84), torch.arange(90, 120)
+INDEX = {"train": TRAIN, "dev": DEV}
 
 
 def test_a_step_is_that_of_plain_torch(make):
@@ -189,7 +190,7 @@ def test_every_step_takes_the_rate_and_the_dropout_of_its_number(make):
         return step()
 
     given.optimiser.step = recording
-    given.fit(TRAIN, DEV, 0)
+    given.fit(INDEX, 0)
     shares = [1 - k / 9 for k in range(9)]  # 3 epochs of 3 batches
     assert rates == [pytest.approx([0.002 * s] * 2 + [0.004 * s] * 2) for s in shares]
     assert len(set(seeds)) == 9
@@ -202,14 +203,15 @@ def test_answers_do_not_depend_on_batches_nor_on_padding(make, pooling, monkeypa
     X, mask = pad(given.corpus, DEV, 12)
     plain = given.model.eval()(X, mask).softmax(1)[:, 1].detach()
     for size in (64, 3):
-        monkeypatch.setattr(bert, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(Trainer, "evaluation_batch", {"cpu": size})
         torch.testing.assert_close(given.probabilities(DEV), plain, rtol=0, atol=1e-6)
 
 
 def test_a_word_that_decides_is_learned_and_the_best_epoch_is_kept(make):
     given = make(dropout=0.1, epochs=8, lr=0.01, schedule="constant")
     train = torch.cat([TRAIN, torch.arange(90, 108)])
-    history = given.fit(train, torch.cat([DEV[20:], TRAIN[:12]]), 1, curve=DEV)
+    dev = torch.cat([DEV[20:], TRAIN[:12]])
+    history = given.fit({"train": train, "dev": dev, "curve": DEV}, 1)
     best = int(history["dev_accuracy"].argmax())
     assert history["dev_accuracy"][best] > 0.9
     assert history["best_epoch"] == best + 1
@@ -220,7 +222,7 @@ def test_a_word_that_decides_is_learned_and_the_best_epoch_is_kept(make):
 
 def test_a_loss_that_is_no_number_stops_the_training(make):
     with pytest.raises(ValueError, match=r"the loss is (nan|inf): take a smaller lr, or clip"):
-        make(lr=1e38, clip=0.0, warmup=0.0).fit(TRAIN, DEV, 0)
+        make(lr=1e38, clip=0.0, warmup=0.0).fit(INDEX, 0)
 
 
 def test_a_training_returns_what_it_promises(reading):

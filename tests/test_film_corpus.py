@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import runpy
 import tarfile
 import zipfile
 from collections import Counter
@@ -19,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from labkit.film import corpus as reviews
-from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus, Review, make_corpus
+from labkit.film.corpus import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, Corpus, Review
 from labkit.lab import machine
 from labkit.lab.code import sha256
 from labkit.lab.fetch import DownloadError
@@ -49,7 +50,8 @@ def test_the_made_up_corpus_is_the_same_everywhere(made):
     """Records, and the results of chapters 04 and 05, hang on these bytes."""
     digest = "cff5b0c3b660f719f9046c860d0c4b30ab9aecb95cab89e0e2210a0128c68b94"
     assert reviews.texts_digest(made) == digest
-    assert not {r.text for r in make_corpus(20, 10, 3)} & {r.text for r in make_corpus(20, 10, 4)}
+    script = runpy.run_path(str(machine.DATA / "generated_reviews.py"))
+    assert script["make_corpus"]() == reviews._made_up()
 
 
 def test_labels_are_balanced_ratings_fit_them_and_no_review_comes_twice(made):
@@ -106,7 +108,7 @@ def mirror(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("top", ["aclImdb/", "./aclImdb/", "/aclImdb/", "other/", "", "aclImdb\\"])
-def test_reviews_come_out_of_an_archive_whatever_else_it_holds(mirror, capsys, top):
+def test_reviews_come_out_of_an_archive_whatever_else_it_holds(mirror, top):
     odd = {"train/pos/._0_10.txt": b"\0\5\26\7", "train/pos/.DS_Store": b"\0\1", "README": b"read"}
     archive = packed(TEXTS | odd | {"train/unsup/0_0.txt": b"unlabelled"}, top)
     (mirror / "aclImdb_v1.tar.gz").write_bytes(archive)
@@ -114,7 +116,6 @@ def test_reviews_come_out_of_an_archive_whatever_else_it_holds(mirror, capsys, t
     assert texts[0] == Review("test", 0, 0, 3, "test neg 0: naïve <br />")
     assert {review.text.encode() for review in texts} == set(TEXTS.values())
     assert [review.number for review in texts] == [0, 2, 10] * 4  # as numbers
-    assert "passed over 2 files that are no reviews, such as" in capsys.readouterr().err
     assert (machine.DOWNLOADS / "aclImdb_reviews.bin").read_bytes() == WHOLE
 
 
@@ -123,7 +124,7 @@ def test_reviews_come_out_of_an_archive_whatever_else_it_holds(mirror, capsys, t
     [
         (packed(TEXTS | {"train/pos/2_10.txt": b"altered"}), "does not hold"),
         (packed(dict([*TEXTS.items()][1:])), "does not hold"),
-        (packed(TEXTS | {"train/pos/3_9.txt": b"one more"}), "holds more than the"),
+        (packed(TEXTS | {"train/pos/3_9.txt": b"one more"}), "more bytes come than"),
         (packed(TEXTS)[:-200], "does not hold"),
         (packed({"../../evil.txt": b"evil"}), "does not hold"),
         (b"no archive", "not a gzip file|could not be opened"),
@@ -233,7 +234,7 @@ def test_numbers_are_kept_unless_the_file_is_damaged_or_the_rules_change(corpus,
     kept = max((machine.CACHE / "kept").iterdir(), key=lambda path: path.stat().st_size)
     kept.write_bytes(kept.read_bytes()[:-1] + b"!")
     assert reviews.load("generated", 1000).digest == corpus.digest
-    monkeypatch.setattr(reviews, "rules", dict)
+    monkeypatch.setattr(reviews, "_made_up", lambda: "other reviews")
     reviews.load("generated", 1000)
     assert len(calls) == 3
 
@@ -275,35 +276,14 @@ def test_batches_of_like_lengths_hold_hardly_any_padding_and_come_in_random_orde
 LINES = b"the 0.5 -1.0 2.0\nfilm 1.0 1.5 0.25\nn't -3.0 0.0 1e-2\ngood 4.0 5.0 6.0\n"
 
 
-def test_words_get_their_vectors_and_others_zero(tmp_path, capsys):
+def test_words_get_their_vectors_and_others_zero(tmp_path):
     path = tmp_path / "glove.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + LINES + b"good 7 8 9\n")  # a byte order mark counts nothing
+    path.write_bytes(LINES + b"a\xc2\x85b 7 8 9\n")  # a word with what Python takes for a line end
     table = reviews.load_vectors(path, [UNKNOWN, PAD, "good", "the", "cinema", "n't"], 100)
     expected = [[0, 0, 0], [0, 0, 0], [4, 5, 6], [0.5, -1, 2], [0, 0, 0], [-3, 0, 0.01]]
     np.testing.assert_array_equal(table, np.float32(expected), strict=True)
-    assert "glove.txt repeats 1 words of the vocabulary; the first" in capsys.readouterr().err
+    assert reviews.load_vectors(path, ["a\x85b"], 5).tolist() == [[7, 8, 9]]
     assert reviews.load_vectors(path, ["film", "n't"], 2).any(1).tolist() == [True, False]
-
-
-@pytest.mark.parametrize(
-    "content, line, reason",
-    [
-        (LINES + b"bad nan 1 2\n", 5, "infs or NaNs"),
-        (LINES + b"film 1 2\n", 5, "2 numbers behind blanks, not 3"),
-        (LINES + b"\n" + LINES, 5, "0 numbers"),
-        (b"<!doctype html><html><head></head>\n", 1, "could not convert"),
-        (LINES.replace(b" ", b"\t"), 1, "0 numbers behind blanks, not several"),
-        (LINES + b"caf\xe9 1 2 3\n", 5, "codec can't decode"),
-        (gzip.compress(LINES, mtime=0), 1, "codec can't decode"),
-    ],
-)
-def test_what_is_no_vector_is_refused_with_file_and_line(tmp_path, content, line, reason):
-    (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"bad\.txt, line {line}, is no word vector: .*{reason}"):
-        reviews.load_vectors(tmp_path / "bad.txt", ["the"], 1000)
-    (tmp_path / "bad.txt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"bad\.txt is empty"):
-        reviews.load_vectors(tmp_path / "bad.txt", ["the"], 1000)
 
 
 @pytest.fixture
@@ -315,8 +295,8 @@ def glove(tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(reviews, name, stand_in)
     monkeypatch.setattr(reviews, "EXCERPT_WORDS", 2)
     with zipfile.ZipFile(tmp_path / "mirror/glove.6B.zip", "w") as archive:
-        archive.writestr("__MACOSX/._glove.6B.100d.txt", b"\0")
-        archive.writestr("glove.6B/glove.6B.100d.txt", LINES)
+        archive.writestr("glove.6B.50d.txt", b"\0")
+        archive.writestr("glove.6B.100d.txt", LINES)
     (tmp_path / "mirror" / "glove.6B.100d.head2603.txt.gz").write_bytes(gzip.compress(few))
     return tmp_path / "mirror"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -143,13 +144,28 @@ def test_front_padding_is_what_a_plain_bidirectional_layer_does(cell):
 # the handwritten cell
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"pooling": "last"}, {"num_layers": 2}, {"bidirectional": True, "pooling": "max"},
+     {"num_layers": 2, "bidirectional": True}],
+)  # fmt: skip
 def test_the_handwritten_cell_computes_what_chapter_01_does(options):
-    fast, slow = (make("handwritten", pooling="mean", **options) for _ in range(2))
+    """Answers and gradients of torch's fast layer are those of the loop written out."""
+    fast, slow = (make("handwritten", **{"pooling": "mean"} | options) for _ in range(2))
     for layer in slow.layers:
         for direction, module in enumerate(layer):
             layer[direction] = layers.from_torch(module)
-    close(fast(batch(), LENGTH), slow(batch(), LENGTH))
+    answers = [model(batch(), LENGTH) for model in (fast, slow)]
+    for logits in answers:
+        logits.square().sum().backward()
+    close(*answers)
+    for name in ("embedding.weight", "head.weight", "head.bias"):
+        close(*(model.get_parameter(name).grad for model in (fast, slow)))
+    for torchs, ours in zip(*(itertools.chain(*m.layers) for m in (fast, slow)), strict=True):
+        torchs.bias_hh_l0.grad = torchs.bias_ih_l0.grad  # which is not trained
+        for _, one, other in layers._pairs(ours, torchs, "grad"):
+            assert one.abs().max() > 1e-4
+            close(one, other)
 
 
 def test_the_handwritten_cell_starts_as_chapter_01_does_and_keeps_one_bias():

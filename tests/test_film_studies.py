@@ -16,6 +16,7 @@ from labkit.film.training import FilmTraining, TrainSpec
 from labkit.lab import machine, record, store
 from labkit.lab.notebooks import read_notebook
 from labkit.lab.settings import SettingsError, resolve
+from labkit.measure.audit import audit, fitting
 from labkit.measure.statistics import summarise
 
 PUBLISHED = record.published()
@@ -70,6 +71,20 @@ def test_a_settings_choice_wins_over_that_of_the_study():
     ((training,),) = studies.study("p", {"x": {"hidden_size": 7, "lr": 0.1}}, BASE, [0]).values()
     assert (training.model.hidden_size, training.training.lr) == (7, 0.1)
     assert training.training.epochs == 2
+
+
+def test_a_setting_is_trained_as_far_as_the_report_printed_it_or_less_far():
+    glove = PUBLISHED["imdb_glove"]
+    for most in (2, 25, 100):
+        base = replace(BASE, training=replace(BASE.training, epochs=most))
+        plan = studies.study("b", studies.SOURCE_B | studies.MISTAKES, base, [0])
+        epochs = {name: training.training.epochs for name, (training,) in plan.items()}
+        for k, last in zip(
+            glove["lstm_sgd"]["halve_every"], glove["lstm_sgd"]["epochs"], strict=True
+        ):
+            assert epochs[f"b/lstm_sgd/{k}"] == min(last, most)
+        assert epochs["b/bilstm_sgd"] == most
+        assert epochs["b/all"] == min(31, most)  # where its training accuracy was printed
 
 
 def test_settings_are_those_of_the_sources():
@@ -168,7 +183,7 @@ def test_accuracy_over_the_length_by_hand():
 
 
 def parts_of(corpus: Corpus) -> dict[str, torch.Tensor]:
-    return dict(zip(("train", "dev", "test"), torch.arange(len(corpus)).chunk(3), strict=True))
+    return dict(zip(("train", "dev", "test"), corpus.number.chunk(3), strict=True))
 
 
 def linear(corpus: Corpus, kind: str, **options) -> dict:
@@ -228,12 +243,6 @@ def test_reading_word_by_word_equals_every_beginning_alone(pooling):
         studies.predict(model, corpus, "?!")
 
 
-def test_the_worst_errors_are_the_most_confident_ones():
-    p, label = torch.tensor([0.9, 0.1, 0.99, 0.2, 0.6]), torch.tensor([1, 1, 0, 0, 0])
-    assert studies.worst_errors(p, label, 2).tolist() == [2, 1]
-    assert studies.worst_errors(p, label, 9).tolist() == [2, 1, 4]
-
-
 # published figures
 
 FULL = {
@@ -271,7 +280,7 @@ def test_every_published_number_has_its_row():
     small = {"bidirectional": len(adam["epochs"]) + 1 + 2 + len(l2["lambda"]) + 2, "gradient": 7}
     for kind, count in small.items():
         (heading,) = (h for h in sizes if f"Study B, {kind}" in h)
-        assert "128 hidden units, 100 epochs" in heading
+        assert "128 units, at most 100 epochs" in heading
         assert sizes[heading] == count
     assert sizes["Peers: public material on the same data"] == 5
     for row in tables["Study A, rnn, ours `rnn/mean`"]:
@@ -280,6 +289,37 @@ def test_every_published_number_has_its_row():
                  "test_accuracy", "b/mistake/all/train_accuracy/31"):  # fmt: skip
         with pytest.raises(KeyError, match=gone):
             rows_of({name: m for name, m in measures.items() if name != gone})
+
+
+def printed_in_homework(curve: str) -> dict[str, list[tuple[str, float]]]:
+    """The accuracies of every table of the homework: as printed, and corrected."""
+    tables = dict.fromkeys(studies.PUBLISHED_A.values())
+    return {table: studies.printed(PUBLISHED["imdb"], table, curve) for table in tables}
+
+
+def test_the_homework_divided_by_batches_times_batch_size():
+    of_128 = "handwritten_lstm_batch128"
+    for curve, count, (true, by_64, by_128), fits, of_series in (
+        ("test_accuracy", 45, (5000, 79 * 64, 40 * 128), 44, 25),
+        ("train_accuracy", 50, (20_000, 313 * 64, 157 * 128), 45, 6),
+    ):
+        series = {table: [t for t, _ in of] for table, of in printed_in_homework(curve).items()}
+        found = audit([*itertools.chain(*series.values())], range(true - 100, true + 200))
+        assert len(found.printed) == count
+        assert (found.fits[by_64], found.fits[by_128], found.fit_all) == (fits, of_series, [])
+        assert max(found.fits, key=found.fits.get) == by_64
+        assert found.fits[true] < 0.5 * fits
+        assert by_128 in audit(series[of_128], [true, by_64, by_128]).fit_all
+    assert fitting("0.8543", [5000, 5056, 5120]) == {5120: 4374}  # the last of batch 128
+
+
+def test_corrected_accuracies_are_counted_over_the_reviews_that_there_were():
+    last = {table: of[-1] for table, of in printed_in_homework("test_accuracy").items() if of}
+    assert (last["rnn"], last["gru"]) == (("0.8532", 0.8628), ("0.8606", 0.8702))
+    assert max(last, key=lambda table: last[table][0]) == "gru"
+    assert max(last, key=lambda table: last[table][1]) == "handwritten_lstm_batch128"
+    (chance, *_) = printed_in_homework("test_accuracy")["handwritten_lstm_bce_one_hot"]
+    assert chance == ("0.4939", pytest.approx(0.4994))
 
 
 def test_a_published_accuracy_is_judged_as_corrected_and_beside_dev():
@@ -315,6 +355,9 @@ def test_an_outcome_is_told_by_the_training_accuracy(accuracy, verdict):
     )
     assert row.verdict == verdict
     assert row.reason.endswith("after our 15 epochs, too few to test what is published after 20")
+    rows_of(whole := Everything())  # its last epoch is the report's own
+    assert "b/source/lstm_sgd/20/train_accuracy/20" in whole
+    assert "b/source/lstm_sgd/20/train_accuracy/100" not in whole
 
 
 # parameters
@@ -336,6 +379,15 @@ def test_settings_that_cannot_run_are_refused(change, message):
     cells = read_notebook(machine.NOTEBOOKS / "04_imdb_recurrent.ipynb").cells
     with pytest.raises(SettingsError, match=message):
         resolve("04_imdb_recurrent", cells, "quick", [change])
+
+
+def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():
+    cells = read_notebook(machine.NOTEBOOKS / "04_imdb_recurrent.ipynb").cells
+    full = resolve("04_imdb_recurrent", cells, "full")
+    assert {full[f"{what}_seeds"] for what in ("core", "variation", "small", "side", "best")} == {5}
+    assert (full["small_hidden"], full["small_pad_to"], full["glove_words"]) == (128, 592, 400_000)
+    assert full["epochs"] == PUBLISHED["imdb"]["epochs"]
+    assert full["small_epochs"] == max(s["epochs"] for s in studies.SOURCE_B.values())
 
 
 # plots

@@ -54,6 +54,7 @@ def toy_corpus(count: int = 160, test: int = 0) -> Corpus:
 
 CORPUS = toy_corpus()
 TRAIN, DEV, CURVE = torch.arange(0, 100), torch.arange(100, 130), torch.arange(130, 160)
+INDEX = {"train": TRAIN, "dev": DEV}
 
 
 def trainer(model: dict | None = None, corpus: Corpus = CORPUS, **training) -> Trainer:
@@ -122,7 +123,7 @@ def test_the_model_is_left_at_its_best_dev_epoch():
         return row
 
     given.train_epoch = recording
-    history = given.fit(TRAIN, DEV, seed=1)
+    history = given.fit(INDEX, seed=1)
     best = int(history["best_epoch"])
     assert best == int(history["dev_accuracy"].argmax()) + 1 < 8  # the first of the best
     assert same(weights(given), states[best - 1])
@@ -135,9 +136,9 @@ def test_the_test_curve_decides_nothing():
     label[CURVE] = 1 - label[CURVE]
     turned = Corpus(**vars(CORPUS) | {"label": label})
     results = {}
-    for name, curve in {"none": None, "turned": CURVE, "dev": DEV}.items():
+    for name, curve in {"none": {}, "turned": {"curve": CURVE}, "dev": {"curve": DEV}}.items():
         given = trainer({"dropout": 0.5}, corpus=turned, epochs=4, lr=0.05, word_dropout=0.1)
-        results[name] = (given.fit(TRAIN, DEV, seed=1, curve=curve), weights(given))
+        results[name] = (given.fit(INDEX | curve, seed=1), weights(given))
     history, model = results["none"]
     for name in ("turned", "dev"):
         other, other_model = results[name]
@@ -162,7 +163,7 @@ def test_means_over_an_epoch_weigh_reviews_alike():
 
 @pytest.mark.parametrize("options", [{}, {"num_classes": 10}, {"cell": "none", "pooling": "mean"}])
 def test_scores_are_those_of_the_plain_model_in_batches(options, monkeypatch):
-    monkeypatch.setattr(film_training, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(Trainer, "evaluation_batch", {"cpu": 7})
     given = trainer(options)
     X, length = reviews.pad(CORPUS, CURVE, 500)
     classes = given.model.eval()(X, length).softmax(1)
@@ -172,6 +173,29 @@ def test_scores_are_those_of_the_plain_model_in_batches(options, monkeypatch):
     loss, share = given.score(CURVE)
     assert loss == pytest.approx(F.binary_cross_entropy(expected, y.float()).item(), rel=1e-4)
     assert share == pytest.approx(((expected >= 0.5) == y.bool()).double().mean().item())
+
+
+@pytest.mark.parametrize(
+    "model, training",
+    [
+        ({"pooling": "last_step", "bidirectional": True}, {"loss": "ce_on_softmax"}),
+        ({"cell": "gru", "bidirectional": True, "pooling": "mean_max", "skip": True,
+          "dropout": 0.5, "embedding_dropout": 0.3}, {"word_dropout": 0.1, "clip": 1.0}),
+        ({"cell": "handwritten", "num_layers": 2, "pooling": "mean"}, {"loss": "bce"}),
+        ({"bidirectional": True}, {"carry": True, "front": True, "pad_to": 12, "loss": "mse"}),
+    ],
+)  # fmt: skip
+def test_no_step_waits_for_the_device(model, training):
+    """On the device "meta" tensors have no values: whoever asks for one gets an error."""
+    torch.manual_seed(0)
+    module = ReviewClassifier(ReviewSpec(**SMALL | model), V)
+    spec = TrainSpec(batch_size=16, optimiser="sgd", **training)
+    given = Trainer(module, CORPUS, spec, torch.device("meta"))
+    for batch in TRAIN[:32].split(16):
+        sums = given._step(batch, torch.Generator())
+    assert sums.shape == (3,)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        sums.tolist()
 
 
 # schedules
@@ -192,7 +216,7 @@ def test_rates_stay_are_halved_or_fall_along_a_line(training, expected):
     given.optimiser.register_step_pre_hook(
         lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"])
     )
-    given.fit(TRAIN, DEV, 0)
+    given.fit(INDEX, 0)
     assert rates == pytest.approx(expected)
 
 
@@ -307,7 +331,7 @@ def test_one_word_that_decides_is_learned(model):
     corpus = toy_corpus(600)
     train, dev, test = torch.arange(600).split([400, 100, 100])
     given = trainer(model, corpus=corpus, epochs=8, lr=0.02)
-    given.fit(train, dev, seed=0)
+    given.fit({"train": train, "dev": dev}, seed=0)
     assert given.score(test)[1] > 0.95
     if model.get("num_classes"):
         guess = given.class_probabilities(test).argmax(1) + 1
@@ -317,7 +341,7 @@ def test_one_word_that_decides_is_learned(model):
 def test_a_loss_that_is_no_number_stops_the_training():
     given = trainer({"cell": "rnn"}, optimiser="sgd", lr=1e38, epochs=3)
     with pytest.raises(ValueError, match=r"the loss is (nan|inf): take a smaller lr, or clip"):
-        given.fit(TRAIN, DEV, seed=0)
+        given.fit(INDEX, seed=0)
 
 
 # the reviews of a training, and the training as a task

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,16 +77,6 @@ def test_prepare_asks_for_determinism_and_as_many_threads_as_are_named(monkeypat
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_only_roads_that_capture_do_without_torchs_deterministic_mode(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for work in machine.GPU_ROADS:
-        assert machine.prepare(work=work).type == machine.find_road(work).device
-        captures = work in ("replicas", "stacks")
-        assert torch.are_deterministic_algorithms_enabled() != captures
-    machine.prepare(device="cpu", work="replicas")
-    assert torch.are_deterministic_algorithms_enabled()
-
-
 @pytest.mark.parametrize("gpu", [False, True])
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -97,12 +89,12 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, gpu):
             machine.prepare(device="cuda")
 
 
-ROADS = {  # kind of work: on the CPU, on a GPU without Triton and with it
-    "replicas": ("cores/cpu/16", "graphs/cuda/4", "kernel/cuda/6"),
-    "stacks": ("cores/cpu/16", "graphs/cuda/4", "graphs/cuda/4"),
-    "reviews": ("cores/cpu/16", "gpu/cuda/4", "gpu/cuda/4"),
-    "encoder": ("cores/cpu/16", "gpu/cuda/2", "gpu/cuda/2"),
-    "small": ("cores/cpu/16", "cores/cpu/16", "cores/cpu/16"),
+ROADS = {  # kind of work: on the CPU, on a GPU alone, with Triton, with MPS
+    "replicas": ("cores/cpu/16", "graphs/cuda/4", "kernel/cuda/6", "graphs/cuda/4"),
+    "stacks": ("cores/cpu/16", *["graphs/cuda/4"] * 3),
+    "reviews": ("cores/cpu/16", "gpu/cuda/4", "gpu/cuda/4", "gpu/cuda/12"),
+    "encoder": ("cores/cpu/16", *["gpu/cuda/6"] * 3),
+    "small": ("cores/cpu/16",) * 4,
 }
 
 
@@ -112,14 +104,14 @@ def words(road: machine.Road) -> str:
 
 def test_each_kind_of_work_takes_its_fastest_road_on_every_machine():
     assert {*ROADS} == {*machine.GPU_ROADS}
-    for work, (cores, gpu, with_triton) in ROADS.items():
-        on = {(False, False): cores, (False, True): cores, (True, False): gpu}
-        for (cuda, triton), expected in (on | {(True, True): with_triton}).items():
-            road = machine.road(work, cuda=cuda, triton=triton, cores=16)
+    for work, (cores, *on_gpu) in ROADS.items():
+        assert words(machine.road(work, cuda=False, has=["triton", "mps"], cores=16)) == cores
+        for has, expected in zip(([], ["triton"], ["mps"]), on_gpu, strict=True):
+            road = machine.road(work, cuda=True, has=has, cores=16)
             assert words(road) == expected
             assert road.shared == (road.name in ("kernel", "graphs"))
             assert road.why in str(road)
-            alone = machine.road(work, cuda=cuda, triton=triton, cores=1)
+            alone = machine.road(work, cuda=True, has=has, cores=1)
             assert words(alone) == f"{road.name}/{road.device}/1"
 
 
@@ -129,15 +121,44 @@ def test_the_road_is_that_of_the_machine_unless_it_is_named(monkeypatch, gpu, tr
     monkeypatch.delenv("LABKIT_WORKERS", raising=False)
     monkeypatch.setattr("joblib.cpu_count", lambda: 16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    facts = SimpleNamespace(total_memory=80e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
     monkeypatch.setattr(machine.util, "find_spec", lambda name: name if triton else None)
     for work, (cores, *on_gpu) in ROADS.items():
         assert words(machine.find_road(work)) == (on_gpu[triton] if gpu else cores)
         assert words(machine.find_road(work, "cpu")) == cores
     if gpu:
         assert words(machine.find_road("small", "cuda")) == "gpu/cuda/1"
+        assert words(machine.find_road("encoder", "cuda")) == "gpu/cuda/6"
+        facts.total_memory = 24e9  # a smaller card holds fewer at once
         assert words(machine.find_road("encoder", "cuda")) == "gpu/cuda/2"
     monkeypatch.setenv("LABKIT_WORKERS", "3")
     assert {machine.find_road(work).workers for work in ROADS} == {3}
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_processes_share_a_gpu_where_mps_works_and_it_is_ended(tmp_path, monkeypatch, works):
+    said, control = tmp_path / "said", tmp_path / machine.MPS
+    control.write_text(f'#!/bin/sh\necho "$* $(cat)" $CUDA_MPS_PIPE_DIRECTORY >>{said}\n')
+    control.chmod(0o755)
+    with machine.shared_gpu():  # there is none
+        assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(machine, "MPS_CLIENT", f"assert {works}")
+    with machine.shared_gpu(False):
+        assert not said.exists()
+    with contextlib.suppress(KeyError), machine.shared_gpu():
+        folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
+        assert bool(folder) == works
+        assert machine.find_road("small").device == "cpu"
+        raise KeyError
+    assert not {*machine.MPS_FOLDERS} & {*os.environ}
+    (started, place), (ended, where) = (
+        line.split(maxsplit=1) for line in said.read_text().splitlines()
+    )
+    assert (started, ended) == ("-d", "quit")
+    assert place.strip() == where.strip()
+    assert not Path(where.strip()).exists()
 
 
 def test_a_chapters_road_is_printed_and_recorded(capsys):

@@ -38,7 +38,9 @@ class Settings(ChapterSettings):
     recurrent_seeds: list[NonNegativeInt]
     recurrent_epochs: list[Count]
     source_settings: list[Literal["1/1e-05", "1/0.001", "1/5e-05", "2", "3", "4", "5"]]
+    source_seeds: Count
     source_epochs: Count
+    source_batch: Count
     source_max_len: Pieces
     test: Literal["held_out", "all"]
     precision: Literal["float32", "bfloat16", "auto"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -17,6 +18,7 @@ from labkit.bert.model import POOLINGS, ClassifierSpec
 from labkit.bert.training import FineTuning, Reading, frozen_vectors
 from labkit.film.corpus import Corpus
 from labkit.film.studies import logistic_regression
+from labkit.lab import machine
 from labkit.measure.claims import MISSING, Row, number_row
 from labkit.measure.statistics import Measure, summarise
 
@@ -47,13 +49,13 @@ def linear_runs(corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[
 
 
 def frozen_runs(
-    corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[int], **machine: str
+    corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[int], **how: str
 ) -> tuple[Probes, float]:
     """A linear head on the frozen encoder's vectors, by "<pooling>/<number of reviews>".
 
-    Also returns the seconds that one review's vectors took. `machine` is device and precision.
+    Also returns the seconds that one review's vectors took. `how` is device and precision.
     """
-    vectors = frozen_vectors(replace(reading, num_train=max(sizes)), seeds, **machine)
+    vectors = frozen_vectors(replace(reading, num_train=max(sizes)), seeds, **how)
     probes: Probes = {}
     for size, seed, index in _draws(corpus, reading, sizes, seeds):
         places = {n: np.searchsorted(vectors["index"], of.numpy()) for n, of in index.items()}
@@ -71,7 +73,9 @@ def linear_probe(X: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> dict[str
     and "test_accuracy".
     """
     models = [LogisticRegression(C=C, max_iter=1_000) for C in STRENGTHS]
-    fitted = [make_pipeline(StandardScaler(), m).fit(X["train"], y["train"]) for m in models]
+    fits = [joblib.delayed(make_pipeline(StandardScaler(), m).fit) for m in models]
+    side_by_side = joblib.Parallel(machine.find_road("small").workers, prefer="threads")
+    fitted = side_by_side(fit(X["train"], y["train"]) for fit in fits)
     best = max(fitted, key=lambda model: model.score(X["dev"], y["dev"]))
     scored = [name for name in ("dev", "test") if len(y[name])]
     return {f"{name}_accuracy": float(best.score(X[name], y[name])) for name in scored}

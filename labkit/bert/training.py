@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,17 +22,15 @@ from labkit.lab import code, store
 from labkit.lab.store import Arrays, Progress, Specification, specification
 
 HEAD_SHARE = 0.25  # of "head_tail", as the 128 first of 510 pieces in Sun et al. (2019)
-EVALUATION_BATCH = 64
 
 
 @specification
 class Reading:
     """Which reviews a network reads, and how much of them.
 
-    `digest` is that of `in_pieces`: of reviews, weights and tokenizer. Of a review that is longer
-    than `max_len` pieces, [CLS] and [SEP] included, the "head" is kept, the "tail", or "head_tail",
-    a quarter from its head and the rest from its tail. `num_train` reviews are drawn by a seed,
-    half of either label, all for 0; `num_dev` likewise, the same for every seed.
+    `digest` is that of `in_pieces`. Of a review that is longer than `max_len` pieces, [CLS] and
+    [SEP] included, the "head" is kept, the "tail", or "head_tail", a quarter from its head and the
+    rest from its tail. `num_train` and `num_dev` are those of chapter 04's trainings.
     """
 
     corpus: Literal["imdb", "generated"]
@@ -105,8 +103,8 @@ def pad(corpus: Corpus, index: Tensor, to: int = 0) -> tuple[Tensor, Tensor]:
     """Some reviews as X (B, T), and where they are no padding, (B, T) bool; T is `to`, if given."""
     T = to or int(corpus.length[index].max())
     X, length = reviews.pad(corpus, index, T, to=T)
-    mask = torch.arange(T) < length.unsqueeze(1)  # (B, T)
-    return X.where(mask, torch.tensor(corpus.words.index("[PAD]"))), mask
+    mask = torch.arange(T, device=X.device) < length.unsqueeze(1)  # (B, T)
+    return X.where(mask, corpus.words.index("[PAD]")), mask
 
 
 @specification
@@ -146,8 +144,12 @@ class Trainer(film.Trainer):
     Every step draws its dropout, and every epoch its order, from the seed and its own number.
     """
 
+    evaluation_batch: ClassVar = {"cpu": 64, "cuda": 256}
+
     def __init__(self, model: BertClassifier, corpus: Corpus, task: BertTraining) -> None:
-        self.model, self.corpus, self.device = model.to(task.device), corpus, task.device
+        self.model, self.device = model.to(task.device), torch.device(task.device)
+        self.corpus, self.on_device = corpus, corpus.to(self.device)
+        self.length, self.inner = corpus.length, [*model.parameters()]
         self.pad_to = task.reading.max_len if task.model.pooling == "last_position" else 0
         self.spec, groups = task.training, []
         for part, lr in ((model.encoder, self.spec.lr), (model.head, self.spec.head_lr)):
@@ -163,14 +165,13 @@ class Trainer(film.Trainer):
         spec, seed, began = self.spec, generator.initial_seed(), time.perf_counter()
         self.model.train()
         order = torch.Generator().manual_seed(_number(f"{seed} order {epoch - 1}"))
-        batches = reviews.by_length(self.corpus.length[train], spec.batch_size, order)
+        batches = reviews.by_length(self.length[train], spec.batch_size, order)
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses, hits
         for step, batch in enumerate(batches, start=(epoch - 1) * len(batches)):
             for group in self.optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * spec.rate(step, len(batches))
             torch.manual_seed(_number(f"{seed} dropout {step} 0"))
-            logits = self._logits(train[batch])  # (B, C)
-            y = self.corpus.label[train[batch]].to(self.device)
+            logits, y = self._forward(train[batch])  # (B, C), (B,)
             loss = F.cross_entropy(logits, y, reduction="sum")
 
             self.optimiser.zero_grad()
@@ -186,19 +187,13 @@ class Trainer(film.Trainer):
             raise ValueError(f"the loss is {loss}: take a smaller lr, or clip")
         return {"train_loss": loss, "train_accuracy": share, "seconds": time.perf_counter() - began}
 
-    def _logits(self, index: Tensor) -> Tensor:
-        X, mask = pad(self.corpus, index, self.pad_to)  # (B, T)
-        with bert.mixed(self.device, self.spec.precision):
-            return self.model(X.to(self.device), mask.to(self.device)).float()
-
-    @torch.no_grad()
-    def class_probabilities(self, index: Tensor) -> Tensor:
-        """The probability of either class for some reviews, (n, C), on the CPU."""
-        self.model.eval()
-        classes = torch.empty(len(index), 2)
-        for batch in self.corpus.length[index].argsort(stable=True).split(EVALUATION_BATCH):
-            classes[batch] = self._logits(index[batch]).softmax(1).cpu()
-        return classes
+    def _forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        to = self.pad_to or int(self.length[index].max())
+        index = index.to(self.device, non_blocking=True)
+        X, mask = pad(self.on_device, index, to)  # (B, T)
+        with bert.mixed(self.device.type, self.spec.precision):
+            logits = self.model(X, mask).float()
+        return logits, self.on_device.label[index]
 
 
 def _number(text: str) -> int:
@@ -224,7 +219,6 @@ class BertTraining(Specification):
 
     @property
     def title(self) -> str:
-        """What the training starts from, its reviews, its seed."""
         start = self.reading.model if self.model.pretrained else "random start"
         return f"{start}, {self.reading.num_train or 'all'} reviews, seed {self.seed}"
 
@@ -240,23 +234,13 @@ class BertTraining(Specification):
         return film.restore(BertClassifier(encoder, self.model), arrays)
 
     def train(self, progress: Progress | None = None) -> Arrays:
-        """Train, choose the epoch by dev accuracy, and answer the test reviews once.
-
-        Returns what `Trainer.fit` returns; `test_probability` (n,) of "positive"; `test_seconds`;
-        `num_parameters`; and with `keep` the parameters under "parameters.<name>".
-        """
-        (corpus, _), model = self.reading.encode(), self.make_model()
+        """What `film.Trainer.carry_out` returns."""
+        corpus, _ = self.reading.encode()
         index = self.reading.draw(corpus, self.seed)
-        trainer = Trainer(model, corpus, self)
-        options = {"curve": film.held_out(corpus) if self.curve else None, "progress": progress}
-        arrays = trainer.fit(index["train"], index["dev"], self.seed, **options)
-        began = time.perf_counter()
-        arrays["test_probability"] = trainer.probabilities(index["test"])
-        arrays["test_seconds"] = torch.tensor(time.perf_counter() - began)
-        arrays["num_parameters"] = torch.tensor(sum(p.numel() for p in model.parameters()))
-        if self.keep:
-            arrays |= {film.KEPT + name: value for name, value in model.state_dict().items()}
-        return {name: value.cpu().numpy() for name, value in arrays.items()}
+        if self.curve:
+            index["curve"] = film.held_out(corpus)
+        trainer = Trainer(self.make_model(), corpus, self)
+        return trainer.carry_out(index, self.seed, self.keep, progress)
 
 
 def frozen_vectors(reading: Reading, seeds: list[int], device: str, precision: str) -> Arrays:
@@ -271,12 +255,12 @@ def frozen_vectors(reading: Reading, seeds: list[int], device: str, precision: s
         draws = [reading.draw(corpus, seed) for seed in seeds]
         index = torch.cat([part for parts in draws for part in parts.values()]).unique()
         encoder, vectors = bert.load_encoder(bert.find(reading.model)).to(device), []
-        for batch in index.split(EVALUATION_BATCH):
+        for batch in index.split(Trainer.evaluation_batch[device]):
             X, mask = (t.to(device) for t in pad(corpus, batch, reading.max_len))
             with torch.no_grad(), bert.mixed(device, precision):
                 hidden = encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)
-            vectors.append([bert.pool(hidden, mask, name).float().cpu() for name in bert.POOLINGS])
-        pooled = [torch.cat(rows).numpy() for rows in zip(*vectors, strict=True)]
+            vectors.append([bert.pool(hidden, mask, name).float() for name in bert.POOLINGS])
+        pooled = [torch.cat(rows).cpu().numpy() for rows in zip(*vectors, strict=True)]
         arrays = {"index": index.numpy(), "seconds": np.array(time.perf_counter() - began)}
         return arrays | dict(zip(bert.POOLINGS, pooled, strict=True))
 

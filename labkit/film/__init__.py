@@ -27,9 +27,10 @@ class Settings(ChapterSettings):
     lr: Annotated[float, Field(gt=0)]
     small_train: Annotated[int, Field(ge=BATCH, multiple_of=4)]  # the stack trains on half of them
     small_dev: Annotated[int, Field(ge=2, multiple_of=2)]
-    small_epochs: Count
+    small_epochs: Annotated[int, Field(ge=1, le=100)]  # where the report's own are more
     small_hidden: Count
     small_seeds: Count
+    side_seeds: Count
     small_pad_to: Literal[0, 592]  # 0: to the longest review of a batch; 592: as study B did
     also_padded: list[Literal["none", "softmax", "carry", "last_step", "all"]]
     glove_words: Annotated[int, Field(ge=0, le=400_000)]

@@ -13,20 +13,19 @@ import tarfile
 import tomllib
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from random import Random
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from labkit.lab import code, machine, store
-from labkit.lab.fetch import DownloadError, Source, fetch, say
+from labkit.lab.fetch import DownloadError, Source, fetch
 from labkit.lab.store import Arrays
 
 KINDS = ("neg", "pos")
@@ -36,15 +35,6 @@ EXCERPT_WORDS = 2_603
 
 _REVIEW = re.compile(r"(?:^|/)((?:train|test)/(?:neg|pos)/\d+_(?:10|[1-9])\.txt)$")
 _WORD = re.compile(r"[^\W_]+|(?<=[^\W_])'(?:s|ll|ve|re|d|m)\b")
-
-
-# reviews by rule
-#
-# A review is one verdict, up to three remarks that agree with it, and sentences that judge nothing.
-# It is hard in the ways in which real reviews are: opinions are negated ("never dull"), weighed
-# ("although the acting is superb, the story is a mess") or somebody else's ("the critics called it
-# terrible, and I cannot see why"); the verdict may stand far from the end; the plot, too, has
-# terrible secrets and charming clerks; and most words are names that hardly ever come again.
 
 
 @dataclass(frozen=True)
@@ -58,118 +48,20 @@ class Review:
     text: str
 
 
-@cache
-def rules() -> dict[str, Any]:
-    """The words and sentences, as they were when this process first read them."""
-    tables = tomllib.loads((machine.DATA / "generated_reviews.toml").read_text("utf-8"))
-    tables["words"]["any"] = " ".join(words for side in tables["adjectives"] for words in side)
-    return tables
-
-
-def pick(rng: Random, items: str | Sequence[Any]) -> Any:
-    """One of the items, or of the words of a text."""
-    # of a seed's draws, Python promises to keep those of `random()` alone
-    items = items.split() if isinstance(items, str) else items
-    return items[int(rng.random() * len(items))]
-
-
-def shuffled(rng: Random, items: Sequence[str]) -> list[str]:
-    """The items in random order."""
-    return sorted(items, key=lambda _: rng.random())
-
-
-def fill(rng: Random, template: str, words: Mapping[str, str | Sequence[str]]) -> str:
-    """The template with every {slot} replaced by one of the slot's words, filled in its turn."""
-    return re.sub(r"\{(\w+)\}", lambda slot: fill(rng, pick(rng, words[slot[1]]), words), template)
-
-
-def make_opinion(rng: Random, label: int, degree: int, subjects: Sequence[str]) -> str:
-    """A sentence that judges one of the subjects, from mildly (`degree` 1) to strongly (4)."""
-    adjectives, nouns, adverbs = (rules()[key] for key in ("adjectives", "nouns", "adverbs"))
-    strong, theirs = int(degree > 2), int(rng.random() < 0.5)
-    ours = adjectives[label][strong].split()
-    if degree in (1, 4) and rng.random() < 0.6:
-        ours = [f"{pick(rng, adverbs[strong])} {word}" for word in ours]
-    words = {
-        **rules()["words"],
-        "subject": subjects,
-        "ours": ours,
-        "our_noun": nouns[label][strong],
-        "theirs": adjectives[1 - label][theirs],
-        "their_noun": nouns[1 - label][theirs],
-    }
-    shares = rules()["degrees"][degree - 1]["shares"]
-    kind = pick(rng, [kind for kind, share in shares.items() for _ in range(share)])
-    return fill(rng, pick(rng, rules()["opinions"][kind]), words)
-
-
-def make_review(rng: Random, label: int) -> tuple[str, int]:
-    """The text of a review and its rating: 1 to 4 for label 0, 7 to 10 for label 1."""
-    words, degree = rules()["words"], 1 + int(4 * rng.random())  # how far from the middle it is
-    verdict = make_opinion(rng, label, degree, words["film"])
-    counts = rules()["degrees"][degree - 1]["remarks"]
-    subjects = shuffled(rng, words["tale"])[: pick(rng, counts)]
-    remarks = [make_opinion(rng, label, degree, [subject]) for subject in subjects]
-    lines = shuffled(rng, words["neutral"])[: pick(rng, rules()["neutral_sentences"])]
-    neutral = [fill(rng, line, words) for line in lines]
-
-    # the verdict opens the review, closes it, or stands somewhere among the rest
-    sentences = [verdict, *remarks, *neutral]
-    if (layout := pick(rng, ("first", "first", "last", "among"))) == "last":
-        sentences = [*neutral, *remarks, verdict]
-    elif layout == "among":
-        sentences = shuffled(rng, sentences)
-    return tidy(rng, sentences), 6 + degree if label else 5 - degree
-
-
-def tidy(rng: Random, sentences: Sequence[str]) -> str:
-    """The sentences as one text, with capital letters, "an", and the untidiness of real reviews."""
-    text = ""
-    for sentence in sentences:
-        sentence = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", sentence[0].upper() + sentence[1:])
-        if rng.random() < 0.04:
-            sentence = sentence.upper()
-        if rng.random() < 0.15:
-            sentence = sentence[:-1] + pick(rng, ("!", "!!", "...", " ."))
-        text += (pick(rng, (" ", " ", " ", "<br /><br />")) if text else "") + sentence
-    return text
-
-
-def make_corpus(num_train: int = 2000, num_test: int = 1000, seed: int = 0) -> list[Review]:
-    """The reviews of a corpus, half of them negative; in the default one no two are alike."""
-    rng, reviews = Random(seed), []
-    for part, count in (("train", num_train), ("test", num_test)):
-        for number in range(count // 2):
-            for label in (0, 1):
-                text, rating = make_review(rng, label)
-                reviews.append(Review(part, label, number, rating, text))
-    return reviews
-
-
-# real reviews
-
-
 def _glove_member(archive: Path) -> IO[bytes]:
-    packed = zipfile.ZipFile(archive)
-    names = [name for name in packed.namelist() if name.split("/")[-1] == GLOVE.name]
-    return packed.open(names[0] if names else GLOVE.name)
+    return zipfile.ZipFile(archive).open(GLOVE.name)
 
 
 def _labelled_reviews(archive: Path) -> IO[bytes]:
     """Path, NUL, text, NUL of each review in a .tar.gz, in the order of the paths."""
-    texts, odd = {}, []
+    texts = {}
     with tarfile.open(archive, "r|gz") as tar:
         for member in tar:
             if member.offset + member.size > 2**29:
                 raise ValueError("it unpacks to far more than the published archive")
-            name = member.name.replace("\\", "/")
-            match = _REVIEW.search(name)
+            match = _REVIEW.search(member.name.replace("\\", "/"))
             if match and member.isfile():
                 texts[f"aclImdb/{match[1]}"] = tar.extractfile(member).read()
-            elif re.search(r"/(neg|pos)/.", name):
-                odd.append(name)
-    if odd:
-        say(f"passed over {len(odd)} files that are no reviews, such as {odd[0]}")
     return io.BytesIO(b"".join(b"%s\0%s\0" % (n.encode(), texts[n]) for n in sorted(texts)))
 
 
@@ -202,15 +94,21 @@ SOURCES = {"imdb": partial(fetch, IMDB), "glove": partial(glove, EXCERPT_WORDS)}
 
 def read(corpus: str) -> list[Review]:
     """All reviews of "imdb" or "generated": the test part first, then by label and number."""
+    name = r"(train|test)/(neg|pos)/(\d+)_(\d+)\.txt"
     if corpus == "generated":
-        reviews = make_corpus()
+        facts = re.findall(name + r"\t(.*)\n", _made_up())
     elif corpus == "imdb":
-        pattern = r"aclImdb/(train|test)/(neg|pos)/(\d+)_(\d+)\.txt\0([^\0]*)\0"
-        facts = re.findall(pattern, fetch(IMDB).read_bytes().decode())
-        reviews = [Review(p, KINDS.index(k), int(n), int(r), text) for p, k, n, r, text in facts]
+        facts = re.findall(name + r"\0([^\0]*)\0", fetch(IMDB).read_bytes().decode())
     else:
         raise ValueError(f"corpus must be one of imdb, generated; got {corpus!r}")
+    reviews = [Review(p, KINDS.index(k), int(n), int(r), text) for p, k, n, r, text in facts]
     return sorted(reviews, key=lambda review: (review.part, review.label, review.number))
+
+
+@cache
+def _made_up() -> str:
+    """The made-up reviews, as they were when this process first read them."""
+    return (machine.DATA / "generated_reviews.txt").read_text("utf-8")
 
 
 def texts_digest(reviews: Sequence[Review]) -> str:
@@ -245,29 +143,15 @@ def numericalize(tokens: Sequence[str], numbers: dict[str, int]) -> list[int]:
 
 
 def load_vectors(path: Path, words: Sequence[str], limit: int) -> np.ndarray:
-    """Vectors (V, D) of `words` from the first `limit` lines of a GloVe file, zero for others.
-
-    Of equal words the first counts. ValueError names the file and the line that is no vector.
-    """
-    wanted, vectors = set(words), {}
-    dim = repeated = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(islice(file, limit), 1):
-            try:
-                word, *numbers = line.decode("utf-8-sig").rstrip().split(" ")
-                vector = np.asarray_chkfinite(numbers, dtype=float)
-                if len(vector) < 2 or len(vector) != (dim := dim or len(vector)):
-                    raise ValueError(f"{len(vector)} numbers behind blanks, not {dim or 'several'}")
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}, is no word vector: {error}") from error
-            repeated += word in vectors
-            if word in wanted:
-                vectors.setdefault(word, vector)
-    if not dim:
-        raise ValueError(f"{path} is empty")
-    if repeated:
-        say(f"{path.name} repeats {repeated} words of the vocabulary; the first line counts")
-    return np.stack([vectors.get(word, np.zeros(dim)) for word in words]).astype(np.float32)
+    """Vectors (V, D) of `words` from the first `limit` lines of a GloVe file, zero for others."""
+    vectors = dict.fromkeys(words)
+    with open(path, "rb") as file:  # as text, Python would see line ends inside of some words
+        for line in islice(file, limit):
+            word, *numbers = line.decode().split(" ")
+            if word in vectors:
+                vectors[word] = np.array(numbers, dtype=float)
+    unknown = np.zeros(len(numbers))
+    return np.stack([unknown if v is None else v for v in vectors.values()]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -288,9 +172,6 @@ class Corpus:
     words: tuple[str, ...]
     digest: str
 
-    def __len__(self) -> int:
-        return len(self.label)
-
     @property
     def length(self) -> Tensor:
         """Words of each review, (N,)."""
@@ -305,12 +186,16 @@ class Corpus:
         """Indices of the training, dev and test reviews, each ascending."""
         return split(self.label, self.is_test)
 
+    def to(self, device: torch.device) -> Corpus:
+        """The same corpus with its numbers on a device."""
+        numbers = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **numbers)
+
 
 def split(label: Tensor, is_test: Tensor) -> dict[str, Tensor]:
     """Indices of the training, dev and test reviews, each ascending; `label`, `is_test` (N,).
 
-    A fifth of the training part, drawn once with a fixed seed and half of it of either label,
-    is dev; the test part stays whole.
+    Dev is a fifth of the training part, half of either label, drawn with a seed that is fixed.
     """
     generator = torch.Generator().manual_seed(0)
     train, dev = [], []
@@ -326,8 +211,8 @@ def split(label: Tensor, is_test: Tensor) -> dict[str, Tensor]:
 
 def load(name: str, vocab_size: int = 20_001) -> Corpus:
     """A corpus as numbers, with the vocabulary of its training reviews; kept for later calls."""
-    by_rule = rules() if name == "generated" else None
-    facts = {"corpus": name, "vocab_size": vocab_size, "rules": by_rule}
+    made_up = code.sha256(_made_up().encode()) if name == "generated" else ""
+    facts = {"corpus": name, "vocab_size": vocab_size, "made_up": made_up}
     arrays = store.kept(__name__, facts, lambda: _number(read(name), vocab_size))
     texts = {text: arrays[text].tobytes().decode() for text in ("words", "digest")}
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items() if key not in texts}
@@ -362,8 +247,8 @@ def glove_table(corpus: Corpus, lines: int) -> Tensor:
 def by_length(length: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
     """Batches of positions into `length` (n,), of reviews about equally long, in random order.
 
-    A random order is sorted by length inside pools of 100 batches, then cut: so there is hardly any
-    padding, and yet every epoch has new batches.
+    A random order is sorted by length inside pools of 100 batches: so there is hardly any padding,
+    and yet every epoch has new batches.
     """
     order = torch.randperm(len(length), generator=generator)
     # within a pool, lengths that differ by less than a tenth count as equal
@@ -380,12 +265,13 @@ def pad(
 ) -> tuple[Tensor, Tensor]:
     """The first `max_len` words of some reviews as X (B, T), long, and their lengths (B,).
 
-    T is the longest of them, or `to`. The padding stands behind the words, or in front of them.
+    T is `to`, or the longest of them, for which a GPU is waited for. The padding stands behind the
+    words, or in front of them.
     """
     start = corpus.offsets[index]
     length = (corpus.offsets[index + 1] - start).clamp(max=min(max_len, to or max_len))
     T = to or int(length.max())
-    step = torch.arange(T).expand(len(index), T) - ((T - length).unsqueeze(1) if front else 0)
+    step = torch.arange(T, device=index.device) - ((T - length).unsqueeze(1) if front else 0)
     inside = (step >= 0) & (step < length.unsqueeze(1))  # (B, T)
-    place = (start.unsqueeze(1) + step).where(inside, torch.zeros(()).long())
-    return corpus.tokens[place].long().where(inside, torch.tensor(PAD_ID)), length
+    place = (start.unsqueeze(1) + step).where(inside, 0)
+    return corpus.tokens[place].long().where(inside, PAD_ID), length

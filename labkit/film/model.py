@@ -1,8 +1,8 @@
 """The review classifier: embedding, recurrent layers, one vector for the review, head.
 
 Shapes: B reviews, T words, E embedding, H hidden units, D directions (1 or 2), C classes. Padding
-never reaches a result: a backward direction starts at a review's own last word, and pooling looks
-at its words only. (The one exception is `front`, which repeats the padding of a source on purpose.)
+never reaches a result, but for `front`, which repeats that of a source: a backward direction starts
+at a review's own last word, and pooling looks at its words only.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def backward_order(T: int, length: Tensor, *, front: bool = False) -> Tensor:
 
 def _take(Z: Tensor, step: Tensor) -> Tensor:
     """Z (B, T, F) with its steps in another order, (B, T) of them."""
-    return Z.gather(1, step.unsqueeze(-1).expand(-1, -1, Z.shape[-1]))
+    # not by gather: to repeat its gradient, a GPU would sort B*T*F places and not B*T
+    return Z[torch.arange(len(Z), device=Z.device).unsqueeze(1), step]
 
 
 def pool(output: Tensor, length: Tensor, spec: ReviewSpec, *, front: bool = False) -> Tensor:

@@ -1,8 +1,6 @@
 """The two studies of film reviews: their settings, what is measured, the published figures beside.
 
-Study A repeats a homework on 20,000 reviews, study B a laboratory report on 2,000 of them with
-pretrained word vectors. `data/film_studies.toml` holds the settings of both, and what was inferred
-where the sources are silent.
+`data/film_studies.toml` holds their settings, and what was inferred where the sources are silent.
 """
 
 from __future__ import annotations
@@ -49,6 +47,7 @@ def _settings(table: str) -> dict[str, Setting]:
 CORE, VARIATIONS, BEST = _settings("core"), _settings("variations"), _settings("best")
 MISTAKES, SOUND_B, STACK = _settings("mistakes"), _settings("sound"), _settings("stack")
 SOURCE_B = _settings("source") | _settings("source_sgd")
+STUDY_B = {"mistake": MISTAKES, "source": SOURCE_B, "sound": SOUND_B, "stack": STACK}
 AVERAGED, RATING = _settings("others").values()
 STUDY_A = CORE | VARIATIONS
 PUBLISHED_A: dict[str, str] = TABLES["published"]  # the table of data/published.toml by setting
@@ -79,12 +78,10 @@ def study(
         changes = setting if base.glove_words else setting | {"vectors": "learned"}
         model = {k: v for k, v in changes.items() if k in of_model}
         training = {k: v for k, v in changes.items() if k not in of_model}
-        of_setting = replace(
-            base,
-            model=replace(base.model, **model),
-            training=replace(base.training, **training),
-            keep=name in keep,
-        )
+        if "epochs" in training:  # of a report; a run may have fewer
+            training["epochs"] = min(training["epochs"], base.training.epochs)
+        of_setting = replace(base, model=replace(base.model, **model), keep=name in keep)
+        of_setting = replace(of_setting, training=replace(base.training, **training))
         trainings[f"{prefix}/{name}"] = [replace(of_setting, seed=seed) for seed in seeds]
     return trainings
 
@@ -112,17 +109,13 @@ def held_out_probability(arrays: Arrays, corpus: Corpus) -> Tensor:
 
 
 def measures_of(
-    runs: Runs,
-    corpus: Corpus,
-    epochs: Sequence[int] | None = None,
-    curves: Sequence[str] = CURVES,
+    runs: Runs, corpus: Corpus, epochs: Sequence[int] | None = None, curves: Sequence[str] = CURVES
 ) -> dict[str, Measure]:
     """A summary over the seeds of everything that a setting's trainings returned.
 
     "<setting>/held_out_accuracy", "test_accuracy" where all reviews were answered, "dev_accuracy"
-    and "best_epoch" belong to the checkpoint that dev chose; "seconds" is a training's; and for
-    every epoch k, from 1, or those in `epochs`, "<setting>/train_loss/k" and the other `curves`
-    that were recorded.
+    and "best_epoch" are of the checkpoint that dev chose; "seconds" is a training's; and for every
+    epoch k, or those in `epochs`, "<setting>/train_loss/k" and the other `curves` recorded.
     """
     measures: dict[str, Measure] = {}
     y, y_slice = corpus.label[corpus.split()["test"]], corpus.label[held_out(corpus)]
@@ -177,13 +170,9 @@ STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # C, the inverse of the L2 penalty's weight
 
 
 def logistic_regression(
-    corpus: Corpus,
-    kind: str,
-    *,
-    max_len: int,
-    strengths: Sequence[float] = STRENGTHS,
+    corpus: Corpus, kind: str, *, max_len: int, strengths: Sequence[float] = STRENGTHS,
     **parts: Tensor,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Fit the reviews `train` for every strength, choose by `dev` accuracy, score `test` once.
 
     `parts` are the indices of these three; the first `max_len` words of a review are read. Returns
@@ -220,13 +209,6 @@ def predict(model: ReviewClassifier, corpus: Corpus, text: str) -> tuple[list[st
     X = torch.tensor(ids).expand(len(ids), -1)  # (T, T); what stands behind a length is not read
     p = positive(model(X, torch.arange(1, len(ids) + 1)).softmax(1))
     return [corpus.words[i] for i in ids], p
-
-
-def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
-    """Positions of the reviews that a model got wrong, the surest first, `count` at most."""
-    wrong = torch.where(label.bool(), 1 - probability, probability)
-    errors = int(((probability >= 0.5) != label.bool()).sum())
-    return wrong.argsort(descending=True, stable=True)[: min(count, errors)]
 
 
 # published figures
@@ -290,7 +272,7 @@ def rows(
         for peer in beside:
             what, value = peer.replace("_", " "), peers[f"{peer}_test_accuracy"]
             add("Peers: public material on the same data", what, value, f"{name}/test_accuracy")
-    ours = "{small_hidden} hidden units, {small_epochs} epochs, vectors of {glove_words:,} words"
+    ours = "{small_hidden} units, at most {small_epochs} epochs, vectors of {glove_words:,} words"
     to = settings["small_pad_to"]
     ours = f"{ours.format(**settings)}, padded {f'to {to} words' if to else 'inside the batch'}"
     for heading, *figure in _study_b(published["imdb_glove"], settings["also_padded"]):
@@ -345,7 +327,9 @@ def _row(
 ) -> Row:
     """The row of a number, of the epoch that dev chose or of `epoch`; or of an outcome in words."""
     last = settings["epochs" if name.startswith("a/") else "small_epochs"]
-    in_words = isinstance(value, str)
+    if in_words := isinstance(value, str):
+        _, table, setting = name.split("/", 2)
+        last = min(last, STUDY_B[table][setting]["epochs"])
     ours = f"{name}/held_out_accuracy" if in_words else f"{name}/{epoch}" if epoch else name
     if ours not in measures and (not settings["everything"] or (epoch > last and not in_words)):
         return Row(what, shown or str(value), "–", MISSING, LEFT_OUT)

@@ -1,14 +1,14 @@
 """Training of review models: the loop, the best checkpoint by dev accuracy, the specification.
 
-The test set is evaluated once, at that checkpoint. A test curve over the epochs, which the sources
-drew and chose by, is an extra that no choice here looks at.
+The test set is evaluated once, there. A test curve over the epochs is for show: no choice looks.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -20,7 +20,6 @@ from labkit.film.corpus import PAD_ID, UNKNOWN_ID, Corpus, glove_table
 from labkit.film.model import ReviewClassifier, ReviewSpec, Share
 from labkit.lab.store import Arrays, Progress, Specification, specification
 
-EVALUATION_BATCH = 256
 CURVE_SAMPLE = 5_000
 KEPT = "parameters."  # how the names of kept parameters begin among a training's arrays
 
@@ -73,46 +72,70 @@ def make_optimiser(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
 
 def drop_words(X: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """X (B, T) with a share of its words, drawn at random, unknown; padding stays padding."""
-    drop = torch.rand(X.shape, generator=generator) < share
+    drop = (torch.rand(X.shape, generator=generator) < share).to(X.device, non_blocking=True)
     return X.masked_fill(drop & (X != PAD_ID), UNKNOWN_ID)
 
 
 class Trainer:
-    """Trains `model` on reviews of a corpus and keeps its best dev checkpoint."""
+    """Trains `model` on reviews of a corpus and keeps its best dev checkpoint.
+
+    The corpus lies on the device. No step waits for that: lengths are known on the CPU, too, and
+    sums are fetched once an epoch.
+    """
+
+    evaluation_batch: ClassVar = {"cpu": 256, "cuda": 1_024}  # reviews
+    _states: list | None = None  # those that the last batch ended in, where they are carried
 
     def __init__(
         self, model: ReviewClassifier, corpus: Corpus, spec: TrainSpec, device: torch.device
     ) -> None:
-        self.model, self.corpus, self.spec, self.device = model.to(device), corpus, spec, device
+        self.model, self.spec, self.device = model.to(device), spec, device
+        self.corpus, self.on_device = corpus, corpus.to(device)
+        self.length = corpus.length.clamp(max=spec.max_len)
         self.optimiser = make_optimiser(model, spec)
-        self._states: list | None = [] if spec.carry else None
+        self._states = [] if spec.carry else None
         named = model.named_parameters()
         self.inner = [p for name, p in named if not name.startswith("embedding")]
         self._start = [p.detach().clone() for p in self.inner]
 
+    def carry_out(
+        self, index: Mapping[str, Tensor], seed: int, keep: bool, progress: Progress | None
+    ) -> Arrays:
+        """Train, choose the epoch by dev accuracy, and test that checkpoint once.
+
+        Returns what `fit` does; of the reviews index["test"] `test_probability` (n,) of "positive"
+        and for ratings `test_classes` (n, C); `test_seconds`; `num_parameters`; to `keep` them
+        "parameters.<name>".
+        """
+        arrays = self.fit(index, seed, progress)
+        began = time.perf_counter()
+        classes = self.class_probabilities(index["test"])  # (n, C)
+        arrays["test_seconds"] = torch.tensor(time.perf_counter() - began)
+        arrays["test_probability"] = positive(classes)
+        if classes.shape[1] > 2:
+            arrays["test_classes"] = classes
+        arrays["num_parameters"] = torch.tensor(sum(p.numel() for p in self.inner))
+        if keep:
+            arrays |= {KEPT + name: value for name, value in self.model.state_dict().items()}
+        return {name: value.cpu().numpy() for name, value in arrays.items()}
+
     def fit(
-        self,
-        train: Tensor,
-        dev: Tensor,
-        seed: int,
-        *,
-        curve: Tensor | None = None,
-        progress: Progress | None = None,
+        self, index: Mapping[str, Tensor], seed: int, progress: Progress | None = None
     ) -> dict[str, Tensor]:
         """Train for `spec.epochs` and leave the model at its best dev accuracy.
 
-        `train`, `dev` and `curve` are indices of reviews. Returns what `train_epoch` does, one
-        value an epoch; likewise dev_loss and dev_accuracy, with `curve` also curve_loss and
-        curve_accuracy; and best_epoch, from 1.
+        `index` holds the reviews "train" and "dev", and "curve" where one is wanted. Returns what
+        `train_epoch` does, one value an epoch; likewise the loss and accuracy of dev and curve,
+        such as `dev_loss`; and `best_epoch`, from 1.
         """
         generator = torch.Generator().manual_seed(seed)
         rows: list[dict[str, float]] = []
         best, best_epoch, best_accuracy = {}, 0, -1.0
         for epoch in range(1, self.spec.epochs + 1):
-            row = self.train_epoch(train, generator, epoch, progress)
-            row["dev_loss"], row["dev_accuracy"] = self.score(dev)
-            if curve is not None:
-                row["curve_loss"], row["curve_accuracy"] = self.score(curve)
+            row = self.train_epoch(index["train"], generator, epoch, progress)
+            row["dev_loss"], row["dev_accuracy"] = self.score(index["dev"])
+            if "curve" in index:
+                row["curve_loss"], row["curve_accuracy"] = self.score(index["curve"])
             rows.append(row)
             if row["dev_accuracy"] > best_accuracy:
                 best_epoch, best_accuracy = epoch, row["dev_accuracy"]
@@ -130,25 +153,25 @@ class Trainer:
     ) -> dict[str, float]:
         """Read the reviews `train` once, in an order drawn from `generator`.
 
-        Returns train_loss and train_accuracy, means while the model changes; seconds; and without
-        the embedding gradient_norm (the mean L2 norm before clipping) and moved (the distance of
-        the parameters from their start over the start's length). ValueError for a loss of NaN.
+        Returns train_loss and train_accuracy, means while the model changes; seconds; without the
+        embedding gradient_norm (mean, L2, before clipping) and moved (how far the parameters are
+        from their start, over its length). ValueError for a loss of NaN.
         """
         spec, began = self.spec, time.perf_counter()
         self.model.train()
-        sums = torch.zeros(4, dtype=torch.float64)  # loss, hits, reviews, gradient norms
-        length = self.corpus.length[train].clamp(max=spec.max_len)
-        batches = reviews.by_length(length, spec.batch_size, generator)
+        batches = reviews.by_length(self.length[train], spec.batch_size, generator)
         if spec.carry:  # a state fits a full batch only
             batches = [batch for batch in batches if len(batch) == spec.batch_size]
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of what `_step` returns
         for number, batch in enumerate(batches):
             self._set_rate(epoch - 1 + number / len(batches))
-            loss, hits, norm = self._step(train[batch], generator)
-            n = len(batch)
-            sums += torch.tensor([loss * n, hits, n, norm])
+            sums += self._step(train[batch], generator)
             if progress and number % 20 == 0:
                 progress((epoch - 1) * len(batches) + number, spec.epochs * len(batches))
-        loss, hits, n, norm = sums.tolist()
+        loss, hits, norm = sums.tolist()
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss}: take a smaller lr, or clip")
+        n = sum(map(len, batches))
         return {
             "train_loss": loss / n,
             "train_accuracy": hits / n,
@@ -157,8 +180,8 @@ class Trainer:
             "seconds": time.perf_counter() - began,
         }
 
-    def _step(self, index: Tensor, generator: torch.Generator) -> tuple[float, int, float]:
-        """One step of the optimiser; the batch's loss, hits and gradient norm."""
+    def _step(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """One step of the optimiser; the batch's summed loss, its hits and gradient norm, (3,)."""
         logits, y = self._forward(index, generator)
         loss = loss_of(logits, y, self.spec.loss)
         self.optimiser.zero_grad()
@@ -167,25 +190,23 @@ class Trainer:
         if self.spec.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
         self.optimiser.step()
-        if not math.isfinite(loss.item()):
-            raise ValueError(f"the loss is {loss.item()}: take a smaller lr, or clip")
-        return loss.item(), int((logits.argmax(1) == y).sum()), float(norm)
+        return torch.stack([len(y) * loss.detach(), (logits.argmax(1) == y).sum(), norm])
 
     def _forward(
         self, index: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and classes (B,) of reviews; with a generator some words are dropped."""
-        spec, to = self.spec, self.spec.pad_to or None
-        X, length = reviews.pad(self.corpus, index, spec.max_len, front=spec.front, to=to)
+        spec, to = self.spec, self.spec.pad_to or int(self.length[index].max())
+        index = index.to(self.device, non_blocking=True)
+        X, length = reviews.pad(self.on_device, index, spec.max_len, front=spec.front, to=to)
         if generator and spec.word_dropout:
             X = drop_words(X, spec.word_dropout, generator)
-        X, length = X.to(self.device), length.to(self.device)
         logits = self.model(X, length, front=spec.front, states=self._states)
         if self._states:
             self._states[:] = [_detached(state) for state in self._states]
         ratings = self.model.spec.num_classes > 2
-        y = self.corpus.rating[index] - 1 if ratings else self.corpus.label[index]
-        return logits, y.to(self.device)
+        y = self.on_device.rating[index] - 1 if ratings else self.on_device.label[index]
+        return logits, y
 
     @torch.no_grad()
     def _moved(self) -> float:
@@ -206,16 +227,15 @@ class Trainer:
     def class_probabilities(self, index: Tensor) -> Tensor:
         """The probability of every class for each of the reviews `index`, (n, C), on the CPU."""
         self.model.eval()
-        carry, training_states = self.spec.carry, self._states
-        size = self.spec.batch_size if carry else EVALUATION_BATCH
-        length = self.corpus.length[index].clamp(max=self.spec.max_len)
-        classes = torch.empty(len(index), self.model.spec.num_classes)
-        for number, batch in enumerate(length.argsort(stable=True).split(size)):
-            if number == 0 or len(batch) < size:  # states start anew, a smaller batch's too
-                self._states = [] if carry else None
-            classes[batch] = self._forward(index[batch])[0].softmax(1).cpu()
-        self._states = training_states
-        return classes
+        states, carry = self._states, self._states is not None
+        size = self.spec.batch_size if carry else self.evaluation_batch[self.device.type]
+        order, classes = self.length[index].argsort(stable=True), []
+        for number, batch in enumerate(order.split(size)):
+            if carry and (number == 0 or len(batch) < size):  # a smaller batch starts anew, too
+                self._states = []
+            classes.append(self._forward(index[batch])[0].softmax(1))
+        self._states = states
+        return torch.cat(classes).cpu()[order.argsort()]
 
     def probabilities(self, index: Tensor) -> Tensor:
         """The probability of "positive" for each of the reviews `index`, (n,)."""
@@ -257,8 +277,7 @@ def _detached(state: Any) -> Any:
 def held_out(corpus: Corpus) -> Tensor:
     """Indices of the small study's test reviews, test/neg[5000:6000] and test/pos[2500:3500].
 
-    The source slices a list of file names, whose order it does not say; here the reviews of a
-    folder are ordered by number, 0 to 12,499. In a smaller corpus the ranges shrink with it.
+    The source does not say in which order; here it is by number. A smaller corpus has smaller ones.
     """
     parts = []
     for label, first, last in ((0, 0.40, 0.48), (1, 0.20, 0.28)):
@@ -304,7 +323,6 @@ class FilmTraining(Specification):
 
     @property
     def title(self) -> str:
-        """What the progress line shows."""
         return f"{self.model.cell}/{self.model.pooling}, seed {self.seed}"
 
     @property
@@ -323,31 +341,18 @@ class FilmTraining(Specification):
         return restore(ReviewClassifier(self.model, len(corpus.words), table), arrays)
 
     def train(self, progress: Progress | None = None) -> Arrays:
-        """Train, choose the epoch by dev accuracy, and test that checkpoint once.
-
-        Returns what `Trainer.fit` does; `test_probability` (N,) of "positive" for every review of
-        the test part, in the corpus' order; for ratings `test_classes` (N, C); `num_parameters`,
-        without the embedding's; with `keep` the parameters under "parameters.<name>". ValueError
-        when the texts are not those with the digest.
-        """
+        """What `Trainer.carry_out` returns; `num_parameters` leaves the embedding out."""
         corpus = reviews.load(self.corpus, self.vocab_size)
         if corpus.digest != self.digest:
             raise ValueError(f"the reviews of {self.corpus!r} are not those that were asked for")
-        split = corpus.split()
-        train = draw(corpus, split["train"], self.num_train, self.seed)
-        dev = draw(corpus, split["dev"], self.num_dev, 0)
-        curve = held_out(corpus) if self.curve == "held_out" else None
-        if self.curve == "test_sample":
-            curve = draw(corpus, split["test"], min(CURVE_SAMPLE, len(split["test"])), 0)
-        model = self.make_model(corpus)
-        trainer = Trainer(model, corpus, self.training, torch.device(self.device))
-        arrays = trainer.fit(train, dev, self.seed, curve=curve, progress=progress)
-
-        classes = trainer.class_probabilities(split["test"])  # (N, C)
-        arrays["test_probability"] = positive(classes)
-        if classes.shape[1] > 2:
-            arrays["test_classes"] = classes
-        arrays["num_parameters"] = torch.tensor(sum(p.numel() for p in trainer.inner))
-        if self.keep:
-            arrays |= {KEPT + name: p.detach() for name, p in model.named_parameters()}
-        return {name: value.cpu().numpy() for name, value in arrays.items()}
+        index = corpus.split()
+        index["train"] = draw(corpus, index["train"], self.num_train, self.seed)
+        index["dev"] = draw(corpus, index["dev"], self.num_dev, 0)
+        if self.curve == "held_out":
+            index["curve"] = held_out(corpus)
+        elif self.curve:
+            count = min(CURVE_SAMPLE, len(index["test"]))
+            index["curve"] = draw(corpus, index["test"], count, 0)
+        device = torch.device(self.device)
+        trainer = Trainer(self.make_model(corpus), corpus, self.training, device)
+        return trainer.carry_out(index, self.seed, self.keep, progress)

@@ -9,7 +9,12 @@ import os
 import platform
 import random
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
@@ -54,26 +59,35 @@ class Road:
 
     @property
     def shared(self) -> bool:
-        """Whether trainings run in threads of one process, each on a stream of the GPU, which lets
-        processes only take turns. It needs trainings that draw from generators of their own."""
+        """Whether trainings run in threads of one process, for a GPU lets processes only take
+        turns. They draw from generators of their own."""
         return self.name in ("kernel", "graphs")
 
     def __str__(self) -> str:
         return f"{self.name} on {self.device}, {self.workers} at once: {self.why}"
 
 
-# The roads on a GPU for each kind of work, the fastest first: name, whether it needs Triton,
-# trainings at once, and why. Work without such a road gains nothing from a GPU.
-GPU_ROADS: dict[str, list[tuple[str, bool, int, str]]] = {
+# The roads on a GPU for each kind of work, the fastest first: name, what it needs, trainings at
+# once, and why. Work without such a road gains nothing from a GPU.
+GPU_ROADS: dict[str, list[tuple[str, str, int, str]]] = {
     "replicas": [
-        ("kernel", True, 6, "one kernel trains all replicas, many steps in a launch"),
-        ("graphs", False, 4, "a step is one captured graph, for there is no Triton"),
+        ("kernel", "triton", 6, "one kernel trains all replicas, many steps in a launch"),
+        ("graphs", "", 4, "a step is one captured graph, for there is no Triton"),
     ],
-    "stacks": [("graphs", False, 4, "a step is one captured graph of many small kernels")],
-    "reviews": [("gpu", False, 4, "cuDNN's layers, several trainings at once")],
-    "encoder": [("gpu", False, 2, "large products, several trainings at once")],
+    "stacks": [("graphs", "", 4, "a step is one captured graph of many small kernels")],
+    "reviews": [
+        ("gpu", "mps", 12, "cuDNN's layers, several processes on the GPU by MPS"),
+        ("gpu", "", 4, "cuDNN's layers, several processes take turns on the GPU"),
+    ],
+    "encoder": [("gpu", "", 6, "large products, several processes fill each other's gaps")],
     "small": [],
 }
+GIGABYTES = {"reviews": 3, "encoder": 9}  # of the GPU's memory, for each process
+MPS = "nvidia-cuda-mps-control"
+MPS_FOLDERS = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
+MPS_CLIENT = """import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+assert not (cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), 0))"""
 
 
 def notebook(chapter: str) -> Path:
@@ -123,10 +137,37 @@ def device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def road(work: str, *, cuda: bool, triton: bool, cores: int) -> Road:
+@contextmanager
+def shared_gpu(wanted: bool = True) -> Iterator[None]:
+    """Let processes that begin meanwhile compute on a GPU at the same time, and not in turns.
+
+    NVIDIA's MPS does so. Where it is missing or does not work, nothing changes; no result does.
+    """
+    control = shutil.which(MPS) if wanted and MPS_FOLDERS[0] not in os.environ else None
+    if not control:
+        yield
+        return
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 60}
+    with tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as folder:
+        variables = dict.fromkeys(MPS_FOLDERS, folder)
+        started = {**quiet, "env": os.environ | variables}
+        try:
+            with suppress(OSError, subprocess.SubprocessError):
+                subprocess.run([control, "-d"], check=True, **started)
+                subprocess.run([sys.executable, "-c", MPS_CLIENT], check=True, **started)
+                os.environ |= variables
+            yield
+        finally:
+            for name in MPS_FOLDERS:
+                os.environ.pop(name, None)
+            with suppress(OSError, subprocess.SubprocessError):
+                subprocess.run([control], input=b"quit\n", **started)
+
+
+def road(work: str, *, cuda: bool, has: Collection[str], cores: int) -> Road:
     """The fastest sound road for a kind of `work`, one of `GPU_ROADS`, on such a machine."""
-    for name, needs_triton, workers, why in GPU_ROADS[work] if cuda else ():
-        if triton or not needs_triton:
+    for name, needs, workers, why in GPU_ROADS[work] if cuda else ():
+        if needs in ("", *has):
             return Road(name, "cuda", min(workers, cores), why)
     why = "launches would take longer than the work" if cuda else "no GPU is used"
     return Road("cores", "cpu", cores, why)
@@ -135,10 +176,15 @@ def road(work: str, *, cuda: bool, triton: bool, cores: int) -> Road:
 def find_road(work: str, device_name: str = "auto") -> Road:
     """The road on this machine; a device given by name, and `LABKIT_WORKERS`, are obeyed."""
     import joblib
+    import torch
 
-    cuda = device(device_name).type == "cuda"
-    triton = cuda and util.find_spec("triton") is not None
-    found = road(work, cuda=cuda, triton=triton, cores=joblib.cpu_count())
+    cuda, cores = device(device_name).type == "cuda", joblib.cpu_count()
+    if cuda and work in GIGABYTES:
+        memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+        cores = min(cores, max(1, int(memory / GIGABYTES[work])))
+    has = ["triton"] if cuda and util.find_spec("triton") else []
+    has += ["mps"] if MPS_FOLDERS[0] in os.environ else []
+    found = road(work, cuda=cuda, has=has, cores=cores)
     if device_name == "cuda" and found.device == "cpu":
         found = Road("gpu", "cuda", 1, "the device was asked for by name")
     return replace(found, workers=count_from("LABKIT_WORKERS") or found.workers)
@@ -160,8 +206,7 @@ def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> tor
     np.random.seed(seed)
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # a graph cannot hold the detours of this mode; what is captured sums in one order anyway
-    torch.use_deterministic_algorithms(not chosen.shared)
+    torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
