@@ -96,11 +96,10 @@ def verify(strict: Annotated[bool, typer.Option("--strict")] = False) -> int:
 
 @app.command()
 def report() -> None:
-    """Write results/REPORT.md from the records, and show the verdicts."""
+    """Write results/REPORT.md from the records: the claims, our verdicts, reasons and numbers."""
     from labkit.lab import machine, report
 
-    path = machine.shown(report.write())
-    typer.echo(f"{report.verdicts()}\n\nThe claims and our verdicts; reasons and numbers: {path}")
+    typer.echo(machine.shown(report.write()))
 
 
 @app.command()
@@ -110,7 +109,7 @@ def compare(
     """Compare two records, or two folders of them; with --identical bit for bit."""
     from labkit.lab import record
 
-    differences = record.compare_all(a, b, identical)
+    differences = record.compare(a, b, identical)
     typer.echo("\n".join(differences) or "no differences")
     return int(bool(differences))
 

@@ -101,44 +101,6 @@ def test_a_wrong_gradient_is_seen_where_the_output_is_right():
     assert differences["gradient/X"] > 1e-3
 
 
-def test_published_toy_value():
-    tables = {"W": [[0.1, 0.2], [0.1, 0.2]], "U": [[0.0, 0.1], [0.1, 0.0]], "b": [[0.1, 0.1]]}
-    weights = {
-        f"{name}_{gate}": torch.tensor(table) for name, table in tables.items() for gate in "ifoc"
-    }
-    module = LSTM(2, 2)
-    module.layers[0].load_state_dict(weights)
-    output, (h_n, _) = module(torch.tensor([[[1.0, 0.0]]]))
-    torch.testing.assert_close(h_n[0], torch.tensor([[0.0594, 0.0952]]), rtol=0, atol=5e-5)
-    assert torch.equal(output[:, -1], h_n[0])
-
-
-def test_backward_direction_starts_at_the_tail():
-    torch.manual_seed(0)
-    module = LSTM(4, 3, bidirectional=True)
-    X = torch.randn(2, 6, 4)
-    output, (h_n, _) = module(X)
-    assert torch.equal(h_n[0], output[:, -1, :3])
-    assert torch.equal(h_n[1], output[:, 0, 3:])
-
-    # the backward half of the last step has read the last input alone
-    changed = X.clone()
-    changed[:, :-1] += 1
-    assert torch.equal(module(changed)[0][:, -1, 3:], output[:, -1, 3:])
-    assert not torch.equal(module(changed)[0][:, 0, 3:], output[:, 0, 3:])
-
-
-def test_a_sequence_can_be_read_in_two_parts():
-    torch.manual_seed(0)
-    for module in (SRN(4, 3, 2), LSTM(4, 3, 2), GRU(4, 3, 2)):
-        X = torch.randn(2, 6, 4)
-        whole, end = module(X)
-        first, state = module(X[:, :2])
-        second, last = module(X[:, 2:], state)
-        torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
-        torch.testing.assert_close(last, end)
-
-
 def test_trace_tells_what_the_layer_computed():
     torch.manual_seed(0)
     module = LSTM(4, 3)
@@ -151,14 +113,6 @@ def test_trace_tells_what_the_layer_computed():
     assert torch.equal(trace["c"][:, -1], c_n[0])
     before = torch.cat([torch.zeros(2, 1, 3), trace["c"][:, :-1]], dim=1)
     torch.testing.assert_close(trace["c"], trace["f"] * before + trace["i"] * trace["c_tilde"])
-
-
-def test_xavier_start_within_its_bounds():
-    torch.manual_seed(0)
-    layer = LSTM(32, 32).layers[0]
-    for name, parameter in layer.named_parameters():
-        bound = (6 / sum(parameter.shape)) ** 0.5
-        assert 0.8 * bound < parameter.abs().max() <= bound, name
 
 
 @pytest.mark.parametrize("kind", [SRN, GRU, LSTM])

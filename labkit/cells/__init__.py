@@ -21,4 +21,3 @@ class Settings(ChapterSettings):
     hidden_size: Count
     warmup_runs: Annotated[int, Field(ge=0)]
     timed_runs: Count
-    large_runs: Count

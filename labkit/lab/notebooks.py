@@ -7,7 +7,6 @@ ignores: copies that are renewed when a chapter changes, and never at the cost o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -185,37 +184,28 @@ def open_lab(threads: int, options: Sequence[str]) -> int:
 def make_copies() -> list[str]:
     """Bring the copies in work/ up to date with the chapters; return what a student should know.
 
-    A copy tells in its metadata which cells it was made from. One that was edited since, or that
+    Beside each copy lies, hidden, the chapter as it was then. A copy that was edited since, or that
     cannot be read, is kept under a dated name when a newer chapter takes its place.
     """
     messages = []
     for chapter in chapters():
         path = machine.notebook(chapter)
         copy = machine.ROOT / "work" / path.relative_to(machine.NOTEBOOKS)
-        try:
-            notebook = read_notebook(path)
-        except ChapterError as error:
-            messages.append(str(error))
-            continue
-        newest = _digest(notebook)
+        original = copy.with_name(f".{copy.name}")
         if copy.exists():
-            made_from, cells = "", "unreadable"
-            with contextlib.suppress(ChapterError):
-                present = read_notebook(copy)
-                made_from, cells = present.metadata.get("labkit", {}).get("cells"), _digest(present)
-            if made_from == newest:
+            same = original.exists() and original.read_bytes() == path.read_bytes()
+            cells = _cells(copy)
+            if same and cells is not None:
                 continue
-            if cells not in (made_from, newest):
-                names = (f"{chapter}-{date.today()}-{n}.ipynb" for n in itertools.count(1))
-                kept = next(name for name in names if not copy.with_name(name).exists())
-                os.replace(copy, copy.with_name(kept))
-                messages.append(
-                    f"{shown(copy)} is new; what you wrote is in {shown(copy.parent / kept)}"
-                )
-        notebook.metadata["labkit"] = {"cells": newest}
-        _write_notebook(copy, notebook)
+            if cells is None or cells != _cells(original):
+                kept = copy.with_stem(f"{chapter}-{datetime.now():%Y-%m-%d-%H%M%S}")
+                os.replace(copy, kept)
+                messages.append(f"{shown(copy)} is new; what you wrote is in {shown(kept)}")
+        for target in (copy, original):
+            code.write_atomically(target, path.read_bytes())
     return messages
 
 
-def _digest(notebook: NotebookNode) -> str:
-    return code.sha256(code.canonical([[cell.cell_type, cell.source] for cell in notebook.cells]))
+def _cells(path: Path) -> list[tuple[str, str]] | None:
+    with contextlib.suppress(ChapterError):
+        return [(cell.cell_type, cell.source) for cell in read_notebook(path).cells]

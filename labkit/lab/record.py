@@ -335,55 +335,51 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 # comparing
 
 
-def compare_all(a: Path, b: Path, identical: bool = False) -> list[str]:
-    """Where two record files, or two folders of them, differ; a line each."""
-    one, other = _read_all(a), _read_all(b)
-    if len(one) == len(other) == 1:  # two files lie in any folders
-        return compare(*one.values(), *other.values(), identical)
-    lines = [f"{name}: only in one of the two" for name in sorted(one.keys() ^ other.keys())]
-    both = sorted(one.keys() & other.keys())
-    return lines + [f"{n}: {line}" for n in both for line in compare(one[n], other[n], identical)]
+def compare(a: Path, b: Path, identical: bool = False) -> list[str]:
+    """Where the records in two files, or in two folders, differ; a line each, [] where they agree.
 
-
-def compare(a: Mapping[str, Any], b: Mapping[str, Any], identical: bool = False) -> list[str]:
-    """Where two records of one chapter differ; [] where they agree.
-
-    Settings, data, names and verdicts must be equal. Single numbers may differ by 1e-6 or 1e-4 of
-    their size, two summaries by the sum of the half-widths of their intervals; with `identical`
-    nothing may differ. Times, and what was made from times, are not compared.
+    Texts must be equal. Numbers may differ by 1e-6 or 1e-4 of their size, two summaries by the sum
+    of the half-widths of their intervals; with `identical` nothing may differ. Times, and what was
+    made from times, are not compared.
     """
-    if a["chapter"] != b["chapter"]:
-        return [f"these are two chapters, {a['chapter']} and {b['chapter']}"]
-    one, other = ({**r, "claims": {c["id"]: c["verdict"] for c in r["claims"]}} for r in (a, b))
-    differences = []
-    for part in ("data", "settings", "claims", "measures"):
-        for name in sorted({*one[part], *other[part]}):
-            x, y = one[part].get(name), other[part].get(name)
-            if not _agree(x, y, identical or part != "measures"):
-                differences.append(f"{part} {name}: {number(x)} and {number(y)}")
-    if identical and a["curves"] != b["curves"]:
-        differences.append("curves: not the same")
-    return differences
+    one, other = _compared(a, identical), _compared(b, identical)
+    return [
+        f"{name}: {number(one.get(name))} and {number(other.get(name))}"
+        for name in sorted(one.keys() | other.keys())
+        if not agree(one.get(name), other.get(name), identical)
+    ]
 
 
-def _agree(a: Any, b: Any, identical: bool = False) -> bool:
-    """Whether two values of a measure are equal, or times, or within the declared tolerance."""
-    if code.canonical(a) == code.canonical(b):
-        return True
+def _compared(path: Path, identical: bool) -> dict[str, Any]:
+    """The values in a record, or in those of a folder, each by chapter, part and name."""
+    values = {}
+    files = [*path.glob("record.json"), *path.glob("*/record.json")] if path.is_dir() else [path]
+    for file in files:
+        content = read(file)
+        content["verdicts"] = {claim["id"]: claim["verdict"] for claim in content["claims"]}
+        for part in ("data", "settings", "verdicts", "measures", *["curves"] * identical):
+            for name, value in content[part].items():
+                values[f"{content['chapter']}, {part}, {name}"] = value
+    if not values:
+        raise ValueError(f"there are no records in {path}")
+    return values
+
+
+def agree(a: Any, b: Any, identical: bool = False) -> bool:
+    """Whether two values are equal, or times, or within the declared tolerance."""
     reach = ATOL
-    if isinstance(a, dict) and isinstance(b, dict):
+    if isinstance(a, dict) and isinstance(b, dict) and "timing" in a:
         if a["timing"] and b["timing"]:
             return True
-        if any(a[key] != b[key] for key in ("n", "statistic", "unit")):
-            return False
-        reach = sum((s["high"] - s["low"]) / 2 for s in (a, b) if s["low"] is not None)
-        a, b = a[a["statistic"]], b[b["statistic"]]
-    if identical:
-        return False
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_agree, a, b))
-    numbers = {type(a), type(b)} <= {int, float}
-    return numbers and math.isclose(a, b, rel_tol=RTOL, abs_tol=reach)
+        same_kind = all(a[key] == b[key] for key in ("n", "statistic", "unit"))
+        if not identical and same_kind:
+            reach = sum((s["high"] - s["low"]) / 2 for s in (a, b) if s["low"] is not None)
+            a, b = a[a["statistic"]], b[b["statistic"]]
+    if not identical and isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(agree, a, b))
+    if not identical and {type(a), type(b)} <= {int, float}:
+        return math.isclose(a, b, rel_tol=RTOL, abs_tol=reach)
+    return code.canonical(a) == code.canonical(b)
 
 
 def remove(folder: Path) -> None:

@@ -33,7 +33,11 @@ each row names. [Reading the report](../docs/running.md#reading-the-report) expl
 
 def render() -> str:
     """The report as Markdown; ValueError when a record is damaged."""
-    titles = {chapter: _title(chapter) for chapter in chapters()}
+    titles = {}
+    for chapter in chapters():
+        cells = read_notebook(machine.notebook(chapter)).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        titles[chapter] = re.search(r"(?m)^# *(.+?) *$|\Z", text)[1] or chapter
     records = {chapter: record.reported(chapter) for chapter in titles}
     parts = [HEAD, _summary(records, titles)]
     for chapter, content in records.items():
@@ -64,21 +68,6 @@ def write() -> Path:
     names = [str(path.relative_to(machine.RESULTS)) for path in sums]
     record.write_sums(machine.RESULTS, [REPORT, *names])
     return path
-
-
-def verdicts() -> str:
-    """The claims of all reported chapters with their verdicts, as a table for a terminal."""
-    return "\n".join(
-        f"{chapter:<20}  {claim['id']:<18}  {claim['verdict']}"
-        for chapter in chapters()
-        for claim in (record.reported(chapter) or {"claims": []})["claims"]
-    )
-
-
-def _title(chapter: str) -> str:
-    cells = read_notebook(machine.notebook(chapter)).cells
-    lines = (line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines())
-    return next((line[2:].strip() for line in lines if line.startswith("# ")), chapter)
 
 
 def _summary(records: Mapping[str, Any], titles: Mapping[str, str]) -> str:
