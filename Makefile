@@ -1,7 +1,7 @@
 # The course lab. `make` lists what can be done; every target sets up what it needs.
 # It needs GNU make 3.81, a POSIX shell, and Python 3.11.4 or newer with venv and pip.
 
-.PHONY: help setup install lab reproduce run report verify data handout notebooks test lint bench lock clean
+.PHONY: help setup install lab reproduce run report verify data handout notebooks test lint bench gpu-check lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -35,7 +35,7 @@ export PIP_USER := 0
 
 help:  ## List the targets and the settings
 	@printf 'Usage: make TARGET [NAME=value ...]\n\nTargets\n'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 	@printf '\nSettings\n'; sed -n 's/^#   \([A-Z]*=\)/  \1/p' Makefile
 	@printf '\n%s\n' $(next)
 
@@ -107,6 +107,9 @@ lint: setup  ## Check style and formatting
 
 bench: setup  ## Measure how fast the lab is, on an idle machine
 	@$(PY) benchmarks/bench.py
+
+gpu-check: setup  ## Check and time every road of the lab on a GPU, in at most eight minutes
+	@$(PY) benchmarks/gpu_check.py
 
 lock: setup  ## Renew requirements.lock after a change of pyproject.toml
 	@$(UV) pip compile -q --universal --python-version 3.11.4 --all-extras --generate-hashes \

@@ -1,8 +1,9 @@
-"""How fast the lab is beside the usual ways: `python benchmarks/bench.py [SECTION ...]`.
+"""How fast the lab trains on a CPU beside a textbook's loop: `python benchmarks/bench.py`.
 
-Each section measures its ways in turns, round by round, in processes with the lab's settings, and
-notes medians. Record, figures and page are written beside this file, with SHA256SUMS. `--small`
-tries everything at the smallest size and writes nothing. An aim that is missed fails nothing.
+A training step of one digit-sum model is timed by itself, on `nn.LSTM`, and among replicas that are
+trained at once, in turns, round by round. Record and page are written beside this file.
+`--small` tries everything and writes nothing. An aim that is missed fails nothing. (The layers of
+chapter 01 and the reading of chapter 04 are timed in these chapters; gpu_check.py times a GPU.)
 """
 
 from __future__ import annotations
@@ -15,139 +16,31 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import page
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from labkit.cells import fast, layers
 from labkit.lab import code, machine, record
-from labkit.measure.plots import png_bytes
 from labkit.measure.statistics import summarise
+from labkit.memory.model import Ensemble, ModelSpec, SequenceClassifier
 
 FOLDER = Path(__file__).parent
-RESULTS = "results.json"
-LENGTHS = (10, 20, 35)
-REPLICAS = 20
-BATCH = 8  # of the digit-sum trainings
-CHAPTER = "01_lstm_operator"
-REVIEWS, REVIEW_BATCH, MAX_LEN = 25_000, 64, 500  # an epoch of chapter 04
-SLOW = 10  # the handwritten layer is timed on a tenth of an epoch's batches
+LENGTHS, REPLICAS, BATCH = (10, 20, 35), 20, 8
+AIMS = {"handwritten": 30, "torch": 4}  # times the ensemble's time, at least
+WAYS = {
+    "handwritten": "textbook", "torch": "nn.LSTM", "ensemble": f"{REPLICAS} replicas at once"
+}  # fmt: skip
 Measures = dict[str, Any]
-Seconds = dict[str, list[float]]
 
 
-def note(measures: Measures, place: str, seconds: Seconds, compared: str) -> None:
-    """Note the seconds of every way, and their ratios to those of the way `compared`."""
-    for way, values in seconds.items():
-        measures[f"{place}/{way}_seconds"] = _median(values, "s")
-        if way != compared:
-            ratios = [a / b for a, b in zip(values, seconds[compared], strict=True)]
-            measures[f"{place}/{way}_to_{compared}"] = _median(ratios, "")
-
-
-def _median(values: Sequence[float], unit: str) -> dict[str, Any]:
-    return summarise(values, statistic="median", unit=unit, timing=True)
-
-
-# the sections
-
-
-def ladder(measures: Measures, small: bool) -> None:
-    """Chapter 01's rungs beside `nn.LSTM`, forward and backward."""
-    for shape in ((2, 3, 4, 4),) if small else page.SHAPES:
-        rounds = 3 if small else 100 if shape[0] == 8 else 15
-        seconds = in_child("time_ladder", shape, rounds)
-        note(measures, f"ladder/{'x'.join(map(str, shape))}", seconds, "torch")
-
-
-def replicas(measures: Measures, small: bool) -> None:
-    """A training step of one digit-sum model: alone, on `nn.LSTM`, and among 20 replicas."""
-    for T in LENGTHS[:1] if small else LENGTHS:
-        seconds = in_child("time_replicas", T, 2 if small else 15)
-        note(measures, f"replicas/{T}", seconds, "ensemble")
-
-
-def epoch(measures: Measures, small: bool) -> None:
-    """An epoch of 25,000 film reviews on two threads; of made-up reviews if `small`."""
-    corpus = ["generated", 2001] if small else ["imdb", 20_001]
-    seconds: Seconds = {"handwritten": [], "torch": [], "lab": []}
-    for number in range(1 if small else 5):
-        for way, values in seconds.items():
-            plain = {} if way == "lab" else dict.fromkeys(machine.MALLOC)
-            work = (way, *corpus, 2 if small else 60, number)
-            values.append(in_child("time_epoch", *work, threads=2, variables=plain))
-    note(measures, "epoch", seconds, "lab")
-
-
-def start(measures: Measures, small: bool) -> None:
-    """The command line, and what the lab adds to papermill on a quick chapter."""
-    commands = {
-        "python": ["-c", "pass"],
-        "import": ["-c", "import labkit"],
-        "help": ["-m", "labkit", "--help"],
-    }
-    note(measures, "start", _commands(commands, 2 if small else 15), "python")
-    if small:
-        return  # whole chapters take too long for a trial
-    with TemporaryDirectory() as folder:
-        notebook = [str(machine.NOTEBOOKS / f"{CHAPTER}.ipynb"), f"{folder}/out.ipynb"]
-        commands = {
-            "papermill": ["-m", "papermill", *notebook, "-k", "python3", "--no-progress-bar"],
-            "labkit": ["-m", "labkit", "run", CHAPTER, "--profile", "quick", "--force"],
-        }
-        note(measures, "chapter", _commands(commands, 3), "papermill")
-
-
-SECTIONS: dict[str, Callable[[Measures, bool], None]] = {
-    section.__name__: section for section in (ladder, replicas, epoch, start)
-}
-
-
-def _commands(commands: Mapping[str, Sequence[str]], rounds: int) -> Seconds:
-    calls = {
-        name: lambda rest=rest: _run([sys.executable, *rest], {}) for name, rest in commands.items()
-    }
-    return fast.time_in_turns(calls, rounds, warmup=1)
-
-
-def in_child(
-    name: str, *arguments: Any, threads: int = 1, variables: Mapping[str, str | None] | None = None
-) -> Any:
-    """What a function below returns in a process of its own; a variable of None is unset."""
-    settings = machine.kernel_environment(threads) | dict(variables or {})
-    command = [sys.executable, __file__, "--child", json.dumps([name, *arguments])]
-    return json.loads(_run(command, settings).splitlines()[-1])
-
-
-def _run(command: Sequence[str], variables: Mapping[str, str | None]) -> str:
-    """The output of a command; RuntimeError, with its last words, when it fails."""
-    env = {k: v for k, v in (os.environ | dict(variables)).items() if v is not None}
-    done = subprocess.run(command, env=env, cwd=machine.ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-400:]}")
-    return done.stdout
-
-
-# in a process of its own
-
-
-def time_ladder(shape: Sequence[int], rounds: int) -> Seconds:
-    """Seconds of a forward and backward pass of every rung and of `nn.LSTM`."""
-    return fast.time_layers(tuple(shape), rounds=rounds, warmup=3)["forward_backward"]
-
-
-def time_replicas(T: int, rounds: int) -> Seconds:
+def time_steps(T: int, rounds: int) -> fast.Seconds:
     """Seconds of a training step of one model: "handwritten", "torch", and in an "ensemble"."""
-    from labkit.memory.model import Ensemble, ModelSpec, SequenceClassifier
-
     spec = ModelSpec(cell="lstm")
-    on_torch = SequenceClassifier(spec)
+    on_torch, ensemble = SequenceClassifier(spec), Ensemble(spec, range(REPLICAS))
     on_torch.recurrent = layers.to_torch(on_torch.recurrent)
-    ensemble = Ensemble(spec, range(REPLICAS))
     optimiser = torch.optim.Adam([ensemble.trainable], lr=1e-3, fused=True)
     X, y = _digits(BATCH, T)
 
@@ -192,101 +85,77 @@ def _textbook_step(model: nn.Module, T: int) -> Callable[[], None]:
     return step
 
 
-def time_epoch(way: str, corpus_name: str, words: int, batches: int, number: int) -> float:
-    """Seconds of an epoch at the speed of some batches, which `number` draws.
-
-    "handwritten", chapter 01's first layer, and "torch", `nn.LSTM`, read reviews that are all
-    padded to one length; the "lab" groups them by length.
-    """
-    from labkit.film import corpus as reviews
-    from labkit.film.model import ReviewClassifier, ReviewSpec
-    from labkit.film.training import Trainer, TrainSpec
-
-    if way == "handwritten":
-        batches = max(1, batches // SLOW)
-    corpus = reviews.load(corpus_name, words)
-    generator = torch.Generator().manual_seed(number)
-    train = corpus.split()["train"]
-    chosen = train[torch.randperm(len(train), generator=generator)[: batches * REVIEW_BATCH]]
-    torch.manual_seed(0)
-    model = ReviewClassifier(ReviewSpec(head_size=128), len(corpus.words))
-    if way == "handwritten":
-        model.layers[0][0] = layers.LSTM(64, 64)
-    if way == "lab":
-        spec = TrainSpec(batch_size=REVIEW_BATCH, max_len=MAX_LEN)
-        trainer = Trainer(model, corpus, spec, torch.device("cpu"))
-        seconds = trainer.train_epoch(chosen, generator)["seconds"]
-    else:
-        X, length = reviews.pad(corpus, chosen, MAX_LEN, to=MAX_LEN)
-        data = TensorDataset(X, length, corpus.label[chosen])
-        optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-
-        def naive_epoch() -> None:
-            for X, length, y in DataLoader(data, batch_size=REVIEW_BATCH, shuffle=True):
-                loss = nn.functional.cross_entropy(model(X, length), y)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-
-        (seconds,) = fast.time_in_turns({way: naive_epoch}, 1, warmup=0)[way]
-    return seconds * REVIEWS / (batches * REVIEW_BATCH)
+def measures_of(T: int, seconds: fast.Seconds) -> Measures:
+    """The times at a length, and the ratios to the ensemble's in the same round."""
+    measures = {}
+    for way, values in seconds.items():
+        ratios = [a / b for a, b in zip(values, seconds["ensemble"], strict=True)]
+        for kind, numbers, unit in (("seconds", values, "s"), ("to_ensemble", ratios, "")):
+            summary = summarise(numbers, statistic="median", unit=unit, timing=True)
+            measures[f"replicas/{T}/{way}_{kind}"] = summary
+    return measures
 
 
-# the record
+def table(measures: Measures) -> str:
+    """The ratios with their aims, as lines of text."""
+    lines = [f"{'':44s} {'median':>8s}  {'95 % interval':18s} aim"]
+    for T in LENGTHS:
+        for way, aim in AIMS.items():
+            if ratio := measures.get(f"replicas/{T}/{way}_to_ensemble"):
+                low, high = ratio["low"], ratio["high"]
+                interval = "" if low is None else f"{low:.3g} to {high:.3g}"
+                verdict = "met" if ratio["median"] >= aim else "missed"
+                what = f"{WAYS[way]} / {WAYS['ensemble']}, T={T}"
+                lines.append(f"{what:44s} {ratio['median']:8.3g}  {interval:18s} ≥ {aim} {verdict}")
+    return "\n".join(lines)
 
 
-def write(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Write record, figures and page; return the record.
-
-    Sections that were not measured now are kept if they come from the same machine and versions.
-    """
-    path, provenance = FOLDER / RESULTS, machine.provenance()
-    old = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    kept = old["sections"] if old.get("provenance") == provenance else {}
-    sections = {name: (kept | dict(measured)).get(name) for name in SECTIONS}
-    content = {
-        "sections": {name: section for name, section in sections.items() if section},
-        "provenance": provenance,
-    }
-    figures = page.figures(joined(content["sections"]))
-    for name, figure in figures.items():
-        code.write_atomically(FOLDER / f"{name}.png", png_bytes(figure))
+def write(measures: Measures, facts: Mapping[str, Any], finished: str) -> None:
+    """Write record and page; a check on a GPU keeps its own beside them."""
+    content = {"finished": finished, "measures": measures, "provenance": facts}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    code.write_atomically(path, f"{text}\n".encode())
-    readme = page.readme(provenance, joined(content["sections"]), figures)
-    code.write_atomically(FOLDER / "README.md", readme.encode())
-    record.write_sums(FOLDER, [RESULTS, "README.md", *(f"{name}.png" for name in figures)])
-    return content
+    code.write_atomically(FOLDER / "results.json", f"{text}\n".encode())
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("python", "torch"))
+    page = f"""\
+# How fast the lab trains
 
+`make bench` writes this page. Measured on {facts["device_name"]} ({facts["cpu_capability"]}),
+{facts["platform"]}, {versions}.
 
-def joined(sections: Mapping[str, Any]) -> Measures:
-    """The measures of all sections."""
-    return {name: m for section in sections.values() for name, m in section["measures"].items()}
+a / b is the time of a over that of b, in a training step of one digit-sum model: the median of the
+rounds, in each of which all ways ran in turn. *Textbook* is a loop of DataLoader, the handwritten
+layer, cross-entropy and Adam as it comes, *nn.LSTM* the same on torch's layer. Chapters 01 and 04
+time layers and the reading of reviews. `make gpu-check` measures a GPU.
+
+```text
+{table(measures)}
+```
+"""
+    code.write_atomically(FOLDER / "README.md", page.encode())
+    names = [path.name for path in sorted(FOLDER.iterdir()) if path.suffix in (".json", ".md")]
+    record.write_sums(FOLDER, names)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write and print."""
+    """Measure each length in a process with the lab's settings, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--small", action="store_true", help="the smallest sizes; write nothing")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--small", action="store_true", help="a few rounds; write nothing")
+    parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
         torch.set_num_threads(machine.threads())
-        name, *given = json.loads(options.child)
-        print(json.dumps(globals()[name](*given)))
+        print(json.dumps(time_steps(*options.child)))
         return
-    if unknown := sorted({*options.sections} - {*SECTIONS}):
-        parser.error(f"unknown section {unknown[0]}; there are {', '.join(SECTIONS)}")
-    measured: dict[str, Any] = {}
-    for name in options.sections or SECTIONS:
-        print(f"bench: {name}", flush=True)
-        measures: Measures = {}
-        SECTIONS[name](measures, options.small)
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
-        measured[name] = {"finished": finished, "measures": measures}
-        sections = measured if options.small else write(measured)["sections"]
-    print(page.table(joined(sections)))
+    measures: Measures = {}
+    for T in LENGTHS[:1] if options.small else LENGTHS:
+        print(f"bench: {T} digits", flush=True)
+        command = [sys.executable, __file__, "--child", str(T), str(2 if options.small else 15)]
+        env = os.environ | machine.kernel_environment()
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+        measures |= measures_of(T, json.loads(done.stdout))
+    if not options.small:
+        write(measures, machine.provenance(), datetime.now(UTC).isoformat(timespec="seconds"))
+    print(table(measures))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -133,8 +133,17 @@ def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
 ):
     expected = store.train(three, name="x", workers=1)
     shutil.rmtree(cache)
-    streams, trained, train = [], [], toy.Toy.train
-    monkeypatch.setattr("torch.cuda.Stream", lambda: streams.append(None))
+    trained, train, waits = [], toy.Toy.train, []
+
+    class Stream:
+        def __init__(self, priority):
+            assert priority == -1
+
+        def synchronize(self):
+            waits.append(threading.get_ident())
+
+    monkeypatch.setattr("torch.cuda.Stream", Stream)
+    monkeypatch.setattr("torch.cuda.stream", nullcontext)
     monkeypatch.setattr(
         toy.Toy, "road", machine.Road(name="kernel", device="cuda", workers=2, why="")
     )
@@ -146,8 +155,9 @@ def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
     monkeypatch.setattr(toy.Toy, "train", noted)
     assert_same(expected, store.train(three, name="y"))
     assert {process for process, _ in trained} == {os.getpid()}
-    assert threading.get_ident() not in {thread for _, thread in trained}
-    assert len(streams) == len(trained) == 3
+    assert {*waits} == {thread for _, thread in trained}
+    assert threading.get_ident() not in waits
+    assert len(waits) == 6  # two steps of each, and no step is told before it is done
 
 
 def test_the_key_is_class_fields_code_and_torch(toy, monkeypatch):

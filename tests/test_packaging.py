@@ -221,5 +221,5 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     paths = re.findall(r"`((?:labkit|notebooks|tests|data/digit_sum|benchmarks)/[^` A-Z]*)`", text)
     assert [link for link in links if not (page.parent / link).exists()] == []
     assert [path for path in paths if not any(ROOT.glob(path))] == []
-    targets = re.findall(r"(?:`|^|&& )make ([a-z]+)", text, re.MULTILINE)
+    targets = re.findall(r"(?:`|^|&& )make ([a-z-]+)", text, re.MULTILINE)
     assert set(targets) <= TARGETS

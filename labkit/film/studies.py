@@ -26,6 +26,7 @@ from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, accuracy, held_out, positive
 from labkit.lab import machine, store
 from labkit.lab.store import Arrays
+from labkit.measure.audit import correct
 from labkit.measure.claims import MISSING, Row, number_row
 from labkit.measure.statistics import Measure, number, summarise
 
@@ -98,7 +99,10 @@ def train(trainings: Study, name: str) -> Runs:
 
 # measures
 
-CURVES = ("train_loss", "train_accuracy", "curve_loss", "curve_accuracy", "gradient_norm", "moved")
+CURVES = (
+    "train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "curve_loss", "curve_accuracy",
+    "gradient_norm", "moved",
+)  # fmt: skip
 
 
 def held_out_probability(arrays: Arrays, corpus: Corpus) -> Tensor:
@@ -228,8 +232,8 @@ def worst_errors(probability: Tensor, label: Tensor, count: int) -> Tensor:
 # published figures
 
 PRINTED = (  # a published curve, our measure of it, and whether more of it is better
-    ("test_accuracy", "curve_accuracy", True),
-    ("test_loss", "curve_loss", False),
+    ("test_accuracy", "dev_accuracy", True),  # its test reviews were split off the training files
+    ("test_loss", "dev_loss", False),
     ("train_accuracy", "train_accuracy", None),
     ("train_loss", "train_loss", None),
 )
@@ -240,6 +244,20 @@ LEFT_OUT = "this profile leaves it out; `make reproduce CHAPTERS=04 PROFILE=full
 def about(published: Mapping[str, Any]) -> str:
     """What the published figures were measured on, and what ours beside them are."""
     return " ".join(TABLES["about"].split()).format(**published, LEARNED=LEARNED)
+
+
+def printed(homework: Mapping[str, Any], table: str, curve: str) -> list[tuple[str, float]]:
+    """A published curve of study A, epoch by epoch: as printed, and what it says.
+
+    Accuracies are corrected: the program divided by `n_counted` reviews, and there were `n_true`.
+    """
+    values = homework[table].get(curve, ())
+    counted = homework[table].get("counted", homework["counted"]).get(curve)
+    if not counted:
+        return [(str(value), value) for value in values]
+    of = counted["n_counted"], counted["n_true"]
+    texts = [f"{value:.{counted['digits']}f}" for value in values]
+    return [(text, correct(text, *of)) for text in texts]
 
 
 def rows(
@@ -259,10 +277,11 @@ def rows(
     for name, table in PUBLISHED_A.items():
         note = f" ({assumed[name]})" if name in assumed else ""
         heading = f"Study A, {table.replace('_', ' ')}, ours `{name}`{note}"
-        for printed, curve, better in PRINTED:
-            for k, value in enumerate(a[table].get(printed, ()), start=1):
-                what = f"{printed.replace('_', ' ')}, epoch {k}"
-                add(heading, what, value, f"a/{name}/{curve}", k, better)
+        for published_curve, curve, better in PRINTED:
+            for k, (text, value) in enumerate(printed(a, table, published_curve), start=1):
+                what = f"{published_curve.replace('_', ' ')}, epoch {k}"
+                shown = text if value == float(text) else f"{text}, corrected {value:.4f}"
+                add(heading, what, value, f"a/{name}/{curve}", k, better, shown)
     heading, seconds = "Study A, seconds for five epochs", a["handwritten_lstm_batch128"]
     for size, name in (("64", "mean"), ("128", "batch128")):
         value, ours = seconds["seconds_for_5_epochs"][f"batch{size}"], f"a/handwritten/{name}"
@@ -322,13 +341,14 @@ def _row(
     name: str,
     epoch: int = 0,
     better: bool | None = True,
+    shown: str = "",
 ) -> Row:
     """The row of a number, of the epoch that dev chose or of `epoch`; or of an outcome in words."""
     last = settings["epochs" if name.startswith("a/") else "small_epochs"]
     in_words = isinstance(value, str)
     ours = f"{name}/held_out_accuracy" if in_words else f"{name}/{epoch}" if epoch else name
     if ours not in measures and (not settings["everything"] or (epoch > last and not in_words)):
-        return Row(what, str(value), "–", MISSING, LEFT_OUT)
+        return Row(what, shown or str(value), "–", MISSING, LEFT_OUT)
     measure = measures[ours]
     if in_words:
         mean = measures[f"{name}/train_accuracy/{last}"]["mean"]
@@ -342,4 +362,5 @@ def _row(
         reason = f"{measure - value:+.3f}; `{name.split('/')[1]}`, which has no seeds"
         return Row(what, str(value), number(measure), verdict, reason)
     unit = "s" if measure["timing"] else ""
-    return number_row(what, value, measures, ours, higher_is_better=better, unit=unit)
+    facts = {"higher_is_better": better, "unit": unit, "shown": shown}
+    return number_row(what, value, measures, ours, **facts)

@@ -271,6 +271,22 @@ def published() -> dict[str, Any]:
     return tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
 
 
+def coverage(n: int) -> str:
+    """A sentence on how often intervals of n values covered the mean, benchmarks/intervals.json."""
+    rows = json.loads((machine.ROOT / "benchmarks" / "intervals.json").read_bytes())["rows"]
+    said = []
+    for method in ("bootstrap t", "Student t", "BCa bootstrap"):
+        of_method = [row for row in rows if (row["n"], row["method"]) == (n, method)]
+        total = sum(row["quantities"] for row in of_method)
+        mean = sum(row["covers"] * row["quantities"] for row in of_method) / total
+        least = min(row["covers_least"] for row in of_method)
+        said.append(f"{mean:.1%} with the {method} (at worst {least:.0%})")
+    return (
+        f"Of samples of {n} from our own seeds, for {total} quantities whose mean is then known, "
+        f"an interval of 95 % covered the mean in {', '.join(said)}."
+    )
+
+
 def show_text(record: Mapping[str, Any], text: str) -> None:
     """Display Markdown that was made from a record; the output's metadata says from which run."""
     from IPython.display import Markdown, display

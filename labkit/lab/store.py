@@ -169,11 +169,19 @@ def _finished(
 
 
 def _in_thread(k: str, specification: Specification, progress: Progress) -> tuple[str, bytes]:
-    """Carry out one training on a stream of its own, beside others of this process, on the GPU."""
+    """Carry out one training on a stream of the GPU, beside others of this process."""
     import torch
 
-    with torch.cuda.stream(torch.cuda.Stream()):
-        return _carry_out(k, specification, progress)
+    # of another priority than the streams that graphs are captured on: torch hands those of each
+    # priority out in turn, and a capture would take in what a thread that shares its stream does
+    stream = torch.cuda.Stream(priority=-1)
+
+    def keep_up(done: int, total: int) -> None:
+        stream.synchronize()  # else all steps are soon waiting in the stream, and seem to be done
+        progress(done, total)
+
+    with torch.cuda.stream(stream):
+        return _carry_out(k, specification, keep_up)
 
 
 def _in_worker(
