@@ -198,16 +198,10 @@ def rows(
         "a batch-first tensor in an `nn.LSTM` with batch_first=False; equal layout, equal shape",
     )  # fmt: skip
     speed_row = number_row(
-        f"speed ({speed['device']}): handwritten over `nn.LSTM`, one forward pass", speed["ratio"],
-        measures, "speed/ratio_naive_to_torch", higher_is_better=False,
+        "speed ({device}): handwritten over `nn.LSTM`, a forward pass of {batch_size} sequences, "
+        "{seq_len} steps, {input_size} inputs, {hidden_size} units; {timed_runs} runs after "
+        "{warmup_runs}".format(**speed),
+        speed["ratio"], measures, "speed/ratio_naive_to_torch", higher_is_better=False,
         shown="{ratio} ({handwritten_seconds} s over {torch_nn_seconds} s)".format(**speed),
     )  # fmt: skip
     return {"Numbers": [toy_row, speed_row, shapes_row]}
-
-
-def about(published: Mapping[str, Any]) -> str:
-    """What the published figures were measured on."""
-    return (
-        "Published speed: batch {batch_size}, {seq_len} steps, {input_size} inputs, {hidden_size} "
-        "hidden units, {warmup_runs} runs to warm up and {timed_runs} timed."
-    ).format(**published["operator"]["speed"])

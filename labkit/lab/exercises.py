@@ -8,11 +8,14 @@ student is told which one it was.
 from __future__ import annotations
 
 import copy
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+WIDTH = 90  # of messages: Jupyter breaks longer lines in mid-word
 
 
 class WrongAnswer(AssertionError):
@@ -20,7 +23,7 @@ class WrongAnswer(AssertionError):
 
     def _render_traceback_(self) -> list[str]:
         """What Jupyter shows: the message, and none of the check's own code."""
-        return [f"Not yet: {self}"]
+        return textwrap.wrap(f"Not yet: {self}", WIDTH)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ class Prediction:
         if guess not in [*self.why]:
             raise WrongAnswer(f"{guess!r} is no prediction here: return {options}.")
         says = "As you said" if guess == measured else f"You said {guess!r}"
-        print(f"✓ {self.name}: {says}; measured: {measured!r}, because {self.why[measured]}")
+        text = f"✓ {self.name}: {says}; measured: {measured!r}, because {self.why[measured]}"
+        print(textwrap.fill(text, WIDTH))
 
 
 def _array(value: Any) -> np.ndarray:
