@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from pydantic import Field
 
 from labkit.lab import machine
@@ -45,12 +46,12 @@ def launches_diagram() -> Figure:
             label(ax, 1.75, height, name, "blue" if name == "CPU" else "orange")
     for k in range(5):
         call = box(ax, 2.9 + 1.25 * k, 3.2, "start", "blue", width=1.15)
-        work = box(ax, 3.65 + 1.25 * k, 2.5, "", "orange", width=0.3)
-        arrow(ax, (work.x, call.bottom[1]), work.top, colour="orange")
-    label(ax, 4.28, 2.1, "waits", "grey", fontsize=9)
+        work = box(ax, call.x + 0.6, 2.5, "", "orange", width=0.3)
+        arrow(ax, (call.x + 0.5, call.bottom[1]), (call.x + 0.5, work.top[1]), colour="orange")
+    label(ax, 4.13, 2.5, "waits", "grey", fontsize=9)
     call = box(ax, 2.9, 1.3, "start", "blue", width=1.15)
-    work = box(ax, 5.6, 0.6, "all steps of all models", "orange", width=4.4)
-    arrow(ax, (call.x + 0.55, call.bottom[1]), (call.x + 0.55, work.top[1]), colour="orange")
+    work = box(ax, 5.55, 0.6, "all steps of all models", "orange", width=4.4)
+    arrow(ax, (call.x + 0.5, call.bottom[1]), (call.x + 0.5, work.top[1]), colour="orange")
     label(ax, 7.9, 0.1, "time →", fontsize=9)
     return fig
 
@@ -89,6 +90,9 @@ def steps_plot(
         _rings(ax, heights, [np.multiply(yours[name], 1e6) for name in seconds], "you")
         legend_below(fig)
     ax.set(xscale="log", xlabel="µs a model and step", ylim=(len(seconds) - 0.5, -0.7))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.minorticks_off()
     ax.set_yticks(heights, seconds)
     return fig
 
