@@ -1,7 +1,4 @@
-"""The steps of `gpu_check`, each in a process of its own; `note` takes what they measure.
-
-`SMALL` is the rehearsal on the CPU: the same lines in miniature.
-"""
+"""The steps of `gpu_check`, each in a process of its own; in the rehearsal they are miniatures."""
 
 from __future__ import annotations
 
@@ -415,7 +412,8 @@ def chapter(number: str) -> None:
 
 def run(name: str, out: str) -> None:
     """Carry out a step; what it noted goes into a file, whatever becomes of it."""
-    machine.prepare(device=DEVICE, work="replicas")  # as chapters 02, 03 and 06 are
+    machine.prepare(device=DEVICE)
+    torch.use_deterministic_algorithms(False)  # as the store does where graphs are captured
     name, *arguments = name.split("-")
     try:
         globals()[name](*arguments)

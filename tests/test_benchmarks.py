@@ -113,15 +113,15 @@ def test_the_intervals_compared_are_the_labs_and_scipys(intervals):
     drawn = rng.multinomial(20, np.full(20, 0.05), intervals.RESAMPLES).T.astype(float)
     bounds = intervals.bounds(samples, drawn)
     for k, values in enumerate(samples):
-        mean, options = values.mean(), {"n_resamples": 9_999, "rng": 1}
-        expected = {
-            "bootstrap t": summarise(values.tolist()),
-            "Student t": summarise(values.tolist(), student=True),
-        }
-        expected = {name: (m["low"], m["high"]) for name, m in expected.items()}
+        mean, ours = (
+            values.mean(),
+            (summarise(values, student=student) for student in (False, True)),
+        )
+        ends = ((m["low"], m["high"]) for m in ours)
+        expected = dict(zip(("bootstrap t", "Student t"), ends, strict=True))
         for method in ("BCa", "percentile"):
-            interval = bootstrap((values,), np.mean, method=method, **options).confidence_interval
-            expected[f"{method} bootstrap"] = tuple(interval)
+            made = bootstrap((values,), np.mean, method=method, n_resamples=9_999, rng=1)
+            expected[f"{method} bootstrap"] = tuple(made.confidence_interval)
         for name, (low, high) in expected.items():
             made = [end[k] for end in bounds[name]]
             assert made == pytest.approx((low, high), abs=0.12 * (high - mean)), name

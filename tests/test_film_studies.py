@@ -16,6 +16,7 @@ from labkit.film.training import FilmTraining, TrainSpec
 from labkit.lab import machine, record, store
 from labkit.lab.notebooks import read_notebook
 from labkit.lab.settings import SettingsError, resolve
+from labkit.measure.audit import audit, fitting
 from labkit.measure.statistics import summarise
 
 PUBLISHED = record.published()
@@ -280,6 +281,37 @@ def test_every_published_number_has_its_row():
                  "test_accuracy", "b/mistake/all/train_accuracy/31"):  # fmt: skip
         with pytest.raises(KeyError, match=gone):
             rows_of({name: m for name, m in measures.items() if name != gone})
+
+
+def printed_in_homework(curve: str) -> dict[str, list[tuple[str, float]]]:
+    """The accuracies of every table of the homework: as printed, and corrected."""
+    tables = dict.fromkeys(studies.PUBLISHED_A.values())
+    return {table: studies.printed(PUBLISHED["imdb"], table, curve) for table in tables}
+
+
+def test_the_homework_divided_by_batches_times_batch_size():
+    of_128 = "handwritten_lstm_batch128"
+    for curve, count, (true, by_64, by_128), fits, of_series in (
+        ("test_accuracy", 45, (5000, 79 * 64, 40 * 128), 44, 25),
+        ("train_accuracy", 50, (20_000, 313 * 64, 157 * 128), 45, 6),
+    ):
+        series = {table: [t for t, _ in of] for table, of in printed_in_homework(curve).items()}
+        found = audit([*itertools.chain(*series.values())], range(true - 100, true + 200))
+        assert len(found.printed) == count
+        assert (found.fits[by_64], found.fits[by_128], found.fit_all) == (fits, of_series, [])
+        assert max(found.fits, key=found.fits.get) == by_64
+        assert found.fits[true] < 0.5 * fits
+        assert by_128 in audit(series[of_128], [true, by_64, by_128]).fit_all
+    assert fitting("0.8543", [5000, 5056, 5120]) == {5120: 4374}  # the last of batch 128
+
+
+def test_corrected_accuracies_are_counted_over_the_reviews_that_there_were():
+    last = {table: of[-1] for table, of in printed_in_homework("test_accuracy").items() if of}
+    assert (last["rnn"], last["gru"]) == (("0.8532", 0.8628), ("0.8606", 0.8702))
+    assert max(last, key=lambda table: last[table][0]) == "gru"
+    assert max(last, key=lambda table: last[table][1]) == "handwritten_lstm_batch128"
+    (chance, *_) = printed_in_homework("test_accuracy")["handwritten_lstm_bce_one_hot"]
+    assert chance == ("0.4939", pytest.approx(0.4994))
 
 
 def test_a_published_accuracy_is_judged_as_corrected_and_beside_dev():

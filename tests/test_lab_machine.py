@@ -75,16 +75,6 @@ def test_prepare_asks_for_determinism_and_as_many_threads_as_are_named(monkeypat
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_only_roads_that_capture_do_without_torchs_deterministic_mode(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for work in machine.GPU_ROADS:
-        assert machine.prepare(work=work).type == machine.find_road(work).device
-        captures = work in ("replicas", "stacks")
-        assert torch.are_deterministic_algorithms_enabled() != captures
-    machine.prepare(device="cpu", work="replicas")
-    assert torch.are_deterministic_algorithms_enabled()
-
-
 @pytest.mark.parametrize("gpu", [False, True])
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)

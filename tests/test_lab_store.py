@@ -21,6 +21,7 @@ from types import ModuleType
 import distributed
 import numpy as np
 import pytest
+import torch
 
 import labkit
 from labkit.lab import code, machine, store
@@ -132,6 +133,7 @@ def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
     cache, toy, three, monkeypatch
 ):
     expected = store.train(three, name="x", workers=1)
+    assert torch.are_deterministic_algorithms_enabled()
     shutil.rmtree(cache)
     trained, train, waits = [], toy.Toy.train, []
 
@@ -150,6 +152,7 @@ def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
 
     def noted(specification, progress):
         trained.append((os.getpid(), threading.get_ident()))
+        assert not torch.are_deterministic_algorithms_enabled()  # what graphs cannot hold
         return train(specification, progress)
 
     monkeypatch.setattr(toy.Toy, "train", noted)

@@ -9,6 +9,7 @@ import torch
 
 from labkit.lab import record
 from labkit.measure import plots
+from labkit.measure.audit import audit
 from labkit.measure.statistics import summarise
 from labkit.memory import figures, gate_figures
 from labkit.memory.model import Ensemble, ModelSpec
@@ -109,6 +110,34 @@ def test_the_picture_shows_units_down_digits_across_and_the_published_scales():
     assert "6 7 0 0 1 0 0 0 0 0, seed 3, which predicts 13" in fig.labkit_alt
 
 
+def test_the_effect_of_the_digit_is_the_difference_of_two_gates_and_each_has_its_digits():
+    one, zero = (
+        ENSEMBLE.trace(torch.tensor([row]))["f"][0, 0] for row in (SEQUENCE, [6, 7] + [0] * 8)
+    )
+    fig = gate_figures.effect_maps(one, zero, SEQUENCE, 4, "seed 3")
+    shown = [ax.collections[0].get_array().reshape(32, 10) for ax in fig.axes[:3]]
+    np.testing.assert_allclose(shown[2], shown[0] - shown[1], atol=1e-6)
+    assert (shown[2][:, :4] == 0).all()
+    assert abs(shown[2][:, 4]).max() > 0.01
+    texts = ["".join(label.get_text() for label in ax.get_xticklabels()) for ax in fig.axes[:3]]
+    assert texts == ["6700100000", "6700000000", "6700100000"]
+
+
+def test_what_falls_is_drawn_downwards_and_what_rises_upwards():
+    ways = {"falls": 0.3, "rises": 0.1}
+    gates = [f"{gate}{kind}" for gate in "ifoc" for kind in ("", "_seen")]
+    measures = {
+        f"gates/zero/digit_1/{gate}/{way}": summarise([share, share + 0.01])
+        for gate in gates
+        for way, share in ways.items()
+    }
+    (ax,) = gate_figures.digit_responses(measures, "zero").axes
+    marks = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "_"]
+    assert marks == pytest.approx([-0.305, 0.105] * 4)
+    dots = [collection.get_offsets()[:, 1].tolist() for collection in ax.collections]
+    assert dots == [pytest.approx(y) for y in ([-0.3, -0.31], [0.1, 0.11])] * 4
+
+
 def test_the_explorer_follows_its_controls_and_is_a_figure_where_nobody_turns_them(monkeypatch):
     shown, chosen = [], []
     monkeypatch.setattr(plots, "show", shown.append)
@@ -128,3 +157,11 @@ def test_the_explorer_follows_its_controls_and_is_a_figure_where_nobody_turns_th
     alt = shown[-1].labkit_alt
     assert f"reading {row}, seed 8, xavier start, which predicts {predicted}" in alt
     assert "the column of step 2 is framed" in alt
+
+
+def test_hundredths_fit_a_hundred_and_cannot_tell_it_from_some_others():
+    rows = figures.published_rows(record.published())
+    texts = [f"{value:.2f}" for row in rows for value in row.values.values()]
+    found = audit(texts, range(20, 101))
+    assert (len(texts), found.chance(100)) == (48, 1.0)
+    assert found.fit_all == [80, 88, 96, 97, 99, 100]

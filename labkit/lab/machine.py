@@ -54,8 +54,8 @@ class Road:
 
     @property
     def shared(self) -> bool:
-        """Whether trainings run in threads of one process, each on a stream of the GPU, which lets
-        processes only take turns. It needs trainings that draw from generators of their own."""
+        """Whether trainings run in threads of one process, for a GPU lets processes only take
+        turns. They draw from generators of their own."""
         return self.name in ("kernel", "graphs")
 
     def __str__(self) -> str:
@@ -160,8 +160,7 @@ def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> tor
     np.random.seed(seed)
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # a graph cannot hold the detours of this mode; what is captured sums in one order anyway
-    torch.use_deterministic_algorithms(not chosen.shared)
+    torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

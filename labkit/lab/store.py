@@ -152,12 +152,8 @@ def _finished(
     where = {"backend": "threading"} if road.shared and not scheduler else {}
     carry_out = _in_thread if where else _in_worker
     with _cluster(scheduler) if scheduler else nullcontext():
-        parallel = joblib.Parallel(
-            n_jobs=-1 if scheduler else count,
-            batch_size=1,
-            return_as="generator_unordered",
-            **where,
-        )
+        options = {"batch_size": 1, "return_as": "generator_unordered", **where}
+        parallel = joblib.Parallel(n_jobs=-1 if scheduler else count, **options)
         jobs = (
             joblib.delayed(carry_out)(k, s, None if scheduler else partial(tell, s.title))
             for k, s in missing.items()
@@ -172,12 +168,11 @@ def _in_thread(k: str, specification: Specification, progress: Progress) -> tupl
     """Carry out one training on a stream of the GPU, beside others of this process."""
     import torch
 
-    # of another priority than the streams that graphs are captured on: torch hands those of each
-    # priority out in turn, and a capture would take in what a thread that shares its stream does
+    # torch hands the streams of each priority out in turn: this one is never that of a capture
     stream = torch.cuda.Stream(priority=-1)
 
     def keep_up(done: int, total: int) -> None:
-        stream.synchronize()  # else all steps are soon waiting in the stream, and seem to be done
+        stream.synchronize()  # else all steps wait in the stream, and seem to be done
         progress(done, total)
 
     with torch.cuda.stream(stream):
@@ -205,6 +200,8 @@ def _carry_out(k: str, specification: Specification, progress: Progress) -> tupl
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    # a graph cannot hold the detours of this mode; what is captured sums in one order anyway
+    torch.use_deterministic_algorithms(not specification.road.shared)
     try:
         arrays = specification.train(progress)
     finally:

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from labkit.lab.exercises import Exercise, Prediction
-from labkit.memory.data import ADDENDS, all_pairs, with_digit
+from labkit.memory.data import all_pairs, with_digit
 from labkit.memory.gates import FOLDS, pair_folds
 from labkit.memory.model import Ensemble, ModelSpec
 
@@ -239,20 +239,10 @@ def _two_digits() -> Tensor:
 
 
 def _digit_effect(trace: Trace, X: Tensor, step: int, *, mistake: str = "") -> Tensor:
-    zeroed = X.clone()
-    match mistake:
-        case "row":
-            zeroed[step] = 0
-        case "from 1":
-            zeroed[:, step - 1] = 0
-        case "all":
-            zeroed[:, ADDENDS:] = 0
-        case _:
-            zeroed[:, step] = 0
-    effect = trace(X)["f"] - trace(zeroed)["f"]
-    if mistake == "step before":
-        f = trace(X)["f"]
-        effect = f - f.roll(1, dims=2)
+    wrong = {"row": step, "from 1": (slice(None), step - 1), "all": (slice(None), slice(2, None))}
+    zeroed, f = X.clone(), trace(X)["f"]
+    zeroed[wrong.get(mistake, (slice(None), step))] = 0
+    effect = f - (f.roll(1, dims=2) if mistake == "step before" else trace(zeroed)["f"])
     return {"sign": -effect, "size": effect.abs()}.get(mistake, effect)
 
 
@@ -273,32 +263,24 @@ digit_effect = _exercise(
 )
 
 
-def _share_falling(with_digit: Tensor, with_zero: Tensor, threshold: float, *,
-                   mistake: str = "") -> Tensor:  # fmt: skip
-    change = with_digit - with_zero  # (R, B, H)
-    if mistake == "rises":
-        change = -change
-    if mistake == "mean first":
-        change = change.mean(dim=1, keepdim=True)
-    if mistake == "relative":
-        change = change / with_zero
-    fall = change.abs() > threshold if mistake == "both" else change < -threshold
-    if mistake == "any":
-        fall = change < 0
-    share = fall.double().mean(dim=(1, 2))
+def _share_falling(
+    with_digit: Tensor, with_zero: Tensor, threshold: float, *, mistake: str = ""
+) -> Tensor:
+    fall = with_zero - with_digit  # (R, B, H)
+    fall = {
+        "rises": -fall,
+        "both": fall.abs(),
+        "mean first": fall.mean(dim=1, keepdim=True),
+        "relative": fall / with_zero,
+    }.get(mistake, fall)
+    share = (fall > (0 if mistake == "any" else threshold)).double().mean(dim=(1, 2))
     return share.mean() if mistake == "one number" else share
-
-
-def _share_cases() -> list[tuple]:
-    generator = torch.Generator().manual_seed(0)
-    gates = torch.rand(2, 3, 40, 16, generator=generator)
-    return [(*gates, threshold) for threshold in (0.1, 0.4)]
 
 
 share_falling = _exercise(
     "share_falling",
     _share_falling,
-    _share_cases,
+    lambda: [(*_draws(0, 0, 100, 2, 3, 40, 16) / 99, threshold) for threshold in (0.105, 0.405)],
     {
         "rises": "you count the units that rise: a unit falls if it is lower with the digit.",
         "both": "you count both directions: abs() makes a rise look like a fall.",
@@ -312,12 +294,8 @@ share_falling = _exercise(
 
 
 def _probe_split(X: Tensor, folds: Tensor, fold: int, *, mistake: str = "") -> tuple:
-    of_pair = folds[X[:, 0], X[:, 1]]  # (N,)
-    if mistake == "swapped":
-        of_pair = folds[X[:, 1], X[:, 0]]
-    if mistake == "rows":
-        of_pair = torch.arange(len(X)) % FOLDS
-    test = of_pair == fold
+    of_pair = folds[X[:, 1], X[:, 0]] if mistake == "swapped" else folds[X[:, 0], X[:, 1]]  # (N,)
+    test = (torch.arange(len(X)) % FOLDS if mistake == "rows" else of_pair) == fold
     fit = {"all": torch.ones_like(test), "dropped": (of_pair >= 0) & ~test}.get(mistake, ~test)
     return (test, fit) if mistake == "order" else (fit, test)
 
@@ -343,14 +321,12 @@ probe_split = _exercise(
 )
 
 
-def _hold_at_mean(trace: Trace, logits: Callable[..., Tensor], X: Tensor, gate: str, first: int, *,
-                  mistake: str = "") -> Tensor:  # fmt: skip
-    values = trace(X)[gate]  # (R, B, T, H)
-    if mistake != "all steps":
-        values = values[:, :, first:]
+def _hold_at_mean(
+    trace: Trace, logits: Callable, X: Tensor, gate: str, first: int, *, mistake: str = ""
+) -> Tensor:
+    values = trace(X)[gate][:, :, 0 if mistake == "all steps" else first :]  # (R, B, T, H)
     over = {"units": (1, 2, 3), "models": (0, 1, 2), "sequences": (2,)}.get(mistake, (1, 2))
-    mean = values.mean(dim=over, keepdim=True)
-    mean = mean.expand(2, -1, -1, 5).squeeze(2)  # (R, 1, H)
+    mean = values.mean(dim=over, keepdim=True).expand(2, -1, -1, 5).squeeze(2)  # (R, 1, H)
     held = 1.0 if mistake == "one" else mean
     return logits(X, {gate: held}, 0 if mistake == "from the start" else first)
 

@@ -7,90 +7,149 @@ replicas, B sequences, T steps and H hidden units; D counts digits. Steps count 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from labkit.measure.claims import Claim, Condition, judge, over_thresholds
+from labkit.measure.statistics import Measure, summarise
 from labkit.memory.data import ADDENDS, DIGITS, all_pairs, first_of_each, with_digit
 from labkit.memory.model import Ensemble
 
-CHANGE = {"i": 0.1, "f": 0.1, "o": 0.1, "c": 0.5}  # a tenth of what the picture's colours span
-FIT_DIGITS, TEST_DIGITS, FOLDS = (1, 4, 7), (2, 5, 8), 5
+SPAN = {"i": 1.0, "f": 1.0, "o": 1.0, "c": 5.0}  # what the published picture's colours span
+NAMES = {"i": "input gate", "f": "forget gate", "o": "output gate", "c": "cell state"}
+CHANGE = 0.1  # what counts as a change, as a share of that span; and what it might count as
+THRESHOLDS = (0.02, 0.05, CHANGE, 0.15, 0.2, 0.25, 0.3)
+SPREAD, RATIO, SHARE = 0.05, 0.5, 0.1  # the limits of the claims
+WAYS = ("falls", "rises")
+MOVES = {"b": [("f", "falls")], "c": [(name, way) for name in "oc" for way in WAYS]}  # as claimed
+FOLDS = 5
 
 
-def _variance(gate: Tensor, steps: Sequence[int]) -> Tensor:
-    """Variance of a gate (R, B, T, H) over `steps`, averaged over sequences and units: (R,)."""
-    return gate[:, :, list(steps)].var(dim=2, correction=0).mean(dim=(1, 2))
+def digit_changes(traces: Sequence[Mapping[str, Tensor]], position: int) -> dict[str, Tensor]:
+    """How each digit changes gates and cell state, as shares of `SPAN`: (R, D, B, H) each.
 
-
-def zero_variances(traces: Sequence[Mapping[str, Tensor]], position: int) -> dict[str, Tensor]:
-    """How much the input gate differs between zeros, and between digits, as variances (R,).
-
-    `traces[0]` has only zeros behind the addends, the others have another digit at step `position`.
-    "alone" is the variance over the zeros of the first; "zeros", "before" and "after" over those of
-    the others, all or on one side of the digit, if at least two; "shift" the squared difference of
-    the sides' means; "digits" over all traces at that step. All are means over sequences and units.
-    """
-    gates = [trace["i"] for trace in traces]
-    T = gates[0].shape[2]
-    before, after = [*range(ADDENDS, position)], [*range(position + 1, T)]
-    variances = {"alone": _variance(gates[0], range(ADDENDS, T))}
-    at_digit = torch.stack([gate[:, :, position] for gate in gates])  # (D, R, B, H)
-    variances["digits"] = at_digit.var(dim=0, correction=0).mean(dim=(1, 2))
-    for name, where in {"zeros": before + after, "before": before, "after": after}.items():
-        if len(where) >= 2:
-            variances[name] = torch.stack([_variance(gate, where) for gate in gates[1:]]).mean(0)
-    if before and after:
-        shifts = [gate[:, :, before].mean(2) - gate[:, :, after].mean(2) for gate in gates[1:]]
-        variances["shift"] = torch.stack(shifts).square().mean(dim=(0, 2, 3))
-    return variances
-
-
-def changed_shares(traces: Sequence[Mapping[str, Tensor]], position: int) -> dict[str, Tensor]:
-    """Shares of the hidden units that fall and rise where a digit stands instead of a zero.
-
-    `traces` as in `zero_variances`. A unit falls if its value at step `position` is lower than with
-    a zero there by more than `CHANGE`, and rises likewise; the cell state counts by its size.
-    Returns "f/falls", "f/rises" and so on for i, f, o and c, means over sequences (R, D); "f_next/"
-    for f one step later; "f_seen/" and so on for the change from the step before, as a reader of
-    one picture sees it, but not right behind the addends.
+    `traces` holds one trace for each digit at step `position`, the zero first. "i", "f", "o" and
+    "c" compare with the zero at that step; "f_next" does so one step later; "i_seen" and so on
+    compare with the step before, as the reader of one picture does, unless an addend stands there.
+    The cell state counts by its size.
     """
     changes = {}
-    for name in CHANGE:
+    for name, span in SPAN.items():
         window = [trace[name][:, :, position - 1 : position + 2] for trace in traces]
-        value = torch.stack(window, 1)  # (R, D, B, 3 or fewer steps, H)
-        before, now, *later = (value.abs() if name == "c" else value).unbind(3)
+        values = torch.stack(window, 1) / span  # (R, D, B, up to 3 steps, H)
+        before, now, *later = (values.abs() if name == "c" else values).unbind(3)
         changes[name] = now - now[:, :1]
         if position > ADDENDS:
             changes[f"{name}_seen"] = now - before
         if name == "f" and later:
             changes["f_next"] = later[0] - later[0][:, :1]
+    return changes
 
-    moved = {f"{label}/falls": -change > CHANGE[label[0]] for label, change in changes.items()}
-    moved |= {f"{label}/rises": change > CHANGE[label[0]] for label, change in changes.items()}
-    return {name: units.double().mean(dim=(2, 3)) for name, units in moved.items()}  # (R, D)
+
+def moved_shares(changes: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
+    """Shares of the hidden units that fall, and that rise, by more than `threshold`: (R, D) each.
+
+    Named "f/falls", "f/rises" and so on; means over the sequences of `changes` (R, D, B, H).
+    """
+    falls = {f"{name}/falls": change < -threshold for name, change in changes.items()}
+    rises = {f"{name}/rises": change > threshold for name, change in changes.items()}
+    return {name: units.double().mean(dim=(2, 3)) for name, units in (falls | rises).items()}
+
+
+def input_gate_variances(
+    traces: Sequence[Mapping[str, Tensor]], position: int
+) -> dict[str, Tensor]:
+    """How much the input gate varies between zeros, and between digits: variances (R,).
+
+    `traces` as in `digit_changes`. "alone" is over the zeros behind the addends where no other
+    digit stands, "zeros" over those around another digit, "digits" over the digits at that step.
+    All are means over sequences and units.
+    """
+    i = torch.stack([trace["i"] for trace in traces], 1)  # (R, D, B, T, H)
+    zeros = [t for t in range(ADDENDS, i.shape[3]) if t != position]
+    return {
+        "alone": i[:, 0, :, ADDENDS:].var(dim=2, correction=0).mean(dim=(1, 2)),
+        "zeros": i[:, 1:, :, zeros].var(dim=3, correction=0).mean(dim=(1, 2, 3)),
+        "digits": i[:, :, :, position].var(dim=1, correction=0).mean(dim=(1, 2)),
+    }
 
 
 def study(ensemble: Ensemble, length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Put every digit at every place behind the hundred pairs of addends, zeros elsewhere.
 
-    Returns roots of the means over places of `zero_variances`, (R,), with the ratios
-    "zeros_to_digits" and "alone_to_digits"; and the means of `changed_shares`, (R, 10).
+    Returns the spreads of the input gate (R,), roots of the means over places of
+    `input_gate_variances`, with the ratio "zeros_to_digits"; and the means over places of
+    `moved_shares`, (R, D, K), for the K `THRESHOLDS`.
     """
     X = all_pairs(length).X
     by_name: dict[str, list[Tensor]] = {}
     for position in range(ADDENDS, length):
         traces = [ensemble.trace(with_digit(X, position, digit)) for digit in range(DIGITS)]
-        values = zero_variances(traces, position) | changed_shares(traces, position)
-        for name, value in values.items():
+        changes = digit_changes(traces, position)
+        at_each = [moved_shares(changes, threshold) for threshold in THRESHOLDS]
+        values = {name: torch.stack([at[name] for at in at_each], 2) for name in at_each[0]}
+        for name, value in (values | input_gate_variances(traces, position)).items():
             by_name.setdefault(name, []).append(value)
 
     means = {name: torch.stack(values).mean(0) for name, values in by_name.items()}
     shares = {name: means.pop(name) for name in by_name if "/" in name}
     spreads = {name: variance.sqrt() for name, variance in means.items()}
-    for name in ("zeros", "alone"):
-        spreads[f"{name}_to_digits"] = spreads[name] / spreads["digits"].clamp(min=1e-12)
+    spreads["zeros_to_digits"] = spreads["zeros"] / spreads["digits"].clamp(min=1e-12)
     return spreads, shares
+
+
+def share_name(start: str, gate: str, way: str, threshold: float = CHANGE) -> str:
+    """The measure of the units that move at a 1, "falls" or "rises", by more than `threshold`."""
+    name = f"gates/{start}/digit_1/{gate}/{way}"
+    return name if threshold == CHANGE else f"{name}/over_{threshold:g}"
+
+
+def summaries(
+    start: str, spreads: Mapping[str, Tensor], shares: Mapping[str, Tensor], seeds: Sequence[int]
+) -> dict[str, Measure]:
+    """The measures of a `study` of models of one start, by name."""
+    path = f"gates/{start}"
+    values = {f"{path}/input_gate_spread/{name}": value for name, value in spreads.items()}
+    for name, share in shares.items():  # (R, D, K)
+        gate, way = name.split("/")
+        for k, threshold in enumerate(THRESHOLDS):
+            if threshold == CHANGE or gate in ("f", "o", "c"):
+                values[share_name(start, gate, way, threshold)] = share[:, 1, k]
+    at = THRESHOLDS.index(CHANGE)
+    one, others = shares["f/falls"][:, 1, at], shares["f/falls"][:, 2:, at].mean(1)
+    values[f"{path}/digits_2_to_9/f/falls"] = others
+    values[f"{path}/digit_0/c_seen/rises"] = shares["c_seen/rises"][:, 0, at]
+    values[f"{path}/digit_1_minus_2_to_9/f/falls"] = one - others
+    return {name: summarise(value.tolist(), seeds=seeds) for name, value in values.items()}
+
+
+def judge_claims(start: str, measures: Mapping[str, Measure], claims: Sequence[str]) -> list[Claim]:
+    """The verdicts on the source's three claims for the models of one start.
+
+    b and c are judged where `CHANGE` counts as a change; the reasons say over which of `THRESHOLDS`
+    the verdict stays the same.
+    """
+    spread = f"gates/{start}/input_gate_spread"
+    limits = {"over zeros": ("zeros", SPREAD), "zeros ÷ digits": ("zeros_to_digits", RATIO)}
+    conditions = [
+        Condition(label, f"{spread}/{name}", measures[f"{spread}/{name}"], "below", limit)
+        for label, (name, limit) in limits.items()
+    ]
+    what = "spread of the input gate, {} start"
+    verdicts = [judge(f"a/{start}", claims[0], what.format(start), conditions)]
+    for key, claim in zip("bc", claims[1:], strict=True):
+        conditions, sweeps = [], []
+        for gate, way in MOVES[key]:
+            label, name = f"{NAMES[gate]} {way}", share_name(start, gate, way)
+            by_threshold = {t: measures[share_name(start, gate, way, t)]["raw"] for t in THRESHOLDS}
+            sweeps.append(f"{label}: {over_thresholds(by_threshold, CHANGE, limit=SHARE)}")
+            conditions.append(Condition(label, name, measures[name], "above", SHARE))
+        verdict = judge(f"{key}/{start}", claim, f"share of units, {start} start", conditions)
+        reason = f"{verdict.reason}. Over the threshold, {'; '.join(sweeps)}"
+        verdicts.append(replace(verdict, reason=reason))
+    return verdicts
 
 
 def linear_probe(features: Tensor, y: Tensor, fit: Tensor, test: Tensor) -> Tensor:
@@ -127,39 +186,27 @@ def pair_folds(y: Tensor) -> Tensor:
     return folds
 
 
-def read_out(ensemble: Ensemble, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """How well the sum can be read from "c" and "h" after each step, as accuracies (R, T).
+def read_out(ensemble: Ensemble, X: Tensor, y: Tensor) -> Tensor:
+    """How well the sum of a pair that the probe has not seen is read from the cell state: (R, T).
 
-    Probes are fitted on the sequences X (B, T) with each of `FIT_DIGITS` at each later place, and
-    tested with each of `TEST_DIGITS`: "<state>/known" on the pairs they were fitted on,
-    "<state>/held_out" on the fold of `pair_folds` they were not. "<state>/held_out_zeros" does so
-    on X alone, so that no row is fitted on or tested in several copies.
+    After each step of the sequences X (B, T), one for each pair, a probe for each fold of
+    `pair_folds` is fitted on the other pairs and tested on those of the fold.
     """
-    digits = (*FIT_DIGITS, *TEST_DIGITS)
-    places = [(p, d) for d in digits for p in range(ADDENDS, X.shape[1])]
-    traces = [ensemble.trace(with_digit(X, p, d)) for p, d in places]
-    zeros, alone = ensemble.trace(X), torch.ones(len(y), dtype=torch.bool)
-
-    sums, folds = y.repeat(len(places)), pair_folds(y).repeat(len(places))
-    fit = torch.tensor([d in FIT_DIGITS for _, d in places]).repeat_interleave(len(y))
-    accuracies = {}
-    for state in ("c", "h"):
-        features = torch.cat([trace[state].cpu() for trace in traces], 1).transpose(1, 2)
-        accuracies[f"{state}/known"] = linear_probe(features, sums, fit, ~fit)  # (R, T)
-        accuracies[f"{state}/held_out"] = _held_out(features, sums, folds, fit, ~fit)
-        features = zeros[state].cpu().transpose(1, 2)
-        accuracies[f"{state}/held_out_zeros"] = _held_out(features, y, pair_folds(y), alone, alone)
-    return accuracies
-
-
-def _held_out(features: Tensor, y: Tensor, folds: Tensor, fit: Tensor, test: Tensor) -> Tensor:
-    """Accuracy (...,) on the rows of `test`, for each fold with a probe fitted without it."""
-    right = torch.zeros(features.shape[:-2], dtype=torch.float64)
+    features = ensemble.trace(X)["c"].transpose(1, 2)  # (R, T, B, H)
+    folds = pair_folds(y)
+    hits = torch.zeros(features.shape[:2], dtype=torch.float64)
     for fold in range(FOLDS):
-        left_out = folds == fold
-        accuracy = linear_probe(features, y, fit & ~left_out, test & left_out)
-        right += accuracy * (test & left_out).sum()
-    return right / (test & (folds >= 0)).sum()
+        test = folds == fold
+        hits += linear_probe(features, y, ~test, test) * test.sum()
+    return hits / (folds >= 0).sum()
+
+
+def permuted_read_out(ensemble: Ensemble, X: Tensor, y: Tensor, deals: int = 10) -> Tensor:
+    """`read_out` where the sums y are dealt out to the pairs at random, mean over `deals`: what
+    the probe reads where there is nothing to read."""
+    generator = torch.Generator().manual_seed(0)
+    dealt = [y[torch.randperm(len(y), generator=generator)] for _ in range(deals)]
+    return torch.stack([read_out(ensemble, X, sums) for sums in dealt]).mean(0)
 
 
 def ablations(ensemble: Ensemble, X: Tensor, y: Tensor, first: int = 0) -> dict[str, Tensor]:
