@@ -23,7 +23,7 @@ os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs th
 
 collect_ignore = [] if find_spec("triton") else ["test_memory_kernel.py"]
 
-PATIENCE = 120  # seconds: a slow machine may take long, a broken lab takes for ever
+PATIENCE = 300  # seconds: a slow machine may take long, a broken lab takes for ever
 PARAMETERS = (
     'profile: str = "quick"\nseed: int = 0\nseeds: int = 2\nrate: float = 0.5\n'
     'device_name: str = "cpu"'

@@ -40,19 +40,6 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
-    [(["run", "--profile", "huge"], "'huge' is not one of"),
-     (["run", "--threads", "0"], "greater than or equal to 1"),
-     (["run", "--workers", "two"], "should be a valid integer"),
-     (["verify", "--strickt"], "No such option: --strickt"),
-     (["walk"], "No such command 'walk'")],
-)  # fmt: skip
-def test_wrong_usage_is_named(capsys, arguments, message):
-    assert command.main(arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     "profile, gpu, taken, warned",
     [("auto", True, "full", False), ("auto", False, "cpu", False), ("full", False, "full", True),
      ("full", True, "full", False), ("cpu", True, "cpu", False)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import nbformat
@@ -214,10 +213,3 @@ def test_jupyterlab_opens_at_the_root_on_the_copies(root, monkeypatch):
     assert variables["OMP_NUM_THREADS"] == "2"
     assert variables["JUPYTER_PREFER_ENV_PATH"] == "1"
     assert (root / "work" / "01_toy.ipynb").exists()
-
-
-def test_git_ignores_the_copies():
-    if not (machine.ROOT / ".git").exists():
-        pytest.skip("this is no git repository")
-    command = ["git", "check-ignore", "work/01_lstm_operator.ipynb"]
-    assert subprocess.run(command, cwd=machine.ROOT, check=False).returncode == 0

@@ -103,7 +103,7 @@ def test_the_row_of_chapter_03_counts_the_models_that_predict_the_same(predictio
 
 
 def test_the_committed_records_hold_these_rows():
-    sweep, gates = (record.load(chapter, "cpu") for chapter in (SWEEP, GATES))
+    sweep, gates = map(record.reported, (SWEEP, GATES))
     rows = figures.sweep_rows(sweep["measures"], sweep["settings"], PUBLISHED)
     assert sweep["rows"] == {heading: [*map(vars, group)] for heading, group in rows.items()}
     (row,) = gate_figures.gate_rows(gates["measures"], PUBLISHED)["Numbers"]

@@ -56,19 +56,28 @@ def write_atomically(path: Path, content: bytes) -> None:
 # code
 
 
-def stripped(source: str) -> Any:
-    """The syntax tree of Python source in plain values, without positions and docstrings.
+@cache
+def parsed(source: str) -> tuple[bytes, frozenset[str]]:
+    """The syntax tree of Python source as JSON, and the modules of labkit that it imports.
 
-    The same under every version of Python. Source that is not Python stays as it is.
+    The tree is without positions and docstrings, and the same under every version of Python.
+    Source that is not Python stays as it is.
     """
     try:
         tree = ast.parse(source)
     except SyntaxError:
-        return source
+        return canonical(source), frozenset()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts between the pieces
             node.values = [piece for piece in node.values if getattr(piece, "value", None) != ""]
-    return _plain(tree)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:  # a module of a package, else a name defined in it
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if _path(inner) else node.module)
+    return canonical(_plain(tree)), frozenset(filter(_path, names))
 
 
 def _plain(node: Any) -> Any:
@@ -94,24 +103,6 @@ def _path(name: str) -> Path | None:
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
-@cache
-def _digest_and_imports(source: str) -> tuple[str, frozenset[str]]:
-    """SHA-256 of the code in a source, and the modules of labkit that it imports, by full name."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError:
-        nodes = []
-    names = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:  # a module of a package, else a name defined in it
-                inner = f"{node.module}.{alias.name}"
-                names.add(inner if _path(inner) else node.module)
-    return sha256(canonical(stripped(source))), frozenset(filter(_path, names))
-
-
 def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
     """Name -> SHA-256 of the named labkit modules and all that they import, as they are on disk.
 
@@ -128,7 +119,8 @@ def closure(modules: Iterable[str], *, loaded: bool = False) -> dict[str, str]:
             raise ValueError(f"there is no module {name!r} in labkit")
         now = path.read_bytes()
         source = (_loaded.setdefault(path, now) if loaded else now).decode()
-        digests[name], imports = _digest_and_imports(source)
+        tree, imports = parsed(source)
+        digests[name] = sha256(tree)
         waiting += imports
     return dict(sorted(digests.items()))
 
@@ -144,9 +136,9 @@ def chapter_code(chapter: str) -> dict[str, str]:
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{machine.shown(path)} cannot be read: {error!r}") from error
-    imports = set().union(*(_digest_and_imports(source)[1] for source in sources))
-    notebook = sha256(canonical([stripped(source) for source in sources]))
-    return {"notebook": notebook} | closure(imports)
+    pairs = [parsed(source) for source in sources]
+    notebook = sha256(b"[%s]" % b",".join(tree for tree, _ in pairs))
+    return {"notebook": notebook} | closure(set().union(*(imports for _, imports in pairs)))
 
 
 # data

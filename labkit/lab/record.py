@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -182,14 +181,17 @@ def parse(text: bytes, place: str) -> dict[str, Any]:
 
 
 def publish(
-    staging: Path, chapter: str, profile: str, settings: Mapping[str, Any], digests: Mapping
-) -> None:
+    staging: Path, chapter: str, profile: str, run_id: str, settings: Mapping, digests: Mapping
+) -> dict[str, Any]:
     """Put a chapter's staged record and figures in their place, as one folder by one rename.
 
-    `digests` are those of the code that ran. ValueError for a record that is not sound.
+    `digests` are those of the code that ran. Returns the record; ValueError unless this run wrote a
+    sound one.
     """
     content = read(staging / "record.json", chapter, profile)
-    content["settings"], content["code"] = dict(settings), dict(digests)
+    if content["run_id"] != run_id:
+        raise ValueError("its record is not of this run")
+    content |= {"settings": dict(settings), "code": dict(digests)}
     complete = staging / "complete"
     complete.mkdir()
     for figure in content["figures"].values():
@@ -209,6 +211,7 @@ def publish(
         if before.exists():
             os.replace(before, target)
         raise
+    return content
 
 
 def write_sums(folder: Path, names: Sequence[str]) -> None:
@@ -248,16 +251,11 @@ def _read_all(path: Path) -> dict[str, dict[str, Any]]:
     return {file.parent.name: read(file) for file in files}
 
 
-def load(chapter: str, profile: str) -> dict[str, Any]:
-    """The published record of a chapter; ValueError where there is none or it is damaged."""
-    return read(machine.RESULTS / profile / chapter / "record.json", chapter, profile)
-
-
 def reported(chapter: str) -> dict[str, Any] | None:
     """The record that is reported: that of `full`, else of `cpu`, never of `quick`; or None."""
     for profile in machine.REPORTED:
         if (machine.RESULTS / profile / chapter).exists():
-            return load(chapter, profile)
+            return read(machine.RESULTS / profile / chapter / "record.json", chapter, profile)
     return None
 
 
@@ -396,9 +394,3 @@ def agree(a: Any, b: Any, identical: bool = False) -> bool:
     if not identical and {type(a), type(b)} <= {int, float}:
         return math.isclose(a, b, rel_tol=RTOL, abs_tol=reach)
     return code.canonical(a) == code.canonical(b)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder of the lab's, whatever is in it; a link is left alone."""
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)

@@ -154,7 +154,7 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
     if changed := _changed(folder, complete=True):
         return changed
     try:
-        content = record.load(chapter, profile)
+        content = record.read(folder / "record.json", chapter, profile)
         digests = code.chapter_code(chapter)
         if values is None:
             cells = read_notebook(machine.notebook(chapter)).cells

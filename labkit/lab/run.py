@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +46,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 LOOK_EVERY = 0.5  # seconds between two looks at the progress file
 LOG_EVERY = 60.0  # seconds between two progress lines in a log
-
-
-class Interrupted(BaseException):
-    """This process was told to stop by the signal whose number is the argument."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +84,17 @@ def end_kernel(execution: futures.Future) -> None:
             return
 
 
-@contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted, but no SIGHUP under nohup."""
+def raise_on_signals() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, but no SIGHUP under nohup."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        for number in before:
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)  # once is enough
-        raise Interrupted(signum)
+        raise KeyboardInterrupt(signum)
 
     numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in numbers:
+        signal.signal(number, interrupt)
 
 
 class Progress:
@@ -122,7 +113,8 @@ class Progress:
 
     def close(self) -> None:
         self._file.close()
-        self._show("")
+        if sys.stderr.isatty():
+            self._redraw("")
 
     def cell_started(self, cell: NotebookNode, cell_index: int) -> None:
         self.index = cell_index
@@ -146,16 +138,15 @@ class Progress:
         if self._event and done < (total := self._event["tasks"] - self._event["stored"]):
             text += f", {done:.1f} of {total} trainings"
             text += ", {task} {done:,.0f}/{total:,.0f}".format(**self._event)
-        self._show(text[: shutil.get_terminal_size().columns - 1])
-        if not sys.stderr.isatty() and now - self._logged >= LOG_EVERY:
+        if sys.stderr.isatty():
+            self._redraw(text[: shutil.get_terminal_size().columns - 1])
+        elif now - self._logged >= LOG_EVERY:
             self._logged = now
             print(text, file=sys.stderr, flush=True)
 
-    def _show(self, text: str) -> None:
-        """Redraw the line of a terminal."""
-        with contextlib.suppress(OSError):  # it may have been closed just now
-            if sys.stderr.isatty():
-                print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+    def _redraw(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may have been closed just now
+            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def run(names: Sequence[str], options: Options) -> int:
@@ -165,16 +156,16 @@ def run(names: Sequence[str], options: Options) -> int:
     install_kernel()
     with lock(options.profile):
         for leftover in (machine.RESULTS / options.profile).glob(".running-*"):
-            record.remove(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         accepted = [execution for execution in executions if execution.accepts_parameters()]
         if options.given and len(accepted) < len(executions):
             accepted = []  # `--set` is meant for all of them: if one refuses it, nothing runs
+        raise_on_signals()
         try:
             for position, execution in enumerate(accepted, start=1):
                 print(f"[{position}/{len(accepted)}] {execution.chapter}: ", end="", flush=True)
-                with signals_raise():
-                    execution.bring_up_to_date()
-        except Interrupted as interruption:
+                execution.bring_up_to_date()
+        except KeyboardInterrupt as interruption:
             name, status = signal.Signals(*interruption.args).name, 128 + interruption.args[0]
             print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
     print(f"\n{'chapter':<20}  {'status':<11}  seconds")
@@ -183,8 +174,7 @@ def run(names: Sequence[str], options: Options) -> int:
     if all(execution.status == "up to date" for execution in executions):
         print("Everything was up to date. To run all the same: make reproduce FORCE=1, or --force")
     elif options.profile == "quick":
-        executed = shown(machine.RESULTS / ".executed" / "quick")
-        print(f"Notebooks with their outputs: {executed}; records and figures: results/quick")
+        print("Notebooks with their outputs: results/.executed/quick; records: results/quick")
     sys.stdout.flush()
     return status or int(any(execution.status == "failed" for execution in executions))
 
@@ -250,7 +240,7 @@ class Execution:
         print(f"FAILED {error}", file=sys.stderr, flush=True)
 
     def bring_up_to_date(self) -> None:
-        """Run the chapter unless its record is what a run would make; Interrupted by a signal."""
+        """Run the chapter unless its record is what a run would make."""
         profile = self.options.profile
         if not self.options.force and not report.stale_reasons(self.chapter, profile, self.values):
             self.status = "up to date"
@@ -283,7 +273,7 @@ class Execution:
             self._publish(digests)
         except Exception as error:  # whatever a cell's outputs do to papermill: no other chapter's
             with contextlib.suppress(OSError):  # there may be no room for what is left
-                record.remove(self.failed)
+                shutil.rmtree(self.failed, ignore_errors=True)
                 self.failed.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self.staging, self.failed)
             if isinstance(error, ChapterError):
@@ -293,8 +283,7 @@ class Execution:
             step = f"{step}, then {self.again}"
             raise ChapterError(shown(self.path), str(error), step) from error
         finally:
-            with contextlib.suppress(OSError):
-                record.remove(self.staging)
+            shutil.rmtree(self.staging, ignore_errors=True)
 
     def _execute(self) -> None:
         import papermill
@@ -364,20 +353,17 @@ class Execution:
 
     def _publish(self, digests: Mapping[str, str]) -> None:
         """Publish the record of this run; ValueError unless this run wrote a sound one."""
-        staged = self.staging / "record.json"
-        if not staged.exists():
+        if not (self.staging / "record.json").exists():
             raise ValueError("it wrote no record: let its last code cell call record.write(...)")
-        content = record.read(staged)
-        if content["run_id"] != self.run_id:
-            raise ValueError("its record is not of this run")
-        if road := content["provenance"]["road"]:
-            self.road = ", road: {name} on {device}, {workers} at once".format(**road)
         now = code.chapter_code(self.chapter)
         ran = {n: d if now.get(n) == d else "edited during the run" for n, d in digests.items()}
         values = {name: value for name, value in self.values.items() if name != "profile"}
-        record.publish(self.staging, self.chapter, self.options.profile, values, ran)
+        place = (self.staging, self.chapter, self.options.profile)
+        content = record.publish(*place, self.run_id, values, ran)
+        if road := content["provenance"]["road"]:
+            self.road = ", road: {name} on {device}, {workers} at once".format(**road)
         executed = machine.RESULTS / ".executed" / self.options.profile / self.notebook.name
         with contextlib.suppress(OSError):  # published already, whatever becomes of this copy
             executed.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.notebook, executed)
-            record.remove(self.failed)
+            shutil.rmtree(self.failed)

@@ -66,7 +66,8 @@ def time_windows(end: Tensor, T: int) -> tuple[Tensor, Tensor]:
 
 def wave(first: Tensor, N: int) -> Tensor:
     """N values sin(t)/2 (..., N), 0.1 apart, from each time `first` (...,) on."""
-    return (first.unsqueeze(-1) + VALUE_STEP * torch.arange(N).to(first)).sin() / 2
+    step = torch.arange(N, dtype=first.dtype, device=first.device)
+    return (first.unsqueeze(-1) + VALUE_STEP * step).sin() / 2
 
 
 def draw_windows(reads: str, u: Tensor, T: int) -> tuple[Tensor, Tensor]:
