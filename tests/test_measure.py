@@ -289,6 +289,8 @@ def test_a_verdict_is_swept_over_the_threshold_it_hangs_on():
     assert str(swept) == "holds at 0.3 and from 0.1 to 0.5 (tried: 0.1 to 0.9)"
     assert over_thresholds(values, 0.9, limit=0.4).verdict == "fails"
     assert over_thresholds(values, 0.7, limit=0.3).stays == (0.7, 0.7)
+    returns = {1: [1.0] * 5, 2: [0.0] * 5, 3: [1.0] * 5}
+    assert over_thresholds(returns, 1, limit=0.5).stays == (1, 1)
 
 
 # published numbers
@@ -352,6 +354,7 @@ def test_digits_that_are_cut_off_are_not_rounded():
     assert fitting("0.67", [3]) == fitting("0.66", [3], cut=True) == {3: 2}
     assert fitting("0.66", [3]) == fitting("0.67", [3], cut=True) == {}
     assert fitting("1.00", [7]) == {7: 7}
+    assert fitting("0.4", [2], cut=True) == {}  # one half is 0.5, whole
     assert (fitting("0.80", [9]), fitting("0.8", [9])) == ({}, {9: 7})
 
 

@@ -85,12 +85,12 @@ def test_printed_accuracies_stand_in_the_panel_of_the_start_that_their_code_has(
     settings = ["zero/trained", "zero/frozen", "xavier/trained"]
     names = {setting: figures.accuracy("published", setting) for setting in settings}
     alike = figures.over_length("accuracy", "Accuracy", names, sweep(), sweep(3), rows)
-    alone = figures.one_seed_studies(sweep(), settings, rows, sweep(3))
+    alone = figures.one_seed_studies(sweep(), settings, rows)
     for fig, shown in ((alike, [3, 1, 0]), (alone, [2, 1, 0])):  # A, its rerun (two cells); B
         panels = [[line for line in ax.lines if line.get_marker() in [*"s^D"]] for ax in fig.axes]
         assert [len(lines) for lines in panels] == shown
         assert list(panels[1][0].get_ydata()) == [0.93, 0.92, 0.74, 0.78, 0.67, 0.19]
-        assert "you: seeds 0–2" in fig.labkit_alt
+    assert "you: seeds 0–2" in alike.labkit_alt
     chance = [line for line in alike.axes[0].lines if line.get_linestyle() == ":"]
     assert [line.get_ydata()[0] for line in chance] == [0.1]
     seeds = [line for line in alone.axes[0].lines if line.get_alpha()]

@@ -155,7 +155,10 @@ def over_length(
     for (title, name_), nine in zip(names.items(), nines, strict=False):
         rows = [row for row in published if accuracy("published", row.setting) == name_]
         drawn[title] |= {row.label: row for row in rows} | {"always 9": nine}
-    return panels(name, what, drawn, "digits", "test accuracy", yours=mine, you=_you(yours))
+    seeds = next((m["seeds"] for m in yours.values() if isinstance(m, dict)), [0])
+    you = f"you: seeds {seeds[0]}–{seeds[-1]}"
+    mine = mine if yours else None
+    return panels(name, what, drawn, "digits", "test accuracy", yours=mine, you=you)
 
 
 def _by_length(measures: Mapping[str, Measure], name: str) -> dict[str, dict[int, Measure]]:
@@ -167,31 +170,18 @@ def _by_length(measures: Mapping[str, Measure], name: str) -> dict[str, dict[int
     }
 
 
-def _you(yours: Mapping[str, Measure]) -> str:
-    seeds = next((m["seeds"] for m in yours.values() if isinstance(m, dict) and m["seeds"]), [0])
-    return f"you: seeds {seeds[0]}–{seeds[-1]}"
-
-
 def one_seed_studies(
-    measures: Mapping[str, Measure], settings: Sequence[str], published: Sequence[PublishedRow],
-    yours: Mapping[str, Measure],
-) -> Figure:  # fmt: skip
+    measures: Mapping[str, Measure], settings: Sequence[str], published: Sequence[PublishedRow]
+) -> Figure:
     """The LSTM's test accuracy over the length, a line a seed, the published rows dashed."""
-    drawn, mine = {}, {}
+    drawn = {}
     for setting in settings:
-        title, name = SETTINGS[setting], accuracy("published", setting)
-        for content, source in ((drawn, measures), (mine, yours)):
-            by_length = _by_length(source, name)["LSTM"]
-            values = np.array([m["raw"] for m in by_length.values()]).T  # (seeds, lengths)
-            content[title] = {"LSTM": ([*by_length], values)} if by_length else {}
+        by_length = _by_length(measures, accuracy("published", setting))["LSTM"]
+        values = np.array([m["raw"] for m in by_length.values()]).T  # (seeds, lengths)
         rows = (row for row in published if (row.setting, row.cell) == (setting, "lstm"))
-        drawn[title] |= {row.label: row for row in rows}
-    what = (
-        "What a study with one seed would have printed: test accuracy of the LSTM over the length"
-    )
-    return panels(
-        "one_seed_studies", what, drawn, "digits", "LSTM test accuracy", yours=mine, you=_you(yours)
-    )
+        drawn[SETTINGS[setting]] = {"LSTM": ([*by_length], values)} | {r.label: r for r in rows}
+    what = "What studies with one seed would have printed: LSTM test accuracy over the length"
+    return panels("one_seed_studies", what, drawn, "digits", "LSTM test accuracy")
 
 
 def loss_curves(
