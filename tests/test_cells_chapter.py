@@ -27,18 +27,6 @@ def test_settings_that_cannot_run_are_refused_by_name(name, value):
         Settings(**SETTINGS | {name: value})
 
 
-def ladder():
-    small = {"eight": [6.0, 9.0, 7.0, 500.0], "by hand": [0.5, 0.7, 0.6, 0.6]}
-    return figures.ladder_plot({"small": small, "large": {"eight": [2.0], "by hand": [1.0]}})
-
-
-def test_the_ladder_plot_shows_medians_from_the_readable_rung_down():
-    (ax,) = ladder().axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["eight", "by hand"]
-    assert ax.yaxis_inverted()
-    assert ax.lines[0].get_xdata() == pytest.approx([8.0, 0.6], rel=0.01)
-
-
 @pytest.fixture
 def lstm():
     torch.manual_seed(0)
