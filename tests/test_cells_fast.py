@@ -1,12 +1,15 @@
-"""Chapter 01's ladder: every rung against torch, the backward pass by hand, and the clock."""
+"""The ladder: every rung against torch, the backward pass by hand, the clock, what is shown."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
-from labkit.cells import fast
+from labkit.cells import fast, ladder
 from labkit.cells.layers import LSTM
+from labkit.lab import machine
 
 
 def everything(layer, X, state=None):
@@ -62,7 +65,7 @@ def test_the_backward_pass_by_hand_passes_gradcheck():
 
 def test_calls_take_turns_and_the_warm_up_is_not_counted(monkeypatch):
     now, log = [0.0], []
-    monkeypatch.setattr(fast.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(fast.time, "thread_time", lambda: now[0])
 
     def take(name, seconds):
         log.append(name)
@@ -73,3 +76,27 @@ def test_calls_take_turns_and_the_warm_up_is_not_counted(monkeypatch):
     assert log == ["slow", "torch"] * 3
     assert seconds == {"slow": [3.0, 3.0], "torch": [2.0, 2.0]}
     assert fast.ratios_to_torch(seconds) == {"slow": [1.5, 1.5]}
+
+
+def test_the_ladder_plot_shows_medians_from_the_readable_rung_down():
+    small = {"eight": [6.0, 9.0, 7.0, 500.0], "by hand": [0.5, 0.7, 0.6, 0.6]}
+    large = {"eight": [2.0], "by hand": [1.0]}
+    ratios = {"small": small, "large": large}
+    (ax,) = ladder.ladder_plot(ratios, ratios).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["eight", "by hand"]
+    assert ax.yaxis_inverted()
+    for drawn in (ax.containers[0].lines[0], ax.lines[1]):  # reported, and the rings
+        assert drawn.get_xdata() == pytest.approx([8.0, 0.6])
+        assert drawn.get_ydata()[0] < drawn.get_ydata()[1]
+
+
+def test_speeds_on_a_gpu_come_from_the_record_of_the_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert ladder.on_gpu() == ("", {})
+    steps = {
+        "facts": {"rows": [{"what": "device_name", "value": "NVIDIA"}]},
+        "speeds": {"rows": [{"what": "kernel, lstm, T=35, 132 replicas: ms a step", "value": 0.2}]},
+    }
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "gpu.json").write_text(json.dumps({"commit": "", "steps": steps}))
+    assert ladder.on_gpu() == ("NVIDIA", {"kernel, lstm, T=35, 132 replicas": 0.2})

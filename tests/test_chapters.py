@@ -183,14 +183,14 @@ def nothing_of_a_run_or_a_draft_is_stored(notebook: NotebookNode, chapter: str) 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 @pytest.mark.parametrize("name", RULES)
 def test_chapter(chapter: str, name: str) -> None:
-    notebook = read_notebook(machine.NOTEBOOKS / f"{chapter}.ipynb")
+    notebook = read_notebook(machine.notebook(chapter))
     assert list(RULES[name](notebook, chapter)) == [], ADVICE.format(chapter)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 @pytest.mark.parametrize("profile", machine.PROFILES)
 def test_every_profile_is_one_that_the_chapter_can_run(chapter: str, profile: str) -> None:
-    cells = read_notebook(machine.NOTEBOOKS / f"{chapter}.ipynb").cells
+    cells = read_notebook(machine.notebook(chapter)).cells
     values = settings.resolve(chapter, cells, profile)
     assert values["profile"] == profile
     if profile == "quick":  # so that nbval, and a student, runs what quick reports
@@ -215,7 +215,7 @@ def committed(path: str) -> bytes | None:
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_stored_outputs_show_the_results_beside_them(chapter: str) -> None:
-    stored = committed(f"notebooks/{chapter}.ipynb")
+    stored = committed(machine.shown(machine.notebook(chapter)))
     if stored is None:  # a chapter that is being written
         pytest.skip("the chapter is not committed yet")
     notebook = nbformat.reads(stored.decode(), as_version=4)

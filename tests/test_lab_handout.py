@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
         v4.new_markdown_cell("# 01 Toy"),
         v4.new_code_cell(ANSWER, metadata={"labkit": {**marks, "role": "answer"}}),
         v4.new_code_cell(CHECK, metadata={"labkit": {**marks, "role": "check", "points": 2}}),
-        v4.new_code_cell("after = 'the chapter goes on'"),
+        v4.new_code_cell("print(4)", outputs=[v4.new_output("stream", text="4\n")]),
     ]
     kernel = {"name": machine.KERNEL, "display_name": "LSTM course lab", "language": "python"}
     machine.NOTEBOOKS.mkdir()
@@ -46,6 +46,7 @@ def test_students_get_no_solution_and_hand_ins_are_graded(folder):
     assert "return 2 * x" not in path.read_text("utf-8")
     assert "raise NotImplementedError" in students.cells[1].source
     assert students.cells[2].source == CHECK
+    assert [len(cell.outputs) for cell in students.cells[1:]] == [0, 0, 1]
 
     answers = {"ada": "def double(x):\n    return x + x", "bob": "double = abs", "cleo": None}
     for student, answer in answers.items():

@@ -121,14 +121,17 @@ def versions(naive: LSTM) -> dict[str, nn.Module]:
 
 
 def time_in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int) -> Seconds:
-    """Seconds of each call, one value a round: all calls in turn, the first rounds not counted."""
+    """Seconds of each call, one value a round: all calls in turn, the first rounds not counted.
+
+    They are seconds that this thread had a processor, so what else runs on the machine counts less.
+    """
     seconds: Seconds = {name: [] for name in calls}
     for number in range(warmup + rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             call()
             if number >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.thread_time() - start)
     return seconds
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from labkit.measure.claims import Row, number_row
 from labkit.measure.diagrams import arrow, box, canvas, gate, label
-from labkit.measure.plots import COLOURS, PALETTE, legend_below, new_figure
+from labkit.measure.plots import COLOURS, new_figure
 
 BACK = {"colour": "orange", "linestyle": "--"}  # the way of a gradient
 
@@ -150,7 +149,7 @@ def gradient_plot(
     """
     open_by = {f"lstm/forget_bias_{bias}": 1 / (1 + np.exp(-bias)) for bias in (0, 1, 3, 5)}
     labels = {"srn/xavier": "SRN"}
-    labels |= {start: f"LSTM, forget gate set to {f:.2f}" for start, f in open_by.items()}
+    labels |= {start: f"LSTM, forget gates near {f:.2f}" for start, f in open_by.items()}
     rings = " Rings mark your run." if yours else ""
     fig, ax = new_figure(
         "gradient_norm",
@@ -175,30 +174,6 @@ def gradient_plot(
     ax.set_ylabel("norm of the gradient, $\\|\\partial\\ell\\,/\\,\\partial h_t\\|$")
     handles, texts = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], texts[::-1], loc="lower left", fontsize=9)
-    return fig
-
-
-def ladder_plot(ratios: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Times over `nn.LSTM`'s of the same round, `ratios[size][rung]`, at two or more sizes."""
-    fig, ax = new_figure(
-        "ladder",
-        "Time of every rung over nn.LSTM's of the same round, logarithmic: the median a dot, the "
-        "middle half of the rounds a line, a colour for each size. Rows, from the top: "
-        f"{', '.join(next(iter(ratios.values())))}. Sizes: {'; '.join(ratios)}.",
-        figsize=(8.0, 3.8),
-    )
-    table = pd.DataFrame(ratios).rename_axis(index="rung", columns="size").stack().explode()
-    sns.pointplot(
-        table.astype(float).reset_index(name="ratio"), x="ratio", y="rung", hue="size", ax=ax,
-        palette=PALETTE[: len(ratios)], dodge=0.5, linestyle="none", log_scale=True,
-        estimator="median", errorbar=("pi", 50),
-    )  # fmt: skip
-    ax.axvline(1.0, color="black", linestyle="--", linewidth=1)
-    ax.set_xticks(ticks := (0.5, 1, 2, 5, 10, 20), map(str, ticks))
-    ax.minorticks_off()
-    ax.set(xlabel="time / nn.LSTM's time in the same round", ylabel="")
-    ax.get_legend().remove()
-    legend_below(fig, ncols=2)
     return fig
 
 

@@ -24,6 +24,7 @@ CONFIG = """\
 c = get_config()
 c.CourseDirectory.course_id = "lstm-course-lab"
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError  # your code here"}
+c.ClearOutput.enabled = False  # students see the chapter's pictures before they run it
 """
 
 
@@ -43,6 +44,7 @@ def graded(notebook: NotebookNode) -> NotebookNode | None:
             "schema_version": 3,
         }
         cell.metadata["nbgrader"] = nbformat.from_dict(facts)
+        cell.outputs, cell.execution_count = [], None
     return notebook if exercises else None
 
 
