@@ -57,7 +57,7 @@ def test_wrong_answers_are_caught_and_right_ones_are_not_refused(name: str) -> N
 def test_every_named_mistake_is_met_by_a_wrong_answer(name: str) -> None:
     answers = ANSWERS[name]
     said = {message(answers, source) for source in answers.sources().values()}
-    assert {*answers.exercise.mistakes} <= said, "a diagnosis that no typical answer meets"
+    assert {*answers.exercise.mistakes.values()} <= said, "a diagnosis that no typical answer meets"
 
 
 def test_the_page_for_teachers_publishes_what_the_checks_caught() -> None:
@@ -79,12 +79,11 @@ def test_the_page_for_teachers_publishes_what_the_checks_caught() -> None:
     ],
 )
 def test_a_check_says_what_is_wrong(answer, said):
-    exercise = Exercise(
-        "total",
-        lambda values: {"sum": float(sum(values))},
-        lambda: [([1, 2],), ([3, 4],)],
-        {"that is the largest": lambda values: {"sum": float(max(values))}},
-    )
+    def total(values, *, mistake=""):
+        return {"sum": float(max(values) if mistake else sum(values))}
+
+    cases = [([1, 2],), ([3, 4],)]
+    exercise = Exercise("total", total, lambda: cases, {"largest": "that is the largest"})
     with pytest.raises(WrongAnswer, match=f"^{said}"):
         exercise.check(answer)
 

@@ -149,7 +149,7 @@ def gradient_plot(
     """
     open_by = {f"lstm/forget_bias_{bias}": 1 / (1 + np.exp(-bias)) for bias in (0, 1, 3, 5)}
     labels = {"srn/xavier": "SRN"}
-    labels |= {start: f"LSTM, forget gate set to {f:.2f}" for start, f in open_by.items()}
+    labels |= {start: f"LSTM, forget gates near {f:.2f}" for start, f in open_by.items()}
     rings = " Rings mark your run." if yours else ""
     fig, ax = new_figure(
         "gradient_norm",

@@ -1,8 +1,8 @@
 """Exercises that check themselves, and say what is wrong with an answer.
 
-An exercise knows a right answer and typical mistakes, each a function of the same arguments. An
-answer is right if it returns what the right one does; if it returns what a mistake does, the
-student is told which one it was.
+An exercise knows a right answer and typical mistakes. An answer is right if it returns what the
+right one does; if it returns what a mistake does, the student is told which one it was. The
+exercises stand in notebooks/exercises, a module for each chapter: no result depends on them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from __future__ import annotations
 import copy
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import util
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from labkit.lab import machine
 
 WIDTH = 90  # of messages: Jupyter breaks longer lines in mid-word
 
@@ -26,18 +30,27 @@ class WrongAnswer(AssertionError):
         return textwrap.wrap(f"Not yet: {self}", WIDTH)
 
 
+def load(chapter: str) -> ModuleType:
+    """The exercises of a chapter."""
+    name = f"chapter_{chapter[:2]}"
+    spec = util.spec_from_file_location(name, machine.NOTEBOOKS / "exercises" / f"{name}.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: `right` and each of `mistakes` take the arguments of each of `cases()`.
+    """One exercise: `right` answers each of `cases()`, which are tuples of arguments.
 
-    `mistakes` maps what a student is told to a function that makes the mistake. Results are
-    numbers, texts, arrays and tensors, or tuples, lists and dictionaries of them.
+    With the keyword `mistake` it makes one of `mistakes`, which map it to what a student is told.
+    Results are numbers, texts, arrays and tensors, or tuples, lists and dictionaries of them.
     """
 
     name: str
     right: Callable[..., Any]
     cases: Callable[[], Sequence[tuple[Any, ...]]]
-    mistakes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    mistakes: Mapping[str, str]
     rtol: float = 1e-4
     atol: float = 1e-6
 
@@ -68,8 +81,8 @@ class Exercise:
 
     def _diagnosis(self, cases: Sequence[tuple[Any, ...]], results: Sequence[Any]) -> str | None:
         """What the student is told of the mistake that returns the same in every case."""
-        for message, mistake in self.mistakes.items():
-            theirs = [mistake(*copy.deepcopy(case)) for case in cases]
+        for mistake, message in self.mistakes.items():
+            theirs = [self.right(*copy.deepcopy(case), mistake=mistake) for case in cases]
             if not self._difference(results, theirs):
                 return message
         return None

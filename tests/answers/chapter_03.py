@@ -3,7 +3,9 @@
 import torch
 
 from answers import Answers
-from labkit.memory import exercises
+from labkit.lab.exercises import load
+
+exercises = load("03_gate_analysis")
 
 DIGIT_EFFECT = Answers(
     exercises.digit_effect,

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from labkit.lab.exercises import Exercise, Prediction
-
-
-def _exercise(
-    right: Callable[..., Any], cases: Callable[[], list[tuple]], mistakes: Mapping[str, str]
-) -> Exercise:
-    """An exercise on a function with an argument `mistake`: the name of each and what is told."""
-    told = {message: partial(right, mistake=name) for name, message in mistakes.items()}
-    return Exercise(right.__name__.lstrip("_"), right, cases, told)
 
 
 def _draws(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -50,7 +40,8 @@ def _steps() -> list[tuple]:
     return cases
 
 
-lstm_step = _exercise(
+lstm_step = Exercise(
+    "lstm_step",
     _lstm_step,
     _steps,
     {
@@ -78,7 +69,8 @@ def _read_weights(
     return tuple(sets)
 
 
-read_weights = _exercise(
+read_weights = Exercise(
+    "read_weights",
     _read_weights,
     lambda: [
         tuple(_draws((4 * H, n), (4 * H, H), (4 * H,), (4 * H,)))
@@ -113,7 +105,8 @@ def _batches() -> list[tuple]:
         return [(reader(n, 3), *_draws((B, T, n))) for B, T, n in ((2, 5, 4), (4, 4, 2), (3, 1, 1))]
 
 
-time_first = _exercise(
+time_first = Exercise(
+    "time_first",
     _time_first,
     _batches,
     {
@@ -136,7 +129,8 @@ def _cell_gradients(d_h: Tensor, f: Tensor, o: Tensor, c: Tensor, *, mistake: st
     return d_c
 
 
-cell_gradients = _exercise(
+cell_gradients = Exercise(
+    "cell_gradients",
     _cell_gradients,
     lambda: [
         (d_h, torch.sigmoid(f), torch.sigmoid(o), c)
