@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -124,9 +125,30 @@ def mutation() -> dict[str, float]:
     return worst
 
 
-def run(function: str) -> dict:
-    """The result of a function of this file, in a process where Triton interprets."""
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TRITON_INTERPRET"), "1")
+def compilation() -> dict[str, list[str]]:
+    """Of the machine code that Triton makes for GPUs, which it can without one: its products."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from labkit.memory import kernel
+
+    names, made = kernel.train_replica.arg_names, {}
+    numbers = {"E": 32, "H": 32, "PARTS": 6, "P": "tf32x3"}
+    types = dict.fromkeys(names, "i32") | dict.fromkeys(names[:13], "*fp32")
+    types |= dict.fromkeys(("X", "y", "order"), "*i64")
+    for G, capability in ((4, 80), (4, 90), (1, 90)):
+        constants = {(names.index(name),): v for name, v in (numbers | {"G": G}).items()}
+        types |= {names[place[0]]: "constexpr" for place in constants}
+        source, target = ASTSource(kernel.train_replica, types, constants), ("cuda", capability, 32)
+        text = compile(source, target=GPUTarget(*target), options=kernel.LAUNCH).asm["ptx"]
+        made[f"{G} {capability}"] = sorted({*re.findall(r"mma\.sync[.\w]*", text)})
+    return made
+
+
+def run(function: str, interpret: str = "1") -> dict:
+    """The result of a function of this file, in a process where Triton interprets, or not."""
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    one["TRITON_INTERPRET"] = interpret
     done = subprocess.run(
         [sys.executable, __file__, function],
         env=os.environ | one,
@@ -158,6 +180,11 @@ def test_a_mistake_in_any_equation_is_noticed(mutants):
     assert len(mutants) == 2 + sum(map(len, MUTANTS.values()))
     for name, difference in mutants.items():
         assert (difference < TOLERANCE) is ("no mutant" in name), (name, difference)
+
+
+def test_it_compiles_for_gpus_with_products_on_their_matrix_units():
+    (products,) = {tuple(found) for found in run("compilation", "0").values()}
+    assert products == ("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",)
 
 
 if __name__ == "__main__":

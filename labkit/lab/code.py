@@ -81,18 +81,16 @@ def parsed(source: str) -> tuple[bytes, frozenset[str]]:
 
 
 def _plain(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_plain(item) for item in node if not _is_docstring(item)]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    # what a newer Python adds is empty in older code
-    fields = {n: _plain(value) for n, value in ast.iter_fields(node) if value not in (None, [])}
-    return [type(node).__name__, fields]
-
-
-def _is_docstring(node: Any) -> bool:
-    text = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(text, ast.Constant) and isinstance(text.value, str)
+    match node:
+        case ast.Expr(ast.Constant(str())):
+            return None  # a docstring
+        case list():
+            return [item for item in map(_plain, node) if item]
+        case ast.AST():  # what a newer Python adds is empty in older code
+            fields = {name: _plain(value) for name, value in ast.iter_fields(node)}
+            return [type(node).__name__, {n: f for n, f in fields.items() if f not in ("None", [])}]
+        case _:
+            return repr(node)
 
 
 def _path(name: str) -> Path | None:

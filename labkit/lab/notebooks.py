@@ -73,10 +73,6 @@ def read_notebook(path: Path) -> NotebookNode:
     return notebook
 
 
-def _write_notebook(path: Path, notebook: NotebookNode) -> None:
-    code.write_atomically(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
-
-
 def describe_cell(notebook: NotebookNode, index: int) -> str:
     """A cell by its number among the author's code cells, the heading above and its first line."""
     added = {"injected-parameters", "papermill-error-cell-tag"}
@@ -158,7 +154,7 @@ def store_outputs(chapter: str) -> None:
     kernel = {"name": machine.KERNEL, "display_name": KERNEL_NAME, "language": "python"}
     facts = {"kernelspec": kernel, "language_info": {"name": "python"}}
     notebook.metadata = nbformat.from_dict(facts)
-    _write_notebook(path, notebook)
+    code.write_atomically(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
 
 
 # working copies

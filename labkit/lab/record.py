@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 from pydantic.types import JsonValue
 from pydantic_core import to_json
 
@@ -32,15 +32,12 @@ SUMS = "SHA256SUMS"
 RTOL, ATOL = 1e-4, 1e-6  # the declared tolerance between machines
 _started = datetime.now(UTC)
 
+STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # pydantic's settings
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class Summary(_Strict):
+class Summary(BaseModel, **STRICT):
     """What `summarise` returns, and `holm`."""
 
     n: int
@@ -60,13 +57,13 @@ class Summary(_Strict):
     p_holm: FiniteFloat | None = None  # of those that `holm` compared
 
 
-class FigureEntry(_Strict):
+class FigureEntry(BaseModel, **STRICT):
     file: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.png$")]
     sha256: Sha256
     alt: Annotated[str, Field(min_length=1)]
 
 
-class Record(_Strict):
+class Record(BaseModel, **STRICT):
     """The form of `record.json`; every number in it is finite."""
 
     schema_version: Literal[2]
