@@ -20,7 +20,7 @@ ALLOWED = {
     "bert": {"film", "cells", "measure", "lab"},  # its rivals read the corpus of film reviews
     "sine": {"cells", "measure", "lab"},
 }
-LIMITS = [("labkit", 9_400, 50), ("tests", 8_800, 60), ("benchmarks", 907, 4)]  # lines, files
+LIMITS = [("labkit", 8_710, 48), ("tests", 8_790, 41), ("benchmarks", 907, 4)]  # lines, files
 
 
 def name_of(path: Path) -> str:
