@@ -240,14 +240,6 @@ def read(path: Path, chapter: str | None = None, profile: str | None = None) -> 
     return content
 
 
-def _read_all(path: Path) -> dict[str, dict[str, Any]]:
-    """The record in a file, or those of the chapters in a folder, by name."""
-    files = [*path.glob("record.json"), *path.glob("*/record.json")] if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"there are no records in {path}")
-    return {file.parent.name: read(file) for file in files}
-
-
 def reported(chapter: str) -> dict[str, Any] | None:
     """The record that is reported: that of `full`, else of `cpu`, never of `quick`; or None."""
     for profile in machine.REPORTED:
