@@ -25,7 +25,7 @@ ADVICE = (
     "If you ran notebooks/{0}.ipynb and saved it: git restore notebooks/{0}.ipynb; make lab opens "
     "copies to work on. If you are its author: python -m labkit notebooks {0}"
 )
-MAX_LINES = 30  # of a code cell, without blank ones
+MAX_LINES = 32  # of a code cell, without blank ones
 SETUP = """try:
     import labkit
 except ModuleNotFoundError:
