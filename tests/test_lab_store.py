@@ -381,7 +381,7 @@ def test_a_killed_worker_costs_its_training_a_second_try_only(
     with distributed.Client(scheduler, set_as_default=False) as client:  # before any work begins
         killer = threading.Thread(target=kill_one, args=[client])
         killer.start()
-        results = store.train([toy.Toy(seeds=[n], pause=0.5) for n in range(4)], name="x")
+        results = store.train([toy.Toy(seeds=[n], pause=2.0) for n in range(4)], name="x")
         killer.join()
     assert len(killed) == 1
     monkeypatch.delenv("LABKIT_DASK")
