@@ -1,7 +1,7 @@
 # The course lab. `make` lists what can be done; every target sets up what it needs.
 # It needs GNU make 3.81, a POSIX shell, and Python 3.11.4 or newer with venv and pip.
 
-.PHONY: help setup install lab reproduce run report verify data handout notebooks test lint bench gpu-check lock clean
+.PHONY: help setup install lab reproduce run report verify data handout notebooks test lint gpu-check lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -104,9 +104,6 @@ test: setup lint  ## Check the code, run the tests and every chapter's quick pro
 lint: setup  ## Check style and formatting
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-
-bench: setup  ## Measure how fast the lab is, on an idle machine
-	@$(PY) benchmarks/bench.py
 
 gpu-check: setup  ## Check and time every road of the lab on a GPU, in at most eight minutes
 	@$(PY) benchmarks/gpu_check.py

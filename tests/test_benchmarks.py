@@ -1,4 +1,4 @@
-"""`make bench` and `make gpu-check`: what is measured is judged, written and sealed."""
+"""The check on a GPU, rehearsed without one; and how often intervals hold."""
 
 from __future__ import annotations
 
@@ -15,37 +15,6 @@ from labkit.lab import machine, record
 from labkit.measure.statistics import summarise
 
 FOLDER = machine.ROOT / "benchmarks"
-
-
-@pytest.fixture
-def bench(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(FOLDER)
-    module = importlib.import_module("bench")
-    monkeypatch.setattr(module, "FOLDER", tmp_path)
-    return module
-
-
-def test_ratios_are_judged_by_their_aims_and_the_page_shows_them(bench, tmp_path):
-    measures = {}
-    for T in bench.LENGTHS:
-        times = {"handwritten": [60e-6, 90e-6, 90e-6], "torch": [3e-6] * 3, "ensemble": [1e-6] * 3}
-        measures |= bench.measures_of(T, times)
-    lines = bench.table(measures).splitlines()[1:]
-    assert [line.split()[-1] for line in lines] == ["met", "missed"] * 3
-    assert " 90 " in lines[0]  # the median of the rounds' ratios
-
-    (tmp_path / "gpu.json").write_text("{}")
-    bench.write(measures, machine.provenance(), "now")
-    names = {"results.json", "README.md", "gpu.json"}
-    assert bench.record.read_sums(tmp_path).keys() == names
-    assert bench.table(measures) in (tmp_path / "README.md").read_text("utf-8")
-    assert json.loads((tmp_path / "results.json").read_text("utf-8"))["finished"] == "now"
-
-
-def test_a_trial_measures_and_writes_nothing(bench, tmp_path, capsys):
-    bench.main(["--small"])
-    assert "textbook / 20 replicas at once, T=10" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
