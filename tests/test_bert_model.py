@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from labkit import bert as room
@@ -174,7 +174,7 @@ def world(tmp_path, monkeypatch, folder):
 
 
 def test_a_known_model_comes_from_the_hub_at_its_pinned_commit(world, folder, monkeypatch):
-    with pytest.raises(DownloadError, match="no network\nNext: try again with a network; or put"):
+    with pytest.raises(DownloadError, match="no network\nNext: try again with a network and"):
         find(MINILM)
     ((name, options),) = world.asked
     assert (name, options["revision"]) == (MINILM, KNOWN[MINILM]["commit"])
@@ -196,7 +196,7 @@ def test_a_mirrors_folder_comes_first_then_a_package_that_is_not_imported(
     assert find(MINILM).folder == place / "model"
     assert not world.asked
     monkeypatch.setenv("LABKIT_OFFLINE", "1")
-    with pytest.raises(DownloadError, match="a network, without LABKIT_OFFLINE;"):
+    with pytest.raises(DownloadError, match="a network and without LABKIT_OFFLINE;"):
         find(BERT_BASE)  # which this mirror does not have
     assert world.asked[0][1]["local_files_only"] is True
 
@@ -239,15 +239,7 @@ def file(name: str, content: bytes | None):
     return apply
 
 
-def with_nan(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    next(iter(weights.values())).view(-1)[-1] = torch.nan
-    save_file(weights, folder / "model.safetensors")
-
-
 FAULTS = {
-    "a NaN": (with_nan, "model.safetensors: .* holds numbers that are not finite"),
-    "an unknown activation": (config(hidden_act="geglu"), "is damaged, or does not fit.*geglu"),
     "another family": (config(model_type="roberta"), "holds no BERT, but a roberta"),
     "no config": (file("config.json", None), "has no config.json and model.safetensors to read"),
     "no words": (file("vocab.txt", None), "has neither tokenizer.json nor vocab.txt"),
@@ -259,9 +251,7 @@ FAULTS = {
         file("model.safetensors", None),
         "has no config.json and model.safetensors to read: .*model.safetensors",
     ),
-    "cut short": (file("model.safetensors", b"{}"), "is damaged, or does not fit config.json"),
-    "a layer too few": (config(num_hidden_layers=3), r"differ in encoder.layer.2.* \(16 in all\)"),
-    "a layer too many": (config(num_hidden_layers=1), "differ in encoder.layer.1.*get both again"),
+    "a layer too few": (config(num_hidden_layers=3), r"lacks encoder.layer.2.* \(16 in all\)"),
 }
 
 

@@ -1,33 +1,15 @@
-"""The plots of the chapter on BERT."""
+"""The plot of the chapter on BERT."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from labkit.measure.plots import PALETTE, legend_below, new_figure
 from labkit.measure.statistics import Measure
-
-
-def head_plot(tokens: Sequence[str], attention: np.ndarray) -> Figure:
-    """The attention of one head, (T, T): each row is a piece that asks, each column one asked."""
-    fig, ax = new_figure(
-        "one_head",
-        f"A heat map of the attention of one head over the {len(tokens)} pieces "
-        f"{' '.join(tokens)}. A row is the piece that asks, a column the piece that is asked, and "
-        "every row sums to 1; darker is more.",
-        figsize=(0.32 * len(tokens) + 2.2, 0.3 * len(tokens) + 1.4),
-    )
-    looks = {"vmin": 0, "cmap": "Blues", "square": True, "cbar_kws": {"label": "attention"}}
-    highest = max(0.25, float(attention.max()))
-    sns.heatmap(attention, vmax=highest, xticklabels=tokens, yticklabels=tokens, ax=ax, **looks)
-    ax.tick_params(labelsize=8)
-    ax.set(xlabel="asked", ylabel="asks")
-    return fig
 
 
 def size_plot(curves: Mapping[str, Mapping[int, Measure]], max_len: int, words: int) -> Figure:
@@ -59,32 +41,4 @@ def size_plot(curves: Mapping[str, Mapping[int, Measure]], max_len: int, words: 
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     legend_below(fig, ncols=5)
-    return fig
-
-
-def reading_plot(tokens: Sequence[str], received: np.ndarray, effect: np.ndarray) -> Figure:
-    """What a review's pieces receive of the attention, (layers, T), above what they matter, (T,).
-
-    `effect` is how much the probability of "positive" falls when a piece is masked.
-    """
-    fig, (top, bottom) = new_figure(
-        "attention_review",
-        f"Two panels over the {len(tokens)} pieces of one review. Above, a heat map with a row for "
-        "each layer: the share of the attention that a piece receives, mean over heads and asking "
-        "pieces; darker is more. Below, bars: by how much the probability of 'positive' falls when "
-        "that piece is masked; blue bars speak for positive, orange ones for negative.",
-        nrows=2,
-        figsize=(max(7.5, 0.19 * len(tokens) + 2), 0.28 * len(received) + 3.2),
-        sharex=True,
-        height_ratios=(0.28 * len(received) + 0.3, 1.8),
-    )
-    # [CLS] and [SEP] may receive most; the scale ends where the others can be told apart
-    limit = max(float(np.quantile(received, 0.97)), 3 / len(tokens))
-    looks = {"vmin": 0, "cmap": "Blues", "cbar_kws": {"label": "share", "extend": "max"}}
-    sns.heatmap(received, vmax=limit, yticklabels=range(1, len(received) + 1), ax=top, **looks)
-    top.set_ylabel("layer")
-    place = np.arange(len(tokens)) + 0.5
-    bottom.bar(place, effect, color=[PALETTE[0] if v > 0 else PALETTE[1] for v in effect])
-    bottom.set_xticks(place, tokens, rotation=90, fontsize=7)
-    bottom.set(ylabel="effect on P(positive)", xlim=(0, len(tokens)))
     return fig

@@ -110,9 +110,9 @@ def about(published: dict) -> str:
     """What the published figures were measured on."""
     return (
         f"Published: {BASE}, at most {published['bert']['max_len']} words, the vector of the last "
-        "position, one training each, after 15 epochs or the one named. Ours: the sources' slice "
-        "of 2,000 test reviews, all of them beside the peers; after the epoch that dev chose or "
-        "the one named. A row of another model has no verdict."
+        "position, one training each, after 15 epochs. Ours: the sources' slice of 2,000 test "
+        "reviews, all of them beside the peers; after the epoch that dev chose. A row of another "
+        "model has no verdict."
     )
 
 
@@ -124,7 +124,6 @@ def rows(measures: dict, settings: dict, published: dict) -> dict[str, list[Row]
     """
     model = Path(settings["model_name"]).name
     size, largest = settings["main_size"], settings["sizes"][-1]
-    curve = settings["source_epochs"] if settings["test"] == "all" else 0
 
     def row(what: str, value: float, name: str, is_run: bool = True) -> Row:
         if not is_run:
@@ -140,10 +139,6 @@ def rows(measures: dict, settings: dict, published: dict) -> dict[str, list[Row]
         number, _, rate = name.partition("/")
         what, is_run = f"run {number}", name in settings["source_settings"]
         what += f", rate {rate}" if rate else ""
-        for epoch in (5, 10):
-            if value := by_id[number].get(f"test_accuracy_epoch_{epoch}"):
-                measure, ended = f"source/{name}/curve_accuracy/{epoch}", epoch <= curve
-                source.append(row(f"{what}, epoch {epoch}", value, measure, is_run and ended))
         measure = f"source/{name}/held_out_accuracy"
         source.append(row(what, by_id[number]["test_accuracy"], measure, is_run))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, replace
 from typing import Annotated, ClassVar, Literal
@@ -10,8 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from labkit.bert import model as bert
 from labkit.bert.model import BertClassifier, ClassifierSpec, Precision
@@ -126,23 +124,20 @@ class FineTuning:
     weight_decay: NonNegativeFloat = 0.01
     clip: NonNegativeFloat = 1.0
     precision: Precision = "float32"
+    loss = "ce"
 
-    def rate(self, step: int, steps_an_epoch: int) -> float:
-        """The share of the learning rates that a step takes; steps count from 0."""
-        steps = self.epochs * steps_an_epoch
-        warmup = round(self.warmup * steps)
-        if step < warmup:
-            return step / warmup
+    def rate(self, epochs_done: float) -> float:
+        """The share of the learning rates that the next step takes."""
+        share = epochs_done / self.epochs
+        if share < self.warmup:
+            return share / self.warmup
         if self.schedule == "linear":
-            return (steps - step) / (steps - warmup)
-        return 0.5 ** (step // steps_an_epoch // 5) if self.schedule == "halve" else 1.0
+            return (1 - share) / (1 - self.warmup)
+        return 0.5 ** (epochs_done // 5) if self.schedule == "halve" else 1.0
 
 
 class Trainer(film.Trainer):
-    """Trains a BERT classifier: chapter 04's `fit` and `score` with steps of their own.
-
-    Every step draws its dropout, and every epoch its order, from the seed and its own number.
-    """
+    """Trains a BERT classifier by chapter 04's loop, with AdamW and two learning rates."""
 
     evaluation_batch: ClassVar = {"cpu": 64, "cuda": 256}
 
@@ -150,6 +145,7 @@ class Trainer(film.Trainer):
         self.model, self.device = model.to(task.device), torch.device(task.device)
         self.corpus, self.on_device = corpus, corpus.to(self.device)
         self.length, self.inner = corpus.length, [*model.parameters()]
+        self._start = [p.detach().clone() for p in self.inner]
         self.pad_to = task.reading.max_len if task.model.pooling == "last_position" else 0
         self.spec, groups = task.training, []
         for part, lr in ((model.encoder, self.spec.lr), (model.head, self.spec.head_lr)):
@@ -158,47 +154,19 @@ class Trainer(film.Trainer):
                 groups.append({"params": chosen, "initial_lr": lr, "weight_decay": decay})
         self.optimiser = torch.optim.AdamW(groups, fused=True)
 
-    def train_epoch(
-        self, train: Tensor, generator: torch.Generator, epoch: int, progress: Progress | None
-    ) -> dict[str, float]:
-        """Read the reviews `train` once; the generator gives the seed. A row of `fit`."""
-        spec, seed, began = self.spec, generator.initial_seed(), time.perf_counter()
-        self.model.train()
-        order = torch.Generator().manual_seed(_number(f"{seed} order {epoch - 1}"))
-        batches = reviews.by_length(self.length[train], spec.batch_size, order)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses, hits
-        for step, batch in enumerate(batches, start=(epoch - 1) * len(batches)):
-            for group in self.optimiser.param_groups:
-                group["lr"] = group["initial_lr"] * spec.rate(step, len(batches))
-            torch.manual_seed(_number(f"{seed} dropout {step} 0"))
-            logits, y = self._forward(train[batch])  # (B, C), (B,)
-            loss = F.cross_entropy(logits, y, reduction="sum")
+    def _set_rate(self, epochs_done: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * self.spec.rate(epochs_done)
 
-            self.optimiser.zero_grad()
-            (loss / len(y)).backward()
-            if spec.clip:
-                nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip)
-            self.optimiser.step()
-            sums += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
-            if progress and step % 5 == 0:
-                progress(step, spec.epochs * len(batches))
-        loss, share = (sums / len(train)).tolist()
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss}: take a smaller lr, or clip")
-        return {"train_loss": loss, "train_accuracy": share, "seconds": time.perf_counter() - began}
-
-    def _forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, index: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         to = self.pad_to or int(self.length[index].max())
         index = index.to(self.device, non_blocking=True)
         X, mask = pad(self.on_device, index, to)  # (B, T)
         with bert.mixed(self.device.type, self.spec.precision):
             logits = self.model(X, mask).float()
         return logits, self.on_device.label[index]
-
-
-def _number(text: str) -> int:
-    """A seed for a generator from what it is for."""
-    return int(code.sha256(text.encode())[:8], 16)
 
 
 @specification

@@ -160,7 +160,7 @@ class Trainer:
         spec, began = self.spec, time.perf_counter()
         self.model.train()
         batches = reviews.by_length(self.length[train], spec.batch_size, generator)
-        if spec.carry:  # a state fits a full batch only
+        if self._states is not None:  # a state fits a full batch only
             batches = [batch for batch in batches if len(batch) == spec.batch_size]
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of what `_step` returns
         for number, batch in enumerate(batches):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from labkit.measure.claims import Row, number_row
 from labkit.measure.plots import PALETTE, legend_below, new_figure, seed_lines
-from labkit.sine.study import DRIFTED, LENGTHS, SEEN
+from labkit.sine.study import DRIFTED, LENGTHS
 
 BLOCK = 20  # batches that a published loss is the mean of
 STARTS = {"gluon": "gluon's start", "xavier": "Xavier start"}
@@ -64,32 +64,6 @@ def loss_plot(
     return fig
 
 
-def note_plot(
-    before: Tensor, after: Mapping[int, Tensor], published: Mapping[str, Sequence[float]]
-) -> Figure:
-    """Outputs (R, 9) before training and `after` numbers of batches, beside the published note."""
-    fig, (left, right) = new_figure(
-        "note",
-        "Outputs of the nine steps for the published table's window, before training and, right, "
-        f"after {' and '.join(f'{n:,}' for n in after)} batches with Adam; {SEEDS}. Circles: the "
-        "published outputs; crosses: the printed labels, sin t; dashed: their half, the target.",
-        ncols=2, figsize=(10.0, 4.1),
-    )  # fmt: skip
-    steps, circles = range(1, 10), {"mfc": "none", "label": "published outputs", **CIRCLES}
-    seed_lines(left, steps, 1e5 * before, PALETTE[7], "ours, before")
-    left.plot(steps, 1e5 * np.array(published["initial_prediction"]), **circles)
-    left.set(title="before training", xlabel="step", ylabel="output × 100,000", xticks=steps)
-    for (batches, values), colour in zip(after.items(), (PALETTE[0], PALETTE[4]), strict=False):
-        seed_lines(right, steps, values, colour, f"ours, {batches:,} batches")
-    right.plot(steps, published["final_prediction"], **circles)
-    labels = np.array(published["label"])
-    right.plot(steps, labels, "x", color=PALETTE[3], label="printed labels, sin t")
-    right.plot(steps, labels / 2, "--", color=PALETTE[3], label="sin(t)/2")
-    right.set(title="after training", xlabel="step", ylabel="output", xticks=steps, ylim=(0, None))
-    legend_below(fig, ncols=3)
-    return fig
-
-
 def error_plot(places: Values, lengths: Values, lines: Mapping[str, float]) -> Figure:
     """Errors `places[way]` (R, 9) and `lengths[way]` (R, lengths); `lines`: reference errors."""
     fig, (left, right) = new_figure(
@@ -108,27 +82,6 @@ def error_plot(places: Values, lengths: Values, lines: Mapping[str, float]) -> F
     _logarithmic(right, LENGTHS, max(LENGTHS))
     right.set_xlabel("points in the window")
     legend_below(fig, ncols=3)
-    return fig
-
-
-def gate_plot(ends: Tensor, gates: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """`gates[way]`: the top cell's output gate and tanh(c), (R, B), for windows to `ends` (B,)."""
-    fig, axes = new_figure(
-        "output_gate",
-        "Output gate, tanh(c) and their product, the output, at the last of nine steps over t; "
-        f"sin(t)/2 in black; {SEEDS}. Panels: {'; '.join(WAYS[way][0] for way in gates)}. Times "
-        f"beyond {SEEN:g}, which no training saw, lie on grey.",
-        ncols=len(gates), figsize=(9.6, 4.2), sharey=True,
-    )  # fmt: skip
-    for ax, (way, (gate, squashed)) in zip(axes, gates.items(), strict=True):
-        ax.axvspan(SEEN, ends[-1].item(), color="0.88", zorder=0, lw=0)
-        seed_lines(ax, ends, gate, PALETTE[0], "output gate o", ls="--")
-        seed_lines(ax, ends, squashed, PALETTE[1], "tanh(c)", ls="-.")
-        seed_lines(ax, ends, gate * squashed, PALETTE[2], "output o·tanh(c)")
-        ax.plot(ends, ends.sin() / 2, color="black", lw=1.2, label="sin(t)/2")
-        ax.set(title=WAYS[way][0], xlabel="t", xlim=ends[[0, -1]].tolist(), ylim=(0, 1.1))
-    axes[0].set_ylabel("value")
-    legend_below(fig)
     return fig
 
 
@@ -161,16 +114,15 @@ def free_run_plot(true: Tensor, said: Values, error: Values, baselines: Values) 
 def rows(
     measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
 ) -> dict[str, list[Row]]:
-    """The report's tables by heading: the published losses, then the note's outputs by step."""
+    """The report's tables: the last published losses, then the note's outputs by step."""
     sine, tables = published["sine"], {}
     for start, title in STARTS.items():
         tables[f"Losses, ours with {title}"] = [
             number_row(
-                f"{label}, loss of batches {BLOCK * k - BLOCK + 1} to {BLOCK * k}",
-                value, measures, f"{LOSS.format(start, optimiser)}/{k}", higher_is_better=False,
+                f"{label}, loss of batches 81 to 100", sine[f"{optimiser}_loss"][-1], measures,
+                f"{LOSS.format(start, optimiser)}/5", higher_is_better=False,
             )
             for optimiser, label in (("adam", "Adam, 0.001"), ("sgd", "SGD, 0.01"))
-            for k, value in enumerate(sine[f"{optimiser}_loss"], start=1)
         ]  # fmt: skip
     after = {100: 100, "end": settings["batches"]}  # the moment's name in a measure -> batches
     titles = {m: f"after training, ours after {batches:,} batches" for m, batches in after.items()}

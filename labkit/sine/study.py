@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
@@ -244,13 +245,11 @@ def length_errors(parameters: Parameters, ends: Tensor, lengths: Sequence[int] =
 
 def polynomial_errors() -> dict[str, float]:
     """Error at the test times of polynomials in the last point, fitted to 300 points seen."""
-    fit, test = _midpoints(STEP * POINTS, SEEN, 300).double(), TEST_ENDS.double()
+    fit, test = _midpoints(STEP * POINTS, SEEN, 300).double(), TEST_ENDS.double().numpy()
     errors = {}
     for name, degree in {"mean": 0, "line": 1, "cubic": 3}.items():
-        powers = torch.arange(degree + 1)
-        A, B = ((t - STEP).unsqueeze(1) ** powers for t in (fit, test))
-        weights = torch.linalg.lstsq(A, fit.sin().unsqueeze(1) / 2).solution
-        errors[name] = float(root_mean_square(B @ weights - test.sin().unsqueeze(1) / 2))
+        polynomial = np.polynomial.Polynomial.fit(fit - STEP, fit.sin() / 2, degree)
+        errors[name] = float(np.sqrt(np.mean((polynomial(test - STEP) - np.sin(test) / 2) ** 2)))
     return errors
 
 
