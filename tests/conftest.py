@@ -49,6 +49,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 class Lab:
     """A lab of tiny chapters in a folder of its own, run through the real command line."""
 
+    EDIT = """from labkit.lab import machine, notebooks
+path = machine.notebook(*notebooks.chapters())
+path.write_text(path.read_text().replace("seeds + rate", "seeds - rate"))"""
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.python = sys.executable
@@ -151,6 +155,16 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     root.mkdir()
     with contextlib.closing(Lab(root)) as lab:
         yield lab
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an empty lab for this process."""
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    for name in ("NOTEBOOKS", "RESULTS", "DATA"):
+        monkeypatch.setattr(machine, name, tmp_path / name.lower())
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

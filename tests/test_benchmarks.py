@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 
+import gpu_check
+import intervals
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from labkit.lab import machine, record
+from labkit.lab import record
 from labkit.measure.statistics import summarise
-
-FOLDER = machine.ROOT / "benchmarks"
-
-
-@pytest.fixture
-def gpu_check(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("gpu_check")
-
 
 ONE_OF_EACH = (
     "facts", "parity-kernel-srn", "parity-graphs-lstm", "protocols", "chapter-01", "speeds",
@@ -30,7 +22,7 @@ ONE_OF_EACH = (
 
 
 @pytest.mark.timeout(1_500)
-def test_every_step_of_the_check_runs_in_miniature(gpu_check, monkeypatch, tmp_path, capsys):
+def test_every_step_of_the_check_runs_in_miniature(monkeypatch, tmp_path, capsys):
     """One of each kind; without Triton or JAX their steps are left out, and it is said."""
     kinds, tried = ({n.split("-")[0] for n in names} for names in (gpu_check.STEPS, ONE_OF_EACH))
     assert tried == kinds
@@ -49,7 +41,7 @@ def test_every_step_of_the_check_runs_in_miniature(gpu_check, monkeypatch, tmp_p
     assert gpu_check.missing("triton") or left_out <= {"peer"}
 
 
-def test_a_step_that_fails_is_named_and_the_next_one_runs(gpu_check, monkeypatch, tmp_path, capsys):
+def test_a_step_that_fails_is_named_and_the_next_one_runs(monkeypatch, tmp_path, capsys):
     slow = gpu_check.Run("facts", tmp_path, 0.1, True).result()
     assert slow["failed"] == "it ran longer than 0 s"
     monkeypatch.setitem(gpu_check.STEPS, "chapter-99", gpu_check.Step(60))
@@ -70,13 +62,7 @@ def test_a_step_that_fails_is_named_and_the_next_one_runs(gpu_check, monkeypatch
 # how often intervals hold
 
 
-@pytest.fixture
-def intervals(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("intervals")
-
-
-def test_the_intervals_compared_are_the_labs_and_scipys(intervals):
+def test_the_intervals_compared_are_the_labs_and_scipys():
     rng = np.random.default_rng(0)
     samples = rng.lognormal(0, 0.8, (3, 20))
     drawn = rng.multinomial(20, np.full(20, 0.05), intervals.RESAMPLES).T.astype(float)
@@ -96,7 +82,7 @@ def test_the_intervals_compared_are_the_labs_and_scipys(intervals):
             assert made == pytest.approx((low, high), abs=0.12 * (high - mean)), name
 
 
-def test_the_labs_interval_is_the_one_that_held_best(intervals):
+def test_the_labs_interval_is_the_one_that_held_best():
     """In the committed table, which `record.coverage` quotes."""
     rows = json.loads(intervals.FILE.read_bytes())["rows"]
 

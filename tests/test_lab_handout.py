@@ -22,8 +22,7 @@ NAME = "01_toy"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "NOTEBOOKS", tmp_path / "notebooks")
+def folder(root):
     marks = {"exercise": "double"}
     cells = [
         v4.new_markdown_cell("# 01 Toy"),
@@ -32,11 +31,10 @@ def folder(tmp_path, monkeypatch):
         v4.new_code_cell("print(4)", outputs=[v4.new_output("stream", text="4\n")]),
     ]
     kernel = {"name": machine.KERNEL, "display_name": "LSTM course lab", "language": "python"}
-    machine.NOTEBOOKS.mkdir()
     notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, machine.NOTEBOOKS / f"{NAME}.ipynb")
     nbformat.write(v4.new_notebook(), machine.NOTEBOOKS / "02_without.ipynb")
-    return tmp_path / "handout"
+    return root / "handout"
 
 
 def test_students_get_no_solution_and_hand_ins_are_graded(folder):

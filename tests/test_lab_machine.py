@@ -102,30 +102,23 @@ def words(road: machine.Road) -> str:
     return f"{road.name}/{road.device}/{road.workers}"
 
 
-def test_each_kind_of_work_takes_its_fastest_road_on_every_machine():
-    assert {*ROADS} == {*machine.GPU_ROADS}
-    for work, (cores, *on_gpu) in ROADS.items():
-        assert words(machine.road(work, cuda=False, has=["triton", "mps"], cores=16)) == cores
-        for has, expected in zip(([], ["triton"], ["mps"]), on_gpu, strict=True):
-            road = machine.road(work, cuda=True, has=has, cores=16)
-            assert words(road) == expected
-            assert road.shared == (road.name in ("kernel", "graphs"))
-            assert road.why in str(road)
-            alone = machine.road(work, cuda=True, has=has, cores=1)
-            assert words(alone) == f"{road.name}/{road.device}/1"
-
-
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("triton", [False, True])
-def test_the_road_is_that_of_the_machine_unless_it_is_named(monkeypatch, gpu, triton):
+@pytest.mark.parametrize("has", ["", "triton", "mps"])
+def test_each_kind_of_work_takes_its_fastest_road_unless_it_is_named(monkeypatch, gpu, has):
+    assert {*ROADS} == {*machine.GPU_ROADS}
+    if has == "mps":
+        monkeypatch.setenv(machine.MPS_FOLDERS[0], "/a folder")
     monkeypatch.delenv("LABKIT_WORKERS", raising=False)
     monkeypatch.setattr("joblib.cpu_count", lambda: 16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     facts = SimpleNamespace(total_memory=80e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
-    monkeypatch.setattr(machine.util, "find_spec", lambda name: name if triton else None)
+    monkeypatch.setattr(machine.util, "find_spec", lambda name: name if name == has else None)
     for work, (cores, *on_gpu) in ROADS.items():
-        assert words(machine.find_road(work)) == (on_gpu[triton] if gpu else cores)
+        road = machine.find_road(work)
+        expected = on_gpu[["", "triton", "mps"].index(has)] if gpu else cores
+        assert words(road) == expected
+        assert road.shared == (road.name in ("kernel", "graphs"))
         assert words(machine.find_road(work, "cpu")) == cores
     if gpu:
         assert words(machine.find_road("small", "cuda")) == "gpu/cuda/1"

@@ -13,15 +13,6 @@ from labkit.lab import machine, notebooks
 from labkit.lab.notebooks import ChapterError, read_notebook
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    """A lab in a folder of its own, for this process."""
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    monkeypatch.setattr(machine, "NOTEBOOKS", tmp_path / "notebooks")
-    return tmp_path
-
-
 def notebook(*sources: str, **metadata: object) -> NotebookNode:
     new = nbformat.v4
     cells = [new.new_markdown_cell("# A chapter\n\n## A section")]
@@ -55,16 +46,10 @@ def test_ids_and_a_byte_order_mark_do_no_harm(root, minor, mark):
     path.write_text(mark + json.dumps(content), "utf-8")
     result = read_notebook(path)
     assert (result.nbformat, result.nbformat_minor) == (4, 5)
-    assert [(cell.id, cell.source) for cell in result.cells] == [
-        (cell.id, cell.source) for cell in content.cells
-    ]
-    assert result.metadata.kernelspec.name == "x"
+    assert result.cells == content.cells
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "\x00"],
-)
+@pytest.mark.parametrize("content", ["", '{"cells": 3, "nbformat": 4, "metadata": {}}'])
 def test_what_is_no_notebook_is_named_with_a_way_on(root, content):
     path = root / "notebooks" / "01_toy.ipynb"
     path.write_text(content)
@@ -98,15 +83,9 @@ def test_outputs_are_stored_without_what_differs_from_run_to_run(lab):
     }  # fmt: skip
 
 
-EDIT = """from pathlib import Path
-from labkit.lab import machine
-path = machine.NOTEBOOKS / "01_toy.ipynb"
-path.write_text(path.read_text().replace("seeds + rate", "seeds - rate"))"""
-
-
-@pytest.mark.parametrize("source, cause", [("1 / 0", "ZeroDivisionError"), (EDIT, "was edited")])
+@pytest.mark.parametrize("source, cause", [("1 / 0", "ZeroDivisionError"), (None, "was edited")])
 def test_a_chapter_that_fails_or_was_edited_gets_no_outputs(lab, source, cause):
-    path = lab.add("01_toy", source)
+    path = lab.add("01_toy", source or lab.EDIT)
     done = lab.run("notebooks")
     assert done.returncode
     assert cause in done.stderr
@@ -152,21 +131,15 @@ def edit(path: Path, source: str) -> None:
     nbformat.write(content, path)
 
 
-def run_and_save(path: Path) -> None:
-    """What JupyterLab does to a notebook that was run."""
-    content = read_notebook(path)
-    content.cells[1].execution_count = 7
-    content.cells[1].outputs = [nbformat.v4.new_output("stream", text="other\n")]
-    content.metadata["widgets"] = {}
-    nbformat.write(content, path)
-
-
 def test_copies_are_renewed_with_their_chapter_unless_a_student_edited_them(root):
     chapter, copy = write(root, "x = 1"), root / "work" / "01_toy.ipynb"
     original = chapter.read_bytes()
     assert notebooks.make_copies() == []
     assert read_notebook(copy).cells == read_notebook(chapter).cells
-    run_and_save(copy)
+    content = read_notebook(copy)  # as JupyterLab saves it after a run
+    content.cells[1].outputs = [nbformat.v4.new_output("stream", text="other\n")]
+    content.metadata["widgets"] = {}
+    nbformat.write(content, copy)
     saved = copy.read_bytes()
     assert notebooks.make_copies() == []
     assert copy.read_bytes() == saved

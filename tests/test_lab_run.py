@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
+import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,6 @@ FAULTS = {
     "02_raises": ['x = 1\nraise ValueError("two\\nlines")'],
     "03_exits": ["import sys\nsys.exit(0)"],
     "04_dies": ["import os\nos.kill(os.getpid(), 9)"],
-    "05_leaves": ["import os\nos._exit(0)"],
     "06_other_run": ['import os\nos.environ["LABKIT_RUN_ID"] = "of another run"'],
     "07_full_disk": [
         "import errno, os\ndef full(*_, **__):\n"
@@ -29,17 +29,11 @@ FAULTS = {
     "16_quits": ["exit()"],
     "17_surrogate": ["raise ValueError('\\udcff')"],
     "18_odd_output": ["from IPython.display import display\ndisplay({'image/png': 3}, raw=True)"],
-    "19_own_record": [
-        "import json, os\nfrom pathlib import Path\nPath(os.environ['LABKIT_STAGING'],"
-        " 'record.json').write_text(json.dumps({'chapter': '19_own_record', 'measures':"
-        " {'x': float('nan')}}))"
-    ],
 }
 CAUSES = {
     "02_raises": ['code cell 2 (`x = 1`, under "A section")', "ValueError: two", "correct the"],
     "03_exits": ["code cell 2 (`import sys`", "SystemExit: 0", "correct the cell"],
     "04_dies": ["code cell 2 (`import os`", "the kernel died, by SIGKILL", "--workers 1"],
-    "05_leaves": ["code cell 2", "the kernel died, status 0"],
     "06_other_run": ["its record is not of this run"],
     "07_full_disk": ["code cell 3", "OSError: [Errno 28] No space left on device", "free some"],
     "14_killed_worker": ["TerminatedWorkerError: gone", "--profile quick --workers 1 (finished"],
@@ -47,15 +41,12 @@ CAUSES = {
     "16_quits": ["code cell 2 (`exit()`"],
     "17_surrogate": ["code cell 2", "ValueError"],
     "18_odd_output": ["18_odd_output.ipynb"],
-    "19_own_record": ["record.json is damaged", "NaN is not a finite number"],
     "08_no_record": ["it wrote no record", "record.write(...)"],
     "09_skips": ["code cell 2 (`x = 1`", "the cell never ran"],
     "10_no_parameters": ["one code cell tagged 'parameters', has 0", "nothing was run"],
     "11_wrong_name": ["unknown parameter 'seedz'", "did you mean 'seed'?"],
-    "12_wrong_type": ["parameter 'seeds'", "'3'", "profiles/12_wrong_type.toml"],
-    "20_range": ["parameter 'seeds'", "greater than or equal to 1", "got 0"],
 }
-UNSTARTED = ("10_no_parameters", "11_wrong_name", "12_wrong_type", "20_range")
+UNSTARTED = ("10_no_parameters", "11_wrong_name")
 SOUND = """import os
 from pathlib import Path
 values = [os.environ[name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "LABKIT_WORKERS")]
@@ -71,13 +62,11 @@ def faulty(shared_lab):
     shared_lab.environment["LABKIT_CACHE"] = "elsewhere"  # below the folder of the command
     shared_lab.add("01_sound", SOUND)
     for chapter, sources in FAULTS.items():
-        shared_lab.add(chapter, *sources, record=chapter != "19_own_record")
+        shared_lab.add(chapter, *sources)
     shared_lab.add("08_no_record", "x = 1", record=False)
     shared_lab.add("09_skips", "x = 1", tags=("skip-execution",))
     shared_lab.add("10_no_parameters", parameters=None)
     shared_lab.add("11_wrong_name", settings="seedz = 3")
-    shared_lab.add("12_wrong_type", settings='seeds = "3"')
-    shared_lab.add("20_range", settings="seeds = 0")
     shared_lab.add("13_sound", "x = 1", settings="seeds = 7\nrate = 1")
     for chapter in CAUSES:
         before = shared_lab.results / "quick" / chapter / "record.json"
@@ -123,13 +112,10 @@ def test_other_chapters_go_on_and_the_command_fails(faulty):
 
 def test_a_setting_that_is_not_for_all_chapters_runs_none(lab):
     lab.add("01_a")
-    lab.add("02_b", parameters=PARAMETERS_OF_ANOTHER)
+    lab.add("02_b", parameters='profile: str = "quick"\nother: int = 1')
     done = lab.run("run", "--profile", "quick", "--set", "seeds=3")
     assert done.returncode == 1
     assert statuses(done.stdout) == {"01_a": "not", "02_b": "failed"}
-
-
-PARAMETERS_OF_ANOTHER = 'profile: str = "quick"\nother: int = 1'
 
 
 def test_what_is_up_to_date_is_not_run_again_and_set_is(lab):
@@ -146,12 +132,7 @@ def test_what_is_up_to_date_is_not_run_again_and_set_is(lab):
 
 
 def test_an_edit_during_the_run_makes_the_record_stale(lab):
-    lab.add(
-        "01_a",
-        "from pathlib import Path\nfrom labkit.lab import machine\n"
-        "path = machine.NOTEBOOKS / '01_a.ipynb'\n"
-        "path.write_text(path.read_text().replace('seeds + rate', 'seeds - rate'))",
-    )
+    lab.add("01_a", lab.EDIT)
     assert lab.run("run", "--profile", "quick").returncode == 0
     assert lab.record("01_a")["code"]["notebook"] == "edited during the run"
     assert "up to date" not in lab.run("run", "--profile", "quick").stdout
@@ -193,19 +174,14 @@ while True: sum(range(1000))
 """
 
 
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def wait_until_gone(pid: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while is_running(pid) and time.monotonic() < deadline:
+def is_gone(pid: int, seconds: float = 0) -> bool:
+    """Whether a process ends within so many seconds."""
+    deadline, command = time.monotonic() + seconds, ["ps", "-o", "stat=", "-p", str(pid)]
+    while subprocess.run(command, capture_output=True).stdout[:1] not in (b"", b"Z"):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
-    return not is_running(pid)
+    return True
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -218,7 +194,7 @@ def test_a_signal_leaves_no_kernel(lab, signum):
     process.send_signal(signum)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + signum
-    assert not is_running(kernel)
+    assert is_gone(kernel)
     assert stderr.splitlines()[-1].startswith(f"stopped by {signum.name}; the same command")
     assert statuses(stdout) == {"01_busy": "interrupted", "02_later": "not"}
     assert lab.files("quick") == {}
@@ -238,7 +214,7 @@ def test_a_closed_terminal_ends_the_run_though_make_does_not_pass_it_on(lab):
         os.execvpe("sh", ["sh", "-c", f"trap : HUP; {command}"], lab.environment)
     kernel = int(lab.wait_for("pid"))
     os.close(terminal)
-    assert wait_until_gone(kernel, 15)
+    assert is_gone(kernel, 15)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -247,11 +223,7 @@ def test_a_cell_may_have_a_time_limit(lab):
     lab.add("01_a", "import time\ntime.sleep(600)")
     done = lab.run("run", "--profile", "quick", "--cell-timeout", "2")
     assert done.returncode == 1
-    assert "code cell 2 (`import time`" in done.stderr
-    assert (
-        "timed out while it was being executed, after 2 seconds. Next: python -m labkit run 01_a"
-        in done.stderr
-    )
+    assert "after 2 seconds. Next: python -m labkit run 01_a" in done.stderr
 
 
 SWEEP = """import os, sys
@@ -259,7 +231,7 @@ sys.path.insert(0, {root!r})
 import squares
 from labkit.lab import machine, record, store
 machine.prepare(seed=0, device="cpu")
-results = store.train([squares.Square(x=x) for x in range(4)], name="squares", workers=1)
+results = store.train([squares.Square(x=x) for x in range(4)], name="squares", workers=2)
 measures = {{"sum": sum(float(arrays["value"][0]) for arrays in results)}}
 record.write("01_sweep", profile=profile, measures=measures)
 """
@@ -287,19 +259,20 @@ def test_a_killed_run_resumes_to_the_same_record(lab):
     (lab.root / "squares.py").write_text(SQUARES)
     lab.add("01_sweep", SWEEP.format(root=str(lab.root)), record=False)
     process = lab.start("run", "--profile", "quick")
-    while len(lab.wait_for("pids").splitlines()) < 3:
+    while not (kept := list((lab.root / "data" / "cache").rglob("*.safetensors"))):
         time.sleep(0.05)
     process.kill()
     process.communicate()
     assert not (lab.results / "quick" / "01_sweep").exists()
-    assert wait_until_gone(int(lab.wait_for("pids").split()[0]), 15)
+    pids = {*map(int, lab.wait_for("pids").split())}  # of what the kernel started
+    assert all(is_gone(pid, 15) for pid in pids)
+    made = kept[0].stat().st_mtime_ns
 
     resumed = lab.run("run", "--profile", "quick")
     assert resumed.returncode == 0, resumed.stderr
-    assert 4 <= len(lab.wait_for("pids").splitlines()) <= 5
+    assert kept[0].stat().st_mtime_ns == made  # not made again
     content = lab.record("01_sweep")
     assert content["measures"]["sum"] == 0 + 1 + 4 + 9
-    for kept in (lab.root / "data" / "cache").rglob("*.safetensors"):
-        kept.unlink()
+    shutil.rmtree(lab.root / "data" / "cache")
     assert lab.run("run", "--profile", "quick", "--force").returncode == 0
     assert lab.record("01_sweep")["measures"] == content["measures"]

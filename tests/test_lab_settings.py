@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from labkit.lab import machine
 from labkit.lab.settings import ChapterSettings, Count, SettingsError, resolve
 
 CELL = """profile: str = "quick"
@@ -48,13 +47,10 @@ TEXT = text_of(PROFILES)
 
 
 @pytest.fixture
-def values(tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
+def values(root, monkeypatch) -> Callable[..., dict[str, Any]]:
     """A function that resolves the parameters of a chapter as its cell and its profiles are."""
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    monkeypatch.setattr(machine, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setitem(sys.modules, "toy_settings", SimpleNamespace(Settings=Settings))
-    path = tmp_path / "notebooks" / "profiles" / "01_a.toml"
-    path.parent.mkdir(parents=True)
+    path = root / "notebooks" / "profiles" / "01_a.toml"
 
     def resolved(*given: str, profile="cpu", cell=CELL, text=TEXT, cells=1):
         if text is not None:
@@ -74,30 +70,19 @@ def test_a_profile_comes_before_the_cell_and_given_values_before_both(values):
     }  # fmt: skip
     assert values() == quick | {"profile": "cpu", "num_n": 3, "lr": 1.0}
     assert values("num_n=5", "num_n=4")["num_n"] == 4
-
-
-@pytest.mark.parametrize(
-    "given, value",
-    [("num_n=3", 3), ("lr=3", 3.0), ("lr=1e-3", 0.001), ("cell=srn", "srn"), ("cell='srn'", "srn"),
-     ("lengths=[5, 10]", [5, 10]), ("clip=null", None), ("clip=5.0", 5.0)],
-)  # fmt: skip
-def test_given_values_are_read_as_their_settings_say(values, given, value):
-    result = values(given)[given.split("=")[0]]
-    assert (result, type(result)) == (value, type(value))
+    given = values("lr=3", "cell=srn", "lengths=[10, 15]")  # read as their settings say
+    assert repr([given[n] for n in ("lr", "cell", "lengths")]) == "[3.0, 'srn', [10, 15]]"
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
         ("num_n=0", "'num_n': Input should be greater than or equal to 1, got 0 from --set"),
-        (f"seed={2**32}", "parameter 'seed': Input should be less than 4294967296"),
-        ("lr=1e999", "parameter 'lr': Input should be a finite number, got inf"),
         ("lengths=[5, 17]", "parameter 'lengths[1]': Input should be 5, 10 or 15, got [5, 17]"),
         ("num_n=11", "num_n=11 must be at most the largest of lengths"),
         ("length=[5]", "unknown parameter 'length' from --set; did you mean 'lengths'? There are"),
         ("profile=cpu", "'profile' from --set: choose the profile with --profile"),
         ("num_n", "--set takes name=value, such as --set seed=4, got 'num_n'"),
-        ("num_n={[]:1}", "parameter 'num_n': Input should be a valid integer, got '{[]:1}'"),
     ],
 )
 def test_wrong_given_values_are_named(values, given, message):
@@ -109,8 +94,7 @@ def test_wrong_given_values_are_named(values, given, message):
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"cell": CELL + "x = 2"}, "may hold only lines such as 'num_seeds: int = 3', not 'x = 2'"),
-     ({"cell": CELL + "x: int = 1 + 1"}, "not 'x: int = 1 + 1'"),
+    [({"cell": CELL + "x: int = 1 + 1"}, "only lines such as 'num_seeds: int = 3', not 'x: int ="),
      ({"cell": CELL + "x: int = "}, "not line 9: invalid syntax"),
      ({"cell": CELL.replace("0.1", "-1.0"), "profile": "quick"}, "-1.0 from the parameters cell"),
      ({"cell": CELL + "more: int = 1"}, "the parameters cell and Settings differ in: more"),
@@ -118,7 +102,6 @@ def test_wrong_given_values_are_named(values, given, message):
      ({"text": None}, "No such file or directory"),
      ({"text": "[quick]\n"}, "it begins with a line such as settings ="),
      ({"text": text_of(PROFILES, "toy_settings:Setting")}, "has no attribute 'Setting'"),
-     ({"text": text_of({"quick": "", "cpu": ""})}, "must have the tables quick, cpu and full"),
      ({"text": text_of({"cpu": ""}).replace("[", "quick = 1\nfull = 3\n[")}, "have the tables"),
      ({"text": text_of(PROFILES | {"cpu": "seeds = 1"})}, "unknown parameter 'seeds' from note"),
      ({"text": text_of(PROFILES | {"cpu": "num_n = 0"})}, "got 0 from notebooks/profiles/01_a.")],

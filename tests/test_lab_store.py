@@ -18,7 +18,6 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-import distributed
 import numpy as np
 import pytest
 import torch
@@ -29,7 +28,6 @@ from labkit.lab.store import Arrays
 
 PATIENCE = 120  # seconds: a slow machine may take long, a broken store takes for ever
 ROOM = """
-import time
 import numpy as np
 import torch
 from labkit.lab.store import Seeds, Specification, specification
@@ -39,7 +37,7 @@ from labkit.toy_data import SCALE
 class Toy(Specification):
     seeds: Seeds
     steps: int = 2
-    pause: float = 0.0
+    scale: float = 1.0
 
     @property
     def title(self):
@@ -48,8 +46,7 @@ class Toy(Specification):
     def train(self, progress):
         x = torch.randn(300, 300, generator=torch.Generator().manual_seed(self.seeds[0]))
         for step in range(self.steps):
-            x = torch.tanh(x @ x.T / SCALE)
-            time.sleep(self.pause)
+            x = torch.tanh(self.scale * x @ x.T / SCALE)
             progress(step + 1, self.steps)
         if self.steps == 0:
             raise ValueError("a training without steps")
@@ -164,7 +161,7 @@ def test_trainings_on_a_shared_gpu_run_in_threads_each_on_its_stream(
 
 
 def test_the_key_is_class_fields_code_and_torch(toy, monkeypatch):
-    trainings = [toy.Toy(seeds=[1]), toy.Toy(seeds=[2]), toy.Toy(seeds=[1], pause=0.1)]
+    trainings = [toy.Toy(seeds=[1]), toy.Toy(seeds=[2]), toy.Toy(seeds=[1], scale=0.1)]
     keys = {store.key(training) for training in (*trainings, toy.Other(seeds=[1]))}
     assert len(keys) == 4
     assert store.key(toy.Toy(seeds=(1,))) in keys
@@ -173,12 +170,9 @@ def test_the_key_is_class_fields_code_and_torch(toy, monkeypatch):
 
 
 def test_a_specification_refuses_wrong_fields_and_changes(toy):
-    for seeds in ([], [-1], [True], 1):
-        with pytest.raises(ValueError, match="seeds"):
-            toy.Toy(seeds=seeds)
-    for name, value in (("steps", 2.0), ("pause", float("nan")), ("length", 3)):
+    for name, value in (("seeds", []), ("steps", 2.0), ("scale", float("nan")), ("length", 3)):
         with pytest.raises(ValueError, match=name):
-            toy.Toy(seeds=[1], **{name: value})
+            toy.Toy(**{"seeds": [1], name: value})
     with pytest.raises(AttributeError, match="seeds"):
         toy.Toy(seeds=[1]).seeds = (2,)
 
@@ -198,9 +192,7 @@ DAMAGES = {
         content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]
     ),
     "a tensor's name": lambda content, other: content.replace(b'"mean"', b'"lean"'),
-    "a tensor's type": lambda content, other: content.replace(b'"I64"', b'"U64"'),
     "exchanged": lambda content, other: other,
-    "a web page": lambda content, other: b"<html>Log in</html>" * 100,
 }
 
 
@@ -258,36 +250,10 @@ def test_progress_reaches_the_runner(cache, three, tmp_path, monkeypatch):
     assert {e["task"] for e in events[2:]} == {"toy 1", "toy 2"}
 
 
-def test_wrong_numbers_of_workers_and_errors_of_a_training_are_the_callers(
-    cache, toy, three, monkeypatch
-):
+def test_an_error_of_a_training_is_the_callers_and_what_was_finished_is_kept(cache, toy, three):
     with pytest.raises(ValueError, match="a training without steps"):
         store.train([three[0], toy.Toy(seeds=[1], steps=0)], name="x", workers=1)
-    assert len(contents(cache)) == 1  # what was finished before is kept
-    for workers in ("two", "0", "-1", "1.5"):
-        monkeypatch.setenv("LABKIT_WORKERS", workers)
-        with pytest.raises(ValueError, match=f"LABKIT_WORKERS must be a whole number.*'{workers}'"):
-            store.train(three, name="x")
-
-
-def test_a_killed_sweep_keeps_what_was_finished_and_leaves_no_process(
-    cache, toy, three, monkeypatch
-):
-    script = """if True:
-        from labkit.lab import store
-        from labkit.toy import Toy
-        trainings = [Toy(seeds=[3]), *(Toy(seeds=[n], pause=600) for n in (4, 5))]
-        store.train(trainings, name="x", workers=2)"""
-    process = subprocess.Popen([sys.executable, "-c", script])
-    wait_for(lambda: cache.is_dir() and list(cache.glob("*.safetensors")))
-    command = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
-    children = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert len(children) >= 2
-    process.kill()
-    process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
-    monkeypatch.setattr(toy.Toy, "train", refuse)
-    store.train(three[:1], name="x", workers=1)
+    assert len(contents(cache)) == 1
 
 
 # a cluster
@@ -339,8 +305,9 @@ def test_without_a_scheduler_or_a_worker_the_next_step_is_said(
             assert "start one with `dask scheduler`" in str(caught.value)
 
 
-def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
+def test_a_worker_computes_as_a_kernel_does_and_asks_no_cluster(scheduler, monkeypatch):
     calls = []
+    monkeypatch.setenv("LABKIT_DASK", scheduler)
     monkeypatch.setattr(store.os, "execve", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(store.joblib, "cpu_count", lambda: 3)  # knows of Slurm and containers
     store.become_worker(scheduler, None)
@@ -348,6 +315,7 @@ def test_a_worker_computes_as_a_kernel_does(scheduler, monkeypatch):
     options = f"-m dask worker {scheduler} --nworkers 3 --nthreads 1 --no-dashboard"
     assert (program, arguments) == (sys.executable, [sys.executable, *options.split()])
     assert machine.kernel_environment().items() <= variables.items()
+    assert "LABKIT_DASK" not in variables
 
 
 def test_a_cluster_gives_the_bits_of_a_local_run(
@@ -365,30 +333,6 @@ def test_a_cluster_gives_the_bits_of_a_local_run(
     assert_same(local, store.train(three, name="x"))
 
 
-def test_a_killed_worker_costs_its_training_a_second_try_only(
-    cache, toy, scheduler, workers, monkeypatch
-):
-    killed = []
-
-    def kill_one(client: distributed.Client) -> None:
-        wait_for(lambda: any(client.processing().values()))
-        busy = [name for name, keys in client.processing().items() if keys]
-        (pid,) = client.run(os.getpid, workers=busy[:1], nanny=False).values()
-        os.kill(pid, signal.SIGKILL)
-        killed.append(pid)
-
-    monkeypatch.setenv("LABKIT_DASK", scheduler)
-    with distributed.Client(scheduler, set_as_default=False) as client:  # before any work begins
-        killer = threading.Thread(target=kill_one, args=[client])
-        killer.start()
-        results = store.train([toy.Toy(seeds=[n], pause=2.0) for n in range(4)], name="x")
-        killer.join()
-    assert len(killed) == 1
-    monkeypatch.delenv("LABKIT_DASK")
-    quick = [toy.Toy(seeds=[n]) for n in range(4)]
-    assert_same(results, store.train(quick, name="x", workers=1))
-
-
 def test_errors_and_other_code_of_a_worker_are_the_callers(
     cache, toy, three, scheduler, workers, monkeypatch
 ):
@@ -399,14 +343,3 @@ def test_errors_and_other_code_of_a_worker_are_the_callers(
     with pytest.raises(store.ClusterError, match="holds other code, or another torch, than"):
         store.train(three[:1], name="x")
     assert not cache.exists()
-
-
-def test_a_worker_has_the_environment_of_a_kernel_and_asks_no_cluster(scheduler, monkeypatch):
-    started = []
-    monkeypatch.setenv("LABKIT_DASK", scheduler)
-    monkeypatch.setattr(store.os, "execve", lambda *arguments: started.append(arguments))
-    store.become_worker(scheduler, 3)
-    ((_, arguments, variables),) = started
-    assert arguments[3:7] == ["worker", scheduler, "--nworkers", "3"]
-    assert machine.kernel_environment().items() <= variables.items()
-    assert "LABKIT_DASK" not in variables

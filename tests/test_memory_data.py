@@ -67,7 +67,6 @@ def test_a_digit_is_put_behind_the_addends_of_a_copy():
         (lambda: digit_sum.all_pairs(2), "at least 3 .*got 2"),
         (lambda: digit_sum.load_published(12), r"one of 5, 10, .*; got 12"),
         (lambda: digit_sum.with_digit(torch.zeros(1, 10), 1, 5), r"2\.\.9, .*digit 5 at 1"),
-        (lambda: digit_sum.with_digit(torch.zeros(1, 10), 10, 5), r"2\.\.9, .*digit 5 at 10"),
         (lambda: digit_sum.with_digit(torch.zeros(1, 10), 2, -1), r"0\.\.9 .*digit -1 at 2"),
     ],
 )
@@ -81,7 +80,6 @@ def test_what_no_sequence_can_be_is_refused(make, message):
     [
         (torch.zeros(4, 5), None, r"int64 numbers 0\.\.9, got torch.float32"),
         (torch.zeros(3, 4, 5, dtype=torch.int64), None, r"X has shape .*read X \(B, T\) or \(2,"),
-        (torch.zeros(0, 5, dtype=torch.int64), None, r"X has shape \(0, 5\)"),
         (torch.full((4, 5), -1), None, r"numbers 0\.\.9, got torch.int64, -1\.\.-1"),
         (torch.zeros(4, 5, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), r"y has .*\(3,"),
         (torch.zeros(4, 5, dtype=torch.int64), torch.full((4,), 19), r"0\.\.18, got .*19\.\.19"),

@@ -50,10 +50,8 @@ def test_the_readers_own_seeds_are_crosses_under_the_same_label():
     held, read = ([line for line in ax.lines if line.get_marker() == "x"] for ax in fig.axes)
     assert [list(line.get_ydata()) for line in held] == [[0.3, 0.6]]
     assert list(read[0].get_ydata()) == pytest.approx([0.6, 0.7, 0.8])
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
-        "zero start",
-        "you: seeds 0–1",
-    ]
+    labels = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert labels == ["zero start", "you: seeds 0–1"]
     assert "Black crosses, you: seeds 0–1" in fig.labkit_alt
 
 

@@ -150,10 +150,7 @@ def run(function: str, interpret: str = "1") -> dict:
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     one["TRITON_INTERPRET"] = interpret
     done = subprocess.run(
-        [sys.executable, __file__, function],
-        env=os.environ | one,
-        capture_output=True,
-        text=True,
+        [sys.executable, __file__, function], env=os.environ | one, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

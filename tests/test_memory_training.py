@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
-from labkit.lab import machine, store
+from labkit.lab import machine
 from labkit.memory import data as digit_sum
 from labkit.memory import training
 from labkit.memory.data import Split
@@ -102,22 +101,11 @@ def test_the_order_of_the_data_tells_published_from_shuffled_and_a_second_run_is
         assert not np.array_equal(published[name], shuffled[name])
 
 
-def test_a_specification_names_its_measures_and_whatever_decides_its_result():
+def test_a_specification_names_its_measures():
     base = {"model": LSTM, "length": 10, "seeds": [0, 1]}
-    specification = DigitSumTraining(**base)
-    assert specification.name == "published/lstm/xavier/trained/10"
-    assert specification == DigitSumTraining(**base | {"seeds": (0, 1)})
+    assert DigitSumTraining(**base).name == "published/lstm/xavier/trained/10"
     frozen = ModelSpec(cell="lstm", init="zero", train_embedding=False)
     assert DigitSumTraining(**base | {"model": frozen}).name == "published/lstm/zero/frozen/10"
-    others = [{"model": SRN}, {"length": 15}, {"seeds": [0]}, {"protocol": "sound"}, {"steps": 7}]
-    keys = {store.key(DigitSumTraining(**base | other)) for other in [{}, *others]}
-    assert len(keys) == 1 + len(others)
-
-
-@pytest.mark.parametrize("wrong", [{"protocol": "quick"}, {"length": 2}, {"seeds": []}])
-def test_a_training_that_cannot_be_is_refused(wrong):
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        DigitSumTraining(**{"model": LSTM, "length": 10, "seeds": [0]} | wrong)
 
 
 @pytest.mark.parametrize("together", [True, False])

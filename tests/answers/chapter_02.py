@@ -47,27 +47,16 @@ def answer(pairs, length, places, digits):
     ],
     wrong={
         "the label counts the random digit": ("return X, y", "return X, X.sum(1)"),
-        "a colon for the rows": (
+        "a colon for the rows": ("X[torch.arange(len(X)), places]", "X[:, places]"),
+        "the digits of the last row everywhere": (
             "X[torch.arange(len(X)), places] = digits",
-            "X[:, places] = digits",
+            "for place, digit in zip(places, digits): X[:, place] = digit",
         ),
-        "the digits of the last row everywhere": """
-def answer(pairs, length, places, digits):
-    X = torch.zeros(len(pairs), length, dtype=torch.int64)
-    X[:, :2] = pairs
-    y = X.sum(1)
-    for place, digit in zip(places, digits):
-        X[:, place] = digit
-    return X, y
-""",
-        "places count from 1": """
-def answer(pairs, length, places, digits):
-    X = torch.zeros(len(pairs), length + 1, dtype=torch.int64)
-    X[:, :2] = pairs
-    y = X.sum(1)
-    X[torch.arange(len(X)), places + 1] = digits
-    return X[:, :length], y
-""",
+        "places count from 1": (
+            "X[torch.arange(len(X)), places] = digits",
+            "inside = places + 1 < length\n"
+            "    X[torch.arange(len(X))[inside], places[inside] + 1] = digits[inside]",
+        ),
         "places count from behind the addends": ("), places]", "), places - 2]"),
         "no random digit": ("    X[torch.arange(len(X)), places] = digits\n", ""),
         "one digit of the sum": ("return X, y", "return X, y % 10"),
@@ -108,21 +97,16 @@ def answer(x, h, W, U, b):
 def answer(x, h, W, U, b):
     return torch.tanh(x @ W[0] + h @ U[0] + b[0])
 """,
-        "a sum over the replicas' weights": """
-def answer(x, h, W, U, b):
-    z = torch.einsum("rbe,seh->rbh", x, W) + torch.einsum("rbh,shk->rbk", h, U)
-    return torch.tanh(z + b.unsqueeze(1))
-""",
+        "a sum over the replicas' weights": (
+            "torch.bmm(x, W) + torch.bmm(h, U)",
+            "x @ W.sum(0) + h @ U.sum(0)",
+        ),
         "no recurrent part": (" + torch.bmm(h, U)", ""),
         "no bias": (" + b.unsqueeze(1)", ""),
         "no tanh": ("torch.tanh(z)", "z"),
         "sigmoid": ("torch.tanh(z)", "torch.sigmoid(z)"),
         "the bias along the batch": ("b.unsqueeze(1)", "b"),
-        "batch and replicas exchanged in the result": """
-def answer(x, h, W, U, b):
-    z = torch.einsum("rbe,reh->brh", x, W) + torch.einsum("rbh,rhk->brk", h, U)
-    return torch.tanh(z + b)
-""",
+        "batch and replicas exchanged in the result": ("tanh(z)", "tanh(z).transpose(0, 1)"),
         "U transposed": ("torch.bmm(h, U)", "torch.bmm(h, U.mT)"),
         "elementwise product": ("torch.bmm(h, U)", "h * U.sum(1, keepdim=True)"),
         "only the last replica": ("torch.tanh(z)", "torch.tanh(z[-1])"),
@@ -196,10 +180,7 @@ def answer(X, k):
         "one pair too few": ("may_go[-k:]", "may_go[-k:-1]"),
         "all that may go": ("may_go[-k:]", "may_go"),
         "the mask of the trained rows": ("pair in held", "pair not in held"),
-        "indices instead of a mask": (
-            "torch.tensor([pair in held for pair in pairs])",
-            "torch.tensor([n for n, pair in enumerate(pairs) if pair in held])",
-        ),
+        "indices instead of a mask": ("pairs])", "pairs]).nonzero().flatten()"),
         "held out by the sum": ("pair in held for", "sum(pair) in map(sum, held) for"),
         "a pair may have been turned round": ("pair in held for", "{*pair} in map(set, held) for"),
         "a mask of pairs, not of rows": ("for pair in pairs]", "for pair in dict.fromkeys(pairs)]"),
@@ -242,11 +223,7 @@ def answer(dev, test):
         "the last evaluation": "def answer(dev, test):\n    return test[:, -1]",
         "the dev accuracy": ("return test[", "return dev["),
         "one evaluation for all": ("dev.argmax(dim=1)", "dev.mean(0).argmax()"),
-        "the latest of the best": """
-def answer(dev, test):
-    best = [max(range(len(d)), key=lambda k: (d[k], k)) for d in dev.tolist()]
-    return test[torch.arange(len(test)), torch.tensor(best)]
-""",
+        "the latest of the best": ("dev.argmax(", "dev.shape[1] - 1 - dev.flip(1).argmax("),
         "the worst": ("dev.argmax", "dev.argmin"),
         "averaged over the replicas": (", best]", ", best].mean()"),
         "averaged over the evaluations": "def answer(dev, test):\n    return test.mean(1)",

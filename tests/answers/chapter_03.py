@@ -38,10 +38,7 @@ def answer(trace, X, step):
 """,
     ],
     wrong={
-        "the other way round": (
-            'trace(X)["f"] - trace(zeroed)["f"]',
-            'trace(zeroed)["f"] - trace(X)["f"]',
-        ),
+        "the other way round": ('trace(X)["f"] -', '-trace(X)["f"] +'),
         "the size alone": ('return trace(X)["f"] - trace(zeroed)["f"]',
                            'return (trace(X)["f"] - trace(zeroed)["f"]).abs()'),
         "a sequence for a step": ("zeroed[:, step]", "zeroed[step]"),
@@ -49,11 +46,7 @@ def answer(trace, X, step):
         "one step too late": ("zeroed[:, step]", "zeroed[:, step + 1]"),
         "zeros at all later steps": ("zeroed[:, step]", "zeroed[:, 2:]"),
         "no addends either": ("X.clone()", "torch.zeros_like(X)"),
-        "the step before": """
-def answer(trace, X, step):
-    f = trace(X)["f"]
-    return f - f.roll(1, 2)
-""",
+        "the step before": ('trace(zeroed)["f"]', 'trace(X)["f"].roll(1, 2)'),
         "another gate": ('["f"]', '["i"]'),
         "X is changed": ("X.clone()", "X"),
         "one step of the effect": ('return trace(X)["f"] - trace(zeroed)["f"]',
@@ -96,7 +89,7 @@ def answer(with_digit, with_zero, threshold):
         "every fall": ("> threshold", "> 0"),
         "averaged before counted": (
             "with_zero - with_digit",
-            "(with_zero - with_digit).mean(1, keepdim=True)",
+            "(with_zero - with_digit).mean(1, True)",
         ),
         "relative to the zero": ("with_zero - with_digit", "(with_zero - with_digit) / with_zero"),
         "one number": (".mean(dim=(1, 2))", ".mean()"),
@@ -139,23 +132,18 @@ def answer(X, folds, fold):
         "fitted on all": ("~test, test", "torch.ones_like(test), test"),
         "the other way round": ("~test, test", "test, ~test"),
         "second addend first": ("X[:, 0], X[:, 1]", "X[:, 1], X[:, 0]"),
-        "what is always fitted on left out": (
-            "return ~test",
-            "return (folds[X[:, 0], X[:, 1]] >= 0) & ~test",
-        ),
+        "what is always fitted on left out": ("~test,", "~test & (folds[X[:, 0], X[:, 1]] >= 0),"),
         "by the sum": ("folds[X[:, 0], X[:, 1]]", "X.sum(1) % 5"),
         "by the first addend": ("folds[X[:, 0], X[:, 1]]", "X[:, 0] % 5"),
         "the digits behind the addends": ("X[:, 0], X[:, 1]", "X[:, 1], X[:, 2]"),
-        "the first fifth": """
-def answer(X, folds, fold):
-    test = torch.arange(len(X)) < len(X) // 5
-    return ~test, test
-""",
-        "a random fifth": """
-def answer(X, folds, fold):
-    test = torch.rand(len(X), generator=torch.Generator().manual_seed(0)) < 0.2
-    return ~test, test
-""",
+        "the first fifth": (
+            "folds[X[:, 0], X[:, 1]] == fold",
+            "torch.arange(len(X)) < len(X) // 5",
+        ),
+        "a random fifth": (
+            "folds[X[:, 0], X[:, 1]] == fold",
+            "torch.rand(len(X), generator=torch.Generator().manual_seed(0)) < 0.2",
+        ),
         "the test alone": ("~test, test", "test"),
         "folds below": ("== fold", "<= fold"),
     },
@@ -192,14 +180,8 @@ def answer(trace, logits, X, gate, first):
     ],
     wrong={
         "held at 1": ("gate: mean", "gate: 1.0"),
-        "one mean for all units": (
-            "mean(dim=(1, 2)).unsqueeze(1)",
-            "mean(dim=(1, 2, 3)).view(-1, 1, 1)",
-        ),
-        "one mean for all models": (
-            "mean(dim=(1, 2)).unsqueeze(1)",
-            "mean(dim=(0, 1, 2), keepdim=True)[0]",
-        ),
+        "one mean for all units": ("(dim=(1, 2)).unsqueeze(1)", "(dim=(1, 2, 3)).view(-1, 1, 1)"),
+        "one mean for all models": ("dim=(1, 2)).unsqueeze(1)", "dim=(0, 1, 2), keepdim=True)[0]"),
         "a mean for each sequence": ("mean(dim=(1, 2)).unsqueeze(1)", "mean(dim=2)"),
         "mean over all steps": ("[:, :, first:]", ""),
         "held from the start": ("{gate: mean}, first", "{gate: mean}, 0"),
