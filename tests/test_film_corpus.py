@@ -297,10 +297,30 @@ def test_few_words_come_from_the_excerpt_and_more_from_the_archive(glove, monkey
     assert reviews.glove(2).read_bytes() == LINES[: LINES.index(b"n't")]
     assert reviews.glove(3).read_bytes() == LINES
     corpus = Corpus(*[torch.zeros(1)] * 6, words=(UNKNOWN, PAD, "good", "the"), digest="")
-    assert reviews.glove_table(corpus, 2).tolist() == [[0, 0, 0]] * 3 + [[0.5, -1, 2]]
-    assert reviews.glove_table(corpus, 4)[2].tolist() == [4, 5, 6]
+    assert reviews.pretrained(corpus, 2, 3).tolist() == [[0, 0, 0]] * 3 + [[0.5, -1, 2]]
+    assert reviews.pretrained(corpus, 4, 3)[2].tolist() == [4, 5, 6]
     monkeypatch.setattr(reviews, "glove", None)  # not read again
-    assert reviews.glove_table(corpus, 4)[2].tolist() == [4, 5, 6]
+    assert reviews.pretrained(corpus, 4, 3)[2].tolist() == [4, 5, 6]
+
+
+def test_without_glove_vectors_are_counted_from_the_training_reviews():
+    """Words in the same company get the same vector, and no window reaches into the next review."""
+    words, texts = (UNKNOWN, PAD, *"abcdef"), ("ab", "cb", "de", UNKNOWN, "af")
+    ids = [[words.index(w) for w in ([text] if text in words else text)] for text in texts]
+    corpus = Corpus(
+        tokens=torch.tensor([i for row in ids for i in row]),
+        offsets=torch.tensor([0, *np.cumsum([len(row) for row in ids])]),
+        **dict.fromkeys(("label", "rating", "number", "is_test"), torch.zeros(5)),
+        words=words,
+        digest="",
+    )
+    vectors = reviews.count_vectors(corpus, torch.arange(4), 3)
+    norm = np.linalg.norm(vectors, axis=1)
+    assert (norm > 1e-3).tolist() == [False, False, True, True, True, True, True, False]
+    a, b, c, d, e = vectors[2:7] / norm[2:7, None]
+    np.testing.assert_allclose([a @ c, a @ d, b @ e], [1, 0, 0], atol=1e-5)
+    assert vectors.std() == pytest.approx(0.4)
+    assert reviews.count_vectors(corpus, torch.arange(5), 3)[7].any()  # now "f" is read, too
 
 
 def test_a_damaged_excerpt_is_named_whatever_else_is_missing(glove):

@@ -25,14 +25,13 @@ def make(cell: str = "lstm", table: Tensor | None = None, **options) -> ReviewCl
     return ReviewClassifier(spec, V, table).eval()
 
 
-def batch(length: Tensor = LENGTH, extra: int = 0, *, front: bool = False) -> Tensor:
-    """Random words but the last one, the padding behind them or in front of them."""
+def batch(length: Tensor = LENGTH, extra: int = 0) -> Tensor:
+    """Random words but the last one, the padding behind them."""
     generator = torch.Generator().manual_seed(0)
     T = int(length.max()) + extra
     X = torch.full((len(length), T), PAD_ID)
     for row, n in zip(X, length.tolist(), strict=True):
-        place = slice(T - n, T) if front else slice(0, n)
-        row[place] = torch.randint(2, V - 1, (n,), generator=generator)
+        row[:n] = torch.randint(2, V - 1, (n,), generator=generator)
     return X
 
 
@@ -108,7 +107,6 @@ def test_padding_changes_no_answer(cell, options, pooling):
 def test_a_backward_direction_reads_the_words_reversed_and_the_padding_in_place():
     length = torch.tensor([3, 1, 4])
     assert backward_order(4, length).tolist() == [[2, 1, 0, 3], [0, 1, 2, 3], [3, 2, 1, 0]]
-    assert backward_order(4, length, front=True).tolist() == [[3, 2, 1, 0]] * 3
 
 
 def test_last_step_has_read_one_word_only_on_its_way_back():
@@ -122,23 +120,6 @@ def test_last_step_has_read_one_word_only_on_its_way_back():
     close(mistaken[:, H:], one_word.squeeze(1))
     close(mistaken[:, :H], whole[:, :H])
     assert ((mistaken - whole)[LENGTH > 1, H:].abs().amax(1) > 1e-3).all()
-
-
-@pytest.mark.parametrize("cell", TORCH_LAYERS)
-def test_front_padding_is_what_a_plain_bidirectional_layer_does(cell):
-    model = make(cell, bidirectional=True, num_layers=2)
-    X = batch(extra=2, front=True)
-    expected, h_n = as_torch(model)(model.embedding(X))
-    output = model.run(X, LENGTH, front=True)
-    close(output, expected)
-    close(pool(output, LENGTH, model.spec, front=True), side_by_side(h_n, 2))
-    at_end = ReviewSpec(hidden_size=H, bidirectional=True, pooling="last_step")
-    close(pool(output, LENGTH, at_end, front=True), expected[:, -1])
-    mean = pool(output, LENGTH, ReviewSpec(pooling="mean"), front=True)
-    for ours, row, n in zip(mean, expected, LENGTH.tolist(), strict=True):
-        close(ours, row[-n:].mean(0))
-    more = batch(extra=6, front=True)  # it is read, and changes the answers
-    assert not torch.allclose(model(more, LENGTH, front=True), model(X, LENGTH, front=True))
 
 
 # the handwritten cell
@@ -179,6 +160,24 @@ def test_the_handwritten_cell_starts_as_chapter_01_does_and_keeps_one_bias():
     assert layer.bias_hh_l0.abs().max() == 0
     assert not layer.bias_hh_l0.requires_grad
     assert all(p.requires_grad for p in make("lstm").layers.parameters())
+
+
+def test_each_place_of_a_batch_has_an_lstm_of_its_own():
+    """Review p is read as by a model of one LSTM with the p-th weights, and trains these alone."""
+    model = make("handwritten", places=6, num_layers=2)  # a place more than there are reviews
+    X = batch(extra=2)
+    together = model(X, LENGTH)
+    together[1].sum().backward()
+    for place, n in enumerate(LENGTH.tolist()):
+        alone = make("handwritten", num_layers=2)
+        alone.load_state_dict(model.state_dict(), strict=False)  # embedding and head
+        for (one,), (many,) in zip(alone.layers, model.layers, strict=True):
+            weights = (one.weight_ih_l0, one.weight_hh_l0, one.bias_ih_l0)
+            for ours, theirs in zip(weights, (many.W, many.U, many.b), strict=True):
+                ours.data.copy_(theirs[place])
+                assert (theirs.grad[place].abs().max() > 0) == (place == 1)
+        close(alone(X[place : place + 1, :n], LENGTH[place : place + 1])[0], together[place])
+    assert len({float(w.detach().sum()) for w in model.layers[0][0].W}) == 6  # each its own start
 
 
 # pooling, head, states
@@ -235,7 +234,7 @@ def after_a_step(model: ReviewClassifier) -> Tensor:
     return model.embedding.weight.detach()
 
 
-@pytest.mark.parametrize("kind", ["learned", "glove", "glove_tuned", "random"])
+@pytest.mark.parametrize("kind", ["learned", "pretrained", "tuned", "random"])
 def test_vectors_start_and_train_as_they_should(kind):
     """Pretrained vectors are there for the words from 10 on."""
     table = 3 * torch.randn(V, E, generator=torch.Generator().manual_seed(1))
@@ -243,13 +242,13 @@ def test_vectors_start_and_train_as_they_should(kind):
     model = make(table=table, vectors=kind, pooling="mean")
     start = model.embedding.weight.detach().clone()
     moved = (after_a_step(model) - start).abs().amax(1)
-    if kind.startswith("glove"):
+    if kind in ("pretrained", "tuned"):
         assert torch.equal(start, table)
     elif kind == "random":  # for known words only, about as long as the pretrained ones
         assert start[:10].abs().max() == 0
         assert start[10:].std() == pytest.approx(table[10:].std().item(), rel=0.25)
         assert not torch.isclose(start[10:], table[10:]).any(1).all()
-    assert (moved[2:] > 0).all() if kind in ("learned", "glove_tuned") else moved.max() == 0
+    assert (moved[2:] > 0).all() if kind in ("learned", "tuned") else moved.max() == 0
     assert moved[PAD_ID] == 0
 
 

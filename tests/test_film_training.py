@@ -182,7 +182,7 @@ def test_scores_are_those_of_the_plain_model_in_batches(options, monkeypatch):
         ({"cell": "gru", "bidirectional": True, "pooling": "mean_max", "skip": True,
           "dropout": 0.5, "embedding_dropout": 0.3}, {"word_dropout": 0.1, "clip": 1.0}),
         ({"cell": "handwritten", "num_layers": 2, "pooling": "mean"}, {"loss": "bce"}),
-        ({"bidirectional": True}, {"carry": True, "front": True, "pad_to": 12, "loss": "mse"}),
+        ({"bidirectional": True}, {"carry": True, "padding": "front", "pad_to": 12, "loss": "mse"}),
     ],
 )  # fmt: skip
 def test_no_step_waits_for_the_device(model, training):
@@ -255,10 +255,10 @@ def watched(given: Trainer) -> list[dict]:
     """What the model is called with, batch by batch."""
     calls, forward = [], given.model.forward
 
-    def recording(X, length, *, front, states):
+    def recording(X, length, states):
         start = copied(states)
-        logits = forward(X, length, front=front, states=states)
-        calls.append({"X": X.clone(), "front": front, "start": start, "end": copied(states)})
+        logits = forward(X, length, states)
+        calls.append({"X": X.clone(), "length": length, "start": start, "end": copied(states)})
         return logits
 
     given.model.forward = recording
@@ -301,16 +301,30 @@ def test_evaluation_carries_states_of_its_own():
     assert len(calls[-1]["start"]) == 1
 
 
+@pytest.mark.parametrize("padding", ["unread", "front", "behind"])
 @pytest.mark.parametrize("training, T", [({"pad_to": 12, "max_len": 9}, 12), ({"max_len": 4}, 4)])
-def test_reviews_are_cut_and_padded_in_front(training, T):
-    given = trainer(front=True, **training)
+def test_reviews_are_cut_and_padded_and_padding_is_read_or_not(padding, training, T):
+    given = trainer(padding=padding, **training)
     calls = watched(given)
     one_epoch(given)
     given.score(DEV)
-    assert all(call["front"] and call["start"] is None for call in calls)
     assert max(call["X"].shape[1] for call in calls) == T
-    assert all((call["X"][:, -1] != PAD_ID).all() for call in calls)
-    assert all((call["X"][:, :3] == PAD_ID).all() for call in calls if T == 12)
+    for call in calls:
+        is_word = call["X"] != PAD_ID
+        words, first = is_word.sum(1), 0 if padding != "front" else -1
+        assert is_word[:, first].all()
+        assert (words < T).any() or T == 4
+        read = words if padding == "unread" else torch.full_like(words, call["X"].shape[1])
+        assert torch.equal(call["length"], read)
+
+
+def test_with_an_lstm_for_each_place_scores_come_in_training_batches():
+    given = trainer({"cell": "handwritten", "places": 16})
+    calls = watched(given)
+    one_epoch(given)
+    given.score(DEV)
+    assert [len(call["X"]) for call in calls[-2:]] == [16, 14]
+    assert max(len(call["X"]) for call in calls) == 16
 
 
 # learning
@@ -390,11 +404,11 @@ def corpus(monkeypatch) -> Corpus:
 
 def test_a_training_returns_what_it_promises(corpus):
     done = []
-    task = replace(TASK, keep=True, curve="test_sample", num_train=40, num_dev=8)
+    task = replace(TASK, keep=True, num_train=40, num_dev=8)
     arrays = task.train(lambda now, total: done.append((now, total)))
     assert done == [(0, 6), (3, 6)]  # two epochs of 40 reviews in batches of 16
-    per_epoch = {"train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "curve_loss",
-                 "curve_accuracy", "seconds", "gradient_norm", "moved"}  # fmt: skip
+    per_epoch = {"train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "seconds",
+                 "gradient_norm", "moved"}  # fmt: skip
     assert {name for name, array in arrays.items() if array.shape == (2,)} >= per_epoch
     model = task.make_model(corpus, arrays).eval()
     p = model(*reviews.pad(corpus, corpus.split()["test"], 500)).softmax(1)[:, 1].detach()
@@ -403,12 +417,20 @@ def test_a_training_returns_what_it_promises(corpus):
     assert arrays["num_parameters"] == sum(p.numel() for p in inner)
 
 
+def test_a_training_may_answer_the_held_out_reviews_alone(corpus):
+    every, some = (replace(TASK, test=which).train() for which in ("all", "held_out"))
+    here = torch.isin(corpus.split()["test"], held_out(corpus)).numpy()
+    assert 0 < here.sum() < len(here)
+    some_of_all = every["test_probability"][here]
+    np.testing.assert_allclose(some["test_probability"], some_of_all, atol=1e-6)
+
+
 def test_ratings_leave_their_classes_and_nothing_else_is_kept(corpus):
     arrays = replace(TASK, model=ReviewSpec(**SMALL, num_classes=10)).train()
     np.testing.assert_allclose(
         arrays["test_probability"], arrays["test_classes"][:, 5:].sum(1), atol=1e-6
     )
-    assert not [name for name in arrays if name.startswith(("parameters.", "curve"))]
+    assert not [name for name in arrays if name.startswith("parameters.")]
 
 
 def test_the_seed_alone_decides(corpus):
@@ -425,6 +447,6 @@ def test_other_texts_are_refused(corpus):
 
 def test_fixed_vectors_are_those_of_the_table(corpus, monkeypatch):
     table = torch.rand(V, 6)
-    monkeypatch.setattr(film_training, "glove_table", lambda corpus, lines: table[:, :lines])
-    task = replace(TASK, model=ReviewSpec(**SMALL, vectors="glove"), glove_words=6)
+    monkeypatch.setattr(film_training, "pretrained", lambda c, lines, size: table[:, :size] * lines)
+    task = replace(TASK, model=ReviewSpec(**SMALL, vectors="pretrained"), glove_words=1)
     assert torch.equal(task.make_model(corpus).embedding.weight, table)

@@ -21,18 +21,15 @@ class Settings(ChapterSettings):
     vocab_size: Annotated[int, Field(ge=3)]
     max_len: Count
     epochs: Count
-    core_seeds: Count
-    variation_seeds: Count
+    num_seeds: Count  # of every setting of both studies
     everything: bool
     lr: Annotated[float, Field(gt=0)]
     small_train: Annotated[int, Field(ge=BATCH, multiple_of=4)]  # the stack trains on half of them
     small_dev: Annotated[int, Field(ge=2, multiple_of=2)]
     small_epochs: Annotated[int, Field(ge=1, le=100)]  # where the report's own are more
+    sgd_epochs: Annotated[int, Field(ge=1, le=100)]  # likewise, of the report's trainings by SGD
     small_hidden: Count
-    small_seeds: Count
-    side_seeds: Count
-    small_pad_to: Literal[0, 592]  # 0: to the longest review of a batch; 592: as study B did
-    also_padded: list[Literal["none", "softmax", "carry", "last_step", "all"]]
+    small_words: Count  # that a review is cut to and padded to, in front; study B: 592
     glove_words: Annotated[int, Field(ge=0, le=400_000)]
     best_epochs: Count
     best_seeds: Count

@@ -22,6 +22,8 @@ from typing import IO
 
 import numpy as np
 import torch
+from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from labkit.lab import code, machine, store
@@ -235,11 +237,49 @@ def _number(reviews: Sequence[Review], vocab_size: int) -> Arrays:
     }
 
 
-def glove_table(corpus: Corpus, lines: int) -> Tensor:
-    """GloVe's vectors (V, 100) of a vocabulary, zero for words that the first `lines` lack."""
-    words, facts = corpus.words, {"words": corpus.words, "lines": lines, "file": GLOVE.sha256}
-    kept = store.kept(__name__, facts, lambda: {"table": load_vectors(glove(lines), words, lines)})
-    return torch.from_numpy(kept["table"])
+def pretrained(corpus: Corpus, lines: int, size: int) -> Tensor:
+    """Vectors (V, size) of a vocabulary that are there before any review model is trained.
+
+    They are GloVe's, zero for words that its first `lines` lack; without lines `count_vectors`.
+    """
+    facts = {"words": corpus.words, "lines": lines, "file": GLOVE.sha256}
+    if not lines:
+        facts = {"reviews": corpus.digest, "words": corpus.words, "size": size}
+
+    def make() -> Arrays:
+        if lines:
+            return {"table": load_vectors(glove(lines), corpus.words, lines)}
+        return {"table": count_vectors(corpus, corpus.split()["train"], size)}
+
+    return torch.from_numpy(store.kept(__name__, facts, make)["table"])
+
+
+def count_vectors(corpus: Corpus, index: Tensor, size: int, window: int = 5) -> np.ndarray:
+    """Vectors (V, size) of words from the company they keep in the reviews `index`; no label.
+
+    Levy and Goldberg (NeurIPS 2014): how much more often than by chance do two words stand within
+    `window` words of each other? The logarithm of that ratio, where above zero (positive pointwise
+    mutual information), fills a matrix (V, V); its `size` largest singular vectors, times the root
+    of their values, are the words' vectors. Their standard deviation is 0.4, about that of GloVe's.
+    """
+    rows = [corpus.tokens[corpus.offsets[i] : corpus.offsets[i + 1]] for i in index.tolist()]
+    apart = torch.full((window,), -1, dtype=torch.int32)  # no window reaches into another review
+    tokens = torch.cat([part for row in rows for part in (row, apart)]).numpy()
+    V, pairs = len(corpus.words), sparse.csr_array((len(corpus.words),) * 2)
+    for step in range(1, window + 1):
+        a, b = tokens[:-step], tokens[step:]
+        known = (a > PAD_ID) & (b > PAD_ID)
+        once = sparse.coo_array((np.ones(known.sum()), (a[known], b[known])), (V, V)).tocsr()
+        pairs = pairs + once + once.T
+    count = pairs.sum(1)
+    pairs = pairs.tocoo()
+    information = np.log(pairs.data * count.sum() / (count[pairs.row] * count[pairs.col]))
+    above = information > 0
+    place = pairs.row[above], pairs.col[above]
+    matrix = sparse.csr_array((information[above].astype(np.float32), place), (V, V))
+    U, S, _ = randomized_svd(matrix, size, random_state=0)
+    vectors = U * np.sqrt(S) * (count > 0)[:, None]  # exactly zero for a word without company
+    return (0.4 / vectors.std() * vectors).astype(np.float32)
 
 
 def by_length(length: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:

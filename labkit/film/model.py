@@ -1,8 +1,8 @@
 """The review classifier: embedding, recurrent layers, one vector for the review, head.
 
-Shapes: B reviews, T words, E embedding, H hidden units, D directions (1 or 2), C classes. Padding
-never reaches a result, but for `front`, which repeats that of a source: a backward direction starts
-at a review's own last word, and pooling looks at its words only.
+Shapes: B reviews, T words, E embedding, H hidden units, D directions (1 or 2), C classes. What
+stands behind a review's length never reaches a result: a backward direction starts at the review's
+own last word, and pooling looks at its words only.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ class ReviewSpec:
     `pooling`: what stands for a review. "last": the state of each direction after its last word;
     "mean", "max": over the review's words; "mean_max": both, side by side; "last_step": the outputs
     at the last word, where a backward direction has read one word only.
-    `vectors`: "learned", from a random start; "glove", pretrained and fixed; "glove_tuned",
-    pretrained, then trained; "random", fixed random vectors for the words that GloVe knows.
+    `vectors`: "learned", from a random start; "pretrained", and fixed; "tuned", pretrained, then
+    trained; "random", fixed random vectors for the words that have a pretrained one.
+    `places`: in the handwritten cell's stead so many LSTMs, one for each place in a batch; see
+    `LSTMOfPlaces`.
     """
 
     cell: Literal["rnn", "lstm", "gru", "handwritten", "none"] = "lstm"
@@ -48,13 +50,16 @@ class ReviewSpec:
     dropout: Share = 0.0
     embedding_dropout: Share = 0.0
     embedding_scale: NonNegativeFloat = 1.0  # standard deviation of learned vectors at their start
-    vectors: Literal["learned", "glove", "glove_tuned", "random"] = "learned"
+    vectors: Literal["learned", "pretrained", "tuned", "random"] = "learned"
+    places: NonNegativeInt = 0  # 0: one LSTM for all
     num_classes: Annotated[int, Field(ge=2)] = 2  # 10 for the ratings 1 to 10
 
     @model_validator(mode="after")
-    def _skip_needs_pooling(self) -> ReviewSpec:
+    def _fits_together(self) -> ReviewSpec:
         if self.skip and self.pooling in ("last", "last_step"):
             raise ValueError(f"skip needs a pooling over time, not {self.pooling!r}")
+        if self.places and self.cell != "handwritten":
+            raise ValueError(f"places need the handwritten cell, not {self.cell!r}")
         return self
 
 
@@ -88,17 +93,15 @@ class ReviewClassifier(nn.Module):
                 nn.Linear(spec.head_size, spec.num_classes),
             )
 
-    def forward(
-        self, X: Tensor, length: Tensor, front: bool = False, states: States = None
-    ) -> Tensor:
+    def forward(self, X: Tensor, length: Tensor, states: States = None) -> Tensor:
         """Logits (B, C); `states` are taken up and replaced by the final ones, where given."""
-        output = self.run(X, length, front=front, states=states)  # (B, T, D*H)
-        return self.head(self.dropout(pool(output, length, self.spec, front=front)))
+        output = self.run(X, length, states)  # (B, T, D*H)
+        return self.head(self.dropout(pool(output, length, self.spec)))
 
-    def run(self, X: Tensor, length: Tensor, front: bool = False, states: States = None) -> Tensor:
+    def run(self, X: Tensor, length: Tensor, states: States = None) -> Tensor:
         """The top layer's outputs (B, T, D*H), forward direction first; with `skip` E more."""
         words = Z = self.embedding_dropout(self.embedding(X))  # (B, T, E)
-        back = backward_order(X.shape[1], length, front=front)  # (B, T)
+        back = backward_order(X.shape[1], length)  # (B, T)
         given, ends = list(states or []), []
         for layer in self.layers:
             outputs = []
@@ -125,11 +128,13 @@ class ReviewClassifier(nn.Module):
             weight.mul_(table[known.squeeze(1)].std()).mul_(known)
         else:
             weight.copy_(table)
-        weight.requires_grad_(kind == "glove_tuned")
+        weight.requires_grad_(kind == "tuned")
 
 
 def _layer(spec: ReviewSpec, input_size: int) -> nn.Module:
     """One layer in one direction, (B, T, I) in, (B, T, H) out."""
+    if spec.places:
+        return LSTMOfPlaces(input_size, spec.hidden_size, spec.places)
     if spec.cell != "handwritten":
         return TORCH_LAYERS[spec.cell](input_size, spec.hidden_size, batch_first=True)
     written = layers.LSTM(input_size, spec.hidden_size)
@@ -139,14 +144,37 @@ def _layer(spec: ReviewSpec, input_size: int) -> nn.Module:
     return layer
 
 
-def backward_order(T: int, length: Tensor, *, front: bool = False) -> Tensor:
-    """For every step (B, T) the step that a backward direction reads: words reversed, padding not.
+class LSTMOfPlaces(nn.Module):
+    """P LSTMs that share no weight: the review at place p of a batch is read by the p-th.
 
-    With `front` everything is reversed, padding included, as a plain bidirectional layer does.
+    `torch.bmm(weight, x)` does that where each place has a weight of its own, (P, 4H, I), and not
+    one of (4H, I) expanded. Each LSTM then sees one review of every batch.
     """
+
+    def __init__(self, input_size: int, hidden_size: int, places: int) -> None:
+        super().__init__()
+        each = [layers.to_torch(layers.LSTM(input_size, hidden_size)) for _ in range(places)]
+        self.W = nn.Parameter(torch.stack([e.weight_ih_l0.detach() for e in each]))  # (P, 4H, I)
+        self.U = nn.Parameter(torch.stack([e.weight_hh_l0.detach() for e in each]))  # (P, 4H, H)
+        self.b = nn.Parameter(torch.stack([e.bias_ih_l0.detach() for e in each]))  # (P, 4H)
+
+    def forward(self, X: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple:
+        """Outputs (B, T, H) for X (B, T, I), B at most P, and the last h and c, (B, H, 1) each."""
+        B, H = len(X), self.U.shape[2]
+        h, c = state or (X.new_zeros(B, H, 1),) * 2
+        inputs = torch.baddbmm(self.b[:B].unsqueeze(1), X, self.W[:B].mT)  # (B, T, 4H)
+        U, outputs = self.U[:B], []
+        for z in inputs.unsqueeze(-1).unbind(1):
+            i, f, g, o = (z + torch.bmm(U, h)).chunk(4, dim=1)  # (B, H, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        return torch.cat(outputs, dim=2).mT, (h, c)
+
+
+def backward_order(T: int, length: Tensor) -> Tensor:
+    """For each step (B, T) the one that a backward direction reads: words reversed, padding not."""
     step = torch.arange(T, device=length.device).expand(len(length), T)
-    if front:
-        return step.flip(1)
     reverse = length.unsqueeze(1) - 1 - step
     return torch.where(reverse >= 0, reverse, step)
 
@@ -157,19 +185,17 @@ def _take(Z: Tensor, step: Tensor) -> Tensor:
     return Z[torch.arange(len(Z), device=Z.device).unsqueeze(1), step]
 
 
-def pool(output: Tensor, length: Tensor, spec: ReviewSpec, *, front: bool = False) -> Tensor:
+def pool(output: Tensor, length: Tensor, spec: ReviewSpec) -> Tensor:
     """One vector for each review from the outputs (B, T, D*H) of all its steps."""
     if spec.pooling in ("last", "last_step"):
-        last = -1 if front else length - 1
-        at_end = output[torch.arange(len(output), device=output.device), last]  # (B, D*H)
+        at_end = output[torch.arange(len(output), device=output.device), length - 1]  # (B, D*H)
         if spec.pooling == "last_step" or not spec.bidirectional:
             return at_end
         H = spec.hidden_size  # the backward direction ends at the first step
         return torch.cat([at_end[:, :H], output[:, 0, H:]], dim=1)
 
     step = torch.arange(output.shape[1], device=output.device)
-    is_word = step < length.unsqueeze(1)  # (B, T)
-    is_word = (is_word.flip(1) if front else is_word).unsqueeze(-1)
+    is_word = (step < length.unsqueeze(1)).unsqueeze(-1)  # (B, T, 1)
     parts = []
     if spec.pooling != "max":
         parts.append(output.mul(is_word).sum(1) / length.unsqueeze(1))

@@ -46,8 +46,8 @@ def _settings(table: str) -> dict[str, Setting]:
 
 CORE, VARIATIONS, BEST = _settings("core"), _settings("variations"), _settings("best")
 MISTAKES, SOUND_B, STACK = _settings("mistakes"), _settings("sound"), _settings("stack")
-SOURCE_B = _settings("source") | _settings("source_sgd")
-STUDY_B = {"mistake": MISTAKES, "source": SOURCE_B, "sound": SOUND_B, "stack": STACK}
+SOURCE_B, SOURCE_SGD = _settings("source"), _settings("source_sgd")
+STUDY_B = {"mistake": MISTAKES, "source": SOURCE_B | SOURCE_SGD, "sound": SOUND_B, "stack": STACK}
 AVERAGED, RATING = _settings("others").values()
 STUDY_A = CORE | VARIATIONS
 PUBLISHED_A: dict[str, str] = TABLES["published"]  # the table of data/published.toml by setting
@@ -71,11 +71,10 @@ def study(
     """A training for each setting and seed, by the name "<prefix>/<setting>".
 
     `base` holds unless a setting says otherwise; `keep` names the settings whose parameters are
-    kept. Without lines of GloVe the pretrained vectors are learned ones.
+    kept.
     """
     trainings, of_model = {}, {field.name for field in fields(ReviewSpec)}
-    for name, setting in settings.items():
-        changes = setting if base.glove_words else setting | {"vectors": "learned"}
+    for name, changes in settings.items():
         model = {k: v for k, v in changes.items() if k in of_model}
         training = {k: v for k, v in changes.items() if k not in of_model}
         if "epochs" in training:  # of a report; a run may have fewer
@@ -96,10 +95,7 @@ def train(trainings: Study, name: str) -> Runs:
 
 # measures
 
-CURVES = (
-    "train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "curve_loss", "curve_accuracy",
-    "gradient_norm", "moved",
-)  # fmt: skip
+CURVES = ("train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "gradient_norm", "moved")
 
 
 def held_out_probability(arrays: Arrays, corpus: Corpus) -> Tensor:
@@ -275,9 +271,12 @@ def rows(
         for peer in beside:
             what, value = peer.replace("_", " "), peers[f"{peer}_test_accuracy"]
             add("Peers: public material on the same data", what, value, f"{name}/test_accuracy")
-    ours = "{small_hidden} units, at most {small_epochs} epochs, vectors of {glove_words:,} words"
-    to = settings["small_pad_to"]
-    ours = f"{ours.format(**settings)}, padded {f'to {to} words' if to else 'inside the batch'}"
+    ours = "{small_hidden} units, {small_words} words, {small_epochs} epochs, {sgd_epochs} of SGD"
+    lines = settings["glove_words"]
+    vectors = (
+        f"vectors of {lines:,} words" if lines else "vectors counted from the training reviews"
+    )
+    ours = f"{ours.format(**settings)}, {vectors}"
     for heading, *figure in _study_b(published["imdb_glove"], settings):
         add(f"Study B, {heading} (ours: {ours})", *figure)
     return dict(tables)
@@ -289,10 +288,7 @@ def _study_b(b: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[tupl
     adam, dropout, l2 = (b[f"bilstm_adam{end}"] for end in ("", "_dropout", "_l2"))
     k = max(k for k in (5, *adam["epochs"]) if k <= max(5, settings["small_epochs"]))
     value = adam["test_accuracy_percent"][adam["epochs"].index(k)] / 100
-    for name in ("all", "all, padded") if "all" in settings["also_padded"] else ("all",):
-        note = f", ours padded to {b['max_len']} words likewise" if name != "all" else ""
-        what = f"Adam, test accuracy at epoch {k}{note}"
-        yield heading, what, value, f"b/mistake/{name}/curve_accuracy", k
+    yield heading, f"Adam, test accuracy at epoch {k}", value, "b/mistake/all/dev_accuracy", k
     what, value = "Adam, training accuracy at epoch 31", adam["train_accuracy_epoch_31"]
     yield heading, what, value, "b/mistake/all/train_accuracy", 31, None
     for k, which in enumerate(("lowest", "highest")):
@@ -333,6 +329,7 @@ def _row(
     last = settings["epochs" if name.startswith("a/") else "small_epochs"]
     if in_words := isinstance(value, str):
         _, table, setting = name.split("/", 2)
+        last = settings["sgd_epochs"] if setting in SOURCE_SGD else last
         last = min(last, STUDY_B[table][setting]["epochs"])
     ours = f"{name}/held_out_accuracy" if in_words else f"{name}/{epoch}" if epoch else name
     if ours not in measures and (not settings["everything"] or (epoch > last and not in_words)):

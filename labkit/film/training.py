@@ -1,6 +1,6 @@
 """Training of review models: the loop, the best checkpoint by dev accuracy, the specification.
 
-The test set is evaluated once, there. A test curve over the epochs is for show: no choice looks.
+The test set is evaluated once, there.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.film import corpus as reviews
-from labkit.film.corpus import PAD_ID, UNKNOWN_ID, Corpus, glove_table
+from labkit.film.corpus import PAD_ID, UNKNOWN_ID, Corpus, pretrained
 from labkit.film.model import ReviewClassifier, ReviewSpec, Share
 from labkit.lab.store import Arrays, Progress, Specification, specification
 
-CURVE_SAMPLE = 5_000
 KEPT = "parameters."  # how the names of kept parameters begin among a training's arrays
 
 
@@ -39,7 +38,7 @@ class TrainSpec:
     clip: NonNegativeFloat = 0.0  # the L2 norm that all gradients are scaled down to; 0: no limit
     loss: Literal["ce", "ce_on_softmax", "mse", "bce", "bce_on_sigmoid"] = "ce"
     max_len: PositiveInt = 500  # words of a review that are read
-    front: bool = False  # the padding stands in front
+    padding: Literal["unread", "front", "behind"] = "unread"  # the last two are read like words
     pad_to: NonNegativeInt = 0  # words; 0: as many as the longest review of a batch has
     carry: bool = False  # a mistake: a batch starts from the states that the last one ended in
     word_dropout: Share = 0.0  # of the words that are made unknown while training
@@ -94,6 +93,8 @@ class Trainer:
         self.length = corpus.length.clamp(max=spec.max_len)
         self.optimiser = make_optimiser(model, spec)
         self._states = [] if spec.carry else None
+        if spec.carry or model.spec.places:  # what they hold is for batches of that size
+            self.evaluation_batch = {device.type: spec.batch_size}
         named = model.named_parameters()
         self.inner = [p for name, p in named if not name.startswith("embedding")]
         self._start = [p.detach().clone() for p in self.inner]
@@ -198,10 +199,13 @@ class Trainer:
         """Logits (B, C) and classes (B,) of reviews; with a generator some words are dropped."""
         spec, to = self.spec, self.spec.pad_to or int(self.length[index].max())
         index = index.to(self.device, non_blocking=True)
-        X, length = reviews.pad(self.on_device, index, spec.max_len, front=spec.front, to=to)
+        front = spec.padding == "front"
+        X, length = reviews.pad(self.on_device, index, spec.max_len, front=front, to=to)
+        if spec.padding != "unread":
+            length = torch.full_like(length, to)
         if generator and spec.word_dropout:
             X = drop_words(X, spec.word_dropout, generator)
-        logits = self.model(X, length, front=spec.front, states=self._states)
+        logits = self.model(X, length, self._states)
         if self._states:
             self._states[:] = [_detached(state) for state in self._states]
         ratings = self.model.spec.num_classes > 2
@@ -228,7 +232,7 @@ class Trainer:
         """The probability of every class for each of the reviews `index`, (n, C), on the CPU."""
         self.model.eval()
         states, carry = self._states, self._states is not None
-        size = self.spec.batch_size if carry else self.evaluation_batch[self.device.type]
+        size = self.evaluation_batch[self.device.type]
         order, classes = self.length[index].argsort(stable=True), []
         for number, batch in enumerate(order.split(size)):
             if carry and (number == 0 or len(batch) < size):  # a smaller batch starts anew, too
@@ -314,9 +318,9 @@ class FilmTraining(Specification):
     training: TrainSpec = TrainSpec()
     num_train: NonNegativeInt = 0  # reviews drawn by the seed, half of either label; 0: all
     num_dev: NonNegativeInt = 0  # likewise, the same for every seed
-    curve: Literal["", "test_sample", "held_out"] = ""  # scored after every epoch, for show only
+    test: Literal["all", "held_out"] = "all"  # the test reviews that are answered
     keep: bool = False  # whether to return the parameters
-    glove_words: NonNegativeInt = 0  # lines of GloVe that pretrained vectors are read from
+    glove_words: NonNegativeInt = 0  # lines of GloVe to take pretrained vectors from; 0: the lab's
     glove: str = reviews.GLOVE.sha256
     device: Literal["cpu", "cuda"] = "cpu"
     work = "reviews"
@@ -330,13 +334,14 @@ class FilmTraining(Specification):
         """About how long it takes, in no unit."""
         units = self.model.hidden_size * self.model.num_layers * (1 + self.model.bidirectional)
         cell = {"rnn": 0.5, "gru": 1.3, "none": 0.1}.get(self.model.cell, 1.0)
+        cell *= 20 if self.model.places else 1
         steps = self.training.pad_to or 230  # the mean length of a real review
         return units * cell * steps * self.training.epochs * (self.num_train or 20_000)
 
     def make_model(self, corpus: Corpus, arrays: Arrays | None = None) -> ReviewClassifier:
         """The model as its seed starts it, or with the parameters that a training has kept."""
-        learned = self.model.vectors == "learned"
-        table = None if learned else glove_table(corpus, self.glove_words)
+        learned, size = self.model.vectors == "learned", self.model.embedding_size
+        table = None if learned else pretrained(corpus, self.glove_words, size)
         torch.manual_seed(self.seed)
         return restore(ReviewClassifier(self.model, len(corpus.words), table), arrays)
 
@@ -348,11 +353,8 @@ class FilmTraining(Specification):
         index = corpus.split()
         index["train"] = draw(corpus, index["train"], self.num_train, self.seed)
         index["dev"] = draw(corpus, index["dev"], self.num_dev, 0)
-        if self.curve == "held_out":
-            index["curve"] = held_out(corpus)
-        elif self.curve:
-            count = min(CURVE_SAMPLE, len(index["test"]))
-            index["curve"] = draw(corpus, index["test"], count, 0)
+        if self.test == "held_out":
+            index["test"] = held_out(corpus)
         device = torch.device(self.device)
         trainer = Trainer(self.make_model(corpus), corpus, self.training, device)
         return trainer.carry_out(index, self.seed, self.keep, progress)
