@@ -96,10 +96,10 @@ def verify(strict: Annotated[bool, typer.Option("--strict")] = False) -> int:
 
 @app.command()
 def report() -> None:
-    """Write results/REPORT.md from the records: the claims, our verdicts, reasons and numbers."""
+    """Write results/REPORT.md and report.csv from the records: claims, verdicts and numbers."""
     from labkit.lab import machine, report
 
-    typer.echo(machine.shown(report.write()))
+    typer.echo(" ".join(map(machine.shown, report.write())))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -180,6 +181,9 @@ TAMPERED: dict[str, Callable[[Place], object]] = {
     "results/REPORT.md is not what was written": lambda p: rewrite(
         p.results / "REPORT.md", "**holds**", "**does not hold**"
     ),
+    "results/report.csv is not what was written": lambda p: rewrite(
+        p.results / "report.csv", ",holds,", ",fails,"
+    ),
     "benchmarks/times.json is not what was written": lambda p: (
         p.root / "benchmarks" / "times.json"
     ).write_text("2"),
@@ -253,20 +257,73 @@ def test_downloads_may_be_absent_but_not_different(place):
 
 
 def test_the_report_sets_out_what_the_chapters_wrote(place):
-    place.publish()
-    text = report.write().read_text("utf-8")
-    assert "| 01 A toy | a | It learns. | **holds** |" in text
+    place.publish(figures=[figure(), figure("more")])
+    page, table = report.write()
+    text = page.read_text("utf-8")
+    decided = "accuracy: 0.762 [0.672, 0.837]; needs above 0.5"
+    assert f"| [01](#01-a-toy) | **a** It learns. | **holds** | {decided} |" in text
     assert "## 01 A toy\n\nPublished: a toy.\n\nOurs ([record](cpu/01_toy/record.json))" in text
     assert "| LSTM | 0.80 | 0.76 | inside our seeds | rank \\| 3 |" in text
-    assert "The 1 rows of published numbers: inside our seeds 1." in text
-    assert "![A line that falls from left to right, for the tests.](cpu/01_toy/loss.png)" in text
-    assert "[01 A toy](#01-a-toy)" in text
+    assert "Published numbers: 1; inside our seeds." in text
+    alt = "A line that falls from left to right, for the tests."
+    assert text.count(f'<img src="cpu/01_toy/loss.png" alt="{alt}"') == text.count("<img") == 1
+    assert "Figures: [loss](cpu/01_toy/loss.png), [more](cpu/01_toy/more.png)." in text
+    with table.open(newline="") as file:
+        claim, row = csv.DictReader(file)
+    files = {"figure": "cpu/01_toy/loss.png", "record": "cpu/01_toy/record.json"}
+    assert {k: v for k, v in claim.items() if v} == files | {
+        "chapter": CHAPTER, "kind": "claim", "what": "a", "published": "It learns.",
+        "ours": "0.762", "low": "0.672", "high": "0.837", "n": "8", "verdict": "holds",
+        "reason": judge("a", "It learns.", "accuracy", [chance()]).reason,
+    }  # fmt: skip
+    assert {k: v for k, v in row.items() if v} == files | {
+        "chapter": CHAPTER, "kind": "number", "heading": "Accuracies", "what": "LSTM",
+        "published": "0.80", "ours": "0.76", "verdict": "inside our seeds", "reason": "rank | 3",
+    }  # fmt: skip
+
+
+def test_what_decided_a_claim_is_said_in_few_words():
+    low = summarise([-0.25] * 8, seeds=range(8))
+    measures = {"accuracy": ACCURACY, "b": low, "plain": True}
+
+    def decided(limit: float, **changes) -> str:
+        conditions = [chance(), Condition("other", "b", low, "above", limit)]
+        claim = vars(judge("x", "", "what: it is", conditions)) | changes
+        return report.deciding(claim, measures)
+
+    assert decided(0.5) == "what: it is: -0.250 to 0.762 in 2 cases; needs above 0.5"
+    assert "(needs above 0.9)" in decided(0.9)  # two limits: the reason itself
+    assert decided(0.5, evidence=("plain",), reason="word " * 99).endswith("word …")
+
+
+def test_rows_that_differ_only_in_the_epoch_become_a_curve():
+    def rows(name: str, published: list[float], ours: list[str], verdicts: str) -> list[dict]:
+        values = zip(published, ours, verdicts, strict=True)
+        return [
+            vars(Row(name.format(k), str(p), o, v, f"reason {k}"))
+            for k, (p, o, v) in enumerate(values, start=1)
+        ]
+
+    loss = rows("loss, epoch {}", [0.5, 0.4, 0.2], ["0.6, n = 3", "0.4", "0.25 [0.2, 0.3]"], "xxy")
+    rest = [vars(Row("at 10 digits", "1", "2", "v", "r"))] * 2  # what differs otherwise stays
+    missing = rows("accuracy at epoch {}", [0.5, 0.7], ["0.6, n = 3", "–"], "xx")
+    batches = [row | {"what": f"batches {k}1 to {k + 1}0"} for k, row in enumerate(loss)]
+    none = rows("step {}, error", [1, 2], ["–", "–"], "zz")
+    apart, size = "furthest apart at epoch 1: 0.5 and 0.6", ("0.5 → 0.2", "0.6 → 0.25 [0.2, 0.3]")
+    assert report.folded([*loss, *rest, *missing, *none, *batches]) == [
+        ("loss, epochs 1 to 3", *size, "x 2, y 1", apart),
+        *[("at 10 digits", "1", "2", "v", "r")] * 2,
+        ("accuracy at epochs 1 to 2", "0.5 → 0.7", "0.6, n = 3 at epoch 1", "x", apart),
+        ("steps 1 to 2, error", "1 → 2", "–", "z", "reason 2"),
+        ("batches 01 to 30", *size, "x 2, y 1", apart.replace("epoch 1", "batches 01 to 10")),
+    ]  # fmt: skip
 
 
 def test_full_is_reported_before_cpu_and_quick_never(place):
     place.publish("quick")
     assert record.reported(CHAPTER) is None
-    assert "No result yet: `python -m labkit run 01_toy --profile cpu`" in report.render()
+    missing = "No result yet: `python -m labkit run 01_toy --profile cpu`"
+    assert missing in report.render()["REPORT.md"]
     place.publish("cpu")
     place.publish("full", about="Of full.")
     assert record.reported(CHAPTER)["about"] == "Of full."
@@ -276,15 +333,16 @@ def test_a_newer_record_makes_the_report_stale_and_a_damaged_one_stops_it(place)
     place.publish()
     report.write()
     place.publish(about="Published: another toy.")
-    assert report.verify() == [
-        "stale: results/REPORT.md is older than the records; python -m labkit report"
-    ]
+    older = "stale: results/{} is not of these records; python -m labkit report"
+    assert report.verify() == [older.format("REPORT.md")]
+    place.publish(about="", measures={"accuracy": ACCURACY | {"n": 9}})
+    assert report.verify() == [older.format(name) for name in ("REPORT.md", "report.csv")]
     (place.folder / "record.json").write_text("{")
     with pytest.raises(ValueError, match=r"results/cpu/01_toy/record\.json is damaged"):
         report.render()
 
 
-def test_reported_results_are_shown_with_their_figures_and_their_run(place, monkeypatch):
+def test_reported_results_are_shown_with_their_run(place, monkeypatch):
     shown, marks = [], []
 
     def display(output, metadata=None):
@@ -295,11 +353,9 @@ def test_reported_results_are_shown_with_their_figures_and_their_run(place, monk
     record.show_claims(CHAPTER)
     assert "`python -m labkit run 01_toy --profile cpu` makes them" in shown.pop().data
     place.publish()
-    record.show_reported(CHAPTER)
-    assert shown[2].data == (place.folder / "loss.png").read_bytes()
-    assert shown[2].alt.startswith("A line that falls")
-    assert "| `words` | 7 | 1 |" in shown[-1].data
-    assert marks[1] == {"labkit": {"record": record.reported(CHAPTER)["run_id"]}}
+    record.show_claims(CHAPTER)
+    assert "**a** It learns. | holds" in shown[-1].data
+    assert marks[-1] == {"labkit": {"record": record.reported(CHAPTER)["run_id"]}}
     record.show_claims(CHAPTER, "no such claim")
     assert "|" not in shown[-1].data
 

@@ -112,9 +112,10 @@ def write(
 
     They go to where the runner wants them, without one to `results/.interactive`. Each of
     `measures` is what `summarise` returns, or one plain value. `rows` maps a heading to rows of the
-    report, `curves` holds lists of numbers at any depth, `data` is what `code.data_digests`
-    returns. ValueError, and nothing is written, for NaN and infinities, for a claim whose evidence
-    is no measure, and for anything else that is not of the form `Record`.
+    report, which shows the first of `figures` and links the others. `curves` holds lists of numbers
+    at any depth, `data` is what `code.data_digests` returns. ValueError, and nothing is written,
+    for NaN and infinities, for a claim whose evidence is no measure, and for anything else that is
+    not of the form `Record`.
     """
     images, entries, duration = {}, {}, datetime.now(UTC) - _started
     for figure in figures:
@@ -258,22 +259,6 @@ def published() -> dict[str, Any]:
     return tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
 
 
-def coverage(n: int) -> str:
-    """A sentence on how often intervals of n values covered the mean, benchmarks/intervals.json."""
-    rows = json.loads((machine.ROOT / "benchmarks" / "intervals.json").read_bytes())["rows"]
-    said = []
-    for method in ("bootstrap t", "Student t", "BCa bootstrap"):
-        of_method = [row for row in rows if (row["n"], row["method"]) == (n, method)]
-        total = sum(row["quantities"] for row in of_method)
-        mean = sum(row["covers"] * row["quantities"] for row in of_method) / total
-        least = min(row["covers_least"] for row in of_method)
-        said.append(f"{mean:.1%} with the {method} (at worst {least:.0%})")
-    return (
-        f"Of samples of {n} from our own seeds, for {total} quantities whose mean is then known, "
-        f"an interval of 95 % covered the mean in {', '.join(said)}."
-    )
-
-
 def show_text(record: Mapping[str, Any], text: str) -> None:
     """Display Markdown that was made from a record; the output's metadata says from which run."""
     from IPython.display import Markdown, display
@@ -289,25 +274,12 @@ def show_claims(chapter: str, *ids: str) -> None:
     if record is None:
         display(Markdown(f"No reported results yet. `{command(chapter)}` makes them."))
         return
-    show_text(record, claims_table(record, ids))
+    claims = [claim for claim in record["claims"] if not ids or claim["id"] in ids]
+    rows = [(f"**{c['id']}** {c['claim']}", c["verdict"], c["reason"]) for c in claims]
+    show_text(record, markdown_table(("claim", "verdict", "reason"), rows) if rows else "")
 
 
-def show_reported(chapter: str) -> None:
-    """Display what the reported run of a chapter measured: machine, claims, figures and numbers."""
-    from IPython.display import Image, Markdown, display
-
-    show_claims(chapter)
-    if (record := reported(chapter)) is None:
-        return
-    display(Markdown(machine_line(record)))
-    for name, figure in record["figures"].items():
-        image = (machine.RESULTS / record["profile"] / chapter / figure["file"]).read_bytes()
-        display(Image(image, format="png", width=800, alt=figure["alt"]))
-        display(Markdown(f"*{name}*: {figure['alt']}"))
-    measures = record["measures"].items()
-    rows = [(f"`{k}`", number(v), v["n"] if isinstance(v, dict) else 1) for k, v in measures]
-    table = markdown_table(("measure", "value [95 % interval]", "n"), rows)
-    display(Markdown(f"<details><summary>All measures</summary>\n\n{table}\n\n</details>"))
+show_reported = show_claims  # until chapters 04 to 06 have their results in place
 
 
 def machine_line(record: Mapping[str, Any]) -> str:
@@ -318,14 +290,6 @@ def machine_line(record: Mapping[str, Any]) -> str:
     versions = "python {python}, torch {torch}".format(**facts["versions"])
     where = f"{facts['device_name']} ({kind}), {threads}, {facts['platform']}"
     return f"Profile `{record['profile']}` on {where}; {versions}."
-
-
-def claims_table(record: Mapping[str, Any], ids: Sequence[str] = ()) -> str:
-    """The claims of a record, those of `ids` where given, with their verdicts and reasons, in
-    Markdown; "" without any."""
-    claims = [claim for claim in record["claims"] if not ids or claim["id"] in ids]
-    rows = [(f"**{c['id']}** {c['claim']}", c["verdict"], c["reason"]) for c in claims]
-    return markdown_table(("claim", "verdict", "reason"), rows) if rows else ""
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

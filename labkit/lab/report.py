@@ -1,15 +1,19 @@
 """The report, rendered from the records; and whether all that is published is as it was written.
 
-Each chapter writes its rows and claims into its record; this page only sets them out. It depends on
-the records alone, so rendering it again shows whether it is up to date.
+Each chapter writes its rows and claims into its record. They become a page, `REPORT.md`, and the
+same as data, `report.csv`. Both depend on the records alone, so rendering them again shows whether
+they are up to date.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +22,160 @@ from labkit.lab.machine import shown
 from labkit.lab.notebooks import chapters, read_notebook
 from labkit.lab.record import SUMS, markdown_table, read_sums
 from labkit.lab.settings import resolve
+from labkit.measure.statistics import number
 
-REPORT = "REPORT.md"
 ROW = ("what", "published", "ours", "verdict", "reason")
+NUMBERS = ("low", "high", "n")  # in the text of ours
+DATA = ("chapter", "kind", "heading", *ROW[:3], *NUMBERS, *ROW[3:], "figure", "record")
+OURS = re.compile(r"(?P<ours>.*?)(?: \[(?P<low>[^][]+), (?P<high>[^][]+)\])?(?:, n = (?P<n>\d+))?")
+CURVE = re.compile(r"\b(epoch|step|batche)s? (\d+)(?: to (\d+))?")  # what may fold rows into one
+NUMBER = re.compile(r"(?<![\w.-])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+WIDTH = 120  # of a reason on the page; the record and the data have all of it
 
 HEAD = """\
 # Published and ours
 
-`python -m labkit report` writes this page from the records beside it; an edit by hand is lost, and
-`make verify` reports it. Each published figure comes from one seed; ours come from as many seeds as
-each row names. [Reading the report](../docs/running.md#reading-the-report) explains the verdicts.
+What the sources said, and what came out when we ran it again with many seeds. Each published figure
+comes from one seed; ours come from as many as each row names.
+[Reading the report](../docs/running.md#reading-the-report) explains the verdicts,
+[report.csv](report.csv) has all rows as data. `python -m labkit report` writes both from the
+records; `make verify` reports an edit by hand.
 """
 
 
-def render() -> str:
-    """The report as Markdown; ValueError when a record is damaged."""
-    titles = {}
+def render() -> dict[str, str]:
+    """The report by file name, as Markdown and as CSV; ValueError when a record is damaged."""
+    claims, figures, sections, lines = [], [], [], []
     for chapter in chapters():
         cells = read_notebook(machine.notebook(chapter)).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-        titles[chapter] = re.search(r"(?m)^# *(.+?) *$|\Z", text)[1] or chapter
-    records = {chapter: record.reported(chapter) for chapter in titles}
-    parts = [HEAD, _summary(records, titles)]
-    for chapter, content in records.items():
-        parts.append(f"## {titles[chapter]}\n")
+        title = re.search(r"(?m)^# *(.+?) *$|\Z", text)[1] or chapter
+        anchor = "#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        sections.append(f"## {title}\n")
+        content = record.reported(chapter)
         if content is None:
-            parts.append(f"No result yet: `{record.command(chapter)}` makes it.\n")
+            sections.append(f"No result yet: `{record.command(chapter)}` makes it.\n")
             continue
-        link = f"[record]({content['profile']}/{chapter}/record.json)"
-        about = [content["about"]] if content["about"] else []
-        parts.append("\n\n".join([*about, f"Ours ({link}): {record.machine_line(content)}\n"]))
-        if content["claims"]:
-            parts.append(f"### Claims\n\n{record.claims_table(content)}\n")
-        for heading, rows in content["rows"].items():
-            table = markdown_table(("figure", *ROW[1:]), [[row[n] for n in ROW] for row in rows])
-            parts.append(f"### {heading}\n\n{table}\n")
-        parts += ["### Figures\n"] * bool(content["figures"])
-        for figure in content["figures"].values():
-            alt = " ".join(figure["alt"].split()).replace("[", "(").replace("]", ")")
-            parts.append(f"![{alt}]({content['profile']}/{chapter}/{figure['file']})\n")
-    return "\n".join(parts).rstrip() + "\n"
+        name, folder = chapter.partition("_")[0], f"{content['profile']}/{chapter}"
+        claims += [
+            (f"[{name}]({anchor})", f"**{c['id']}** {c['claim']}", f"**{c['verdict']}**", why)
+            for c in content["claims"]
+            for why in [deciding(c, content["measures"])]
+        ]
+        for figure in list(content["figures"].values())[:1]:  # the main one
+            image = f'<img src="{folder}/{figure["file"]}" alt="{escape(figure["alt"])}"'
+            figures.append(f'### [{title}]({anchor})\n\n{image} width="640">\n')
+        sections += _section(content, folder)
+        lines += data(content, folder)
+    table = markdown_table(("chapter", "claim", "verdict", "decided by"), claims)
+    page = [HEAD, f"## The claims\n\n{table}\n", "## A figure for each chapter\n", *figures]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, DATA, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    text = "\n".join([*page, *sections]).rstrip() + "\n"
+    return {"REPORT.md": text, "report.csv": file.getvalue()}
 
 
-def write() -> Path:
-    """Write `results/REPORT.md`, and the digests of it and of the records that it shows."""
-    path = machine.RESULTS / REPORT
-    code.write_atomically(path, render().encode())
+def _short(text: str) -> str:
+    return textwrap.shorten(text, WIDTH, placeholder=" …")
+
+
+def deciding(claim: Mapping[str, Any], measures: Mapping[str, Any]) -> str:
+    """In a few words what decided a claim: what was measured, its size, and what was needed."""
+    reason, of_it = claim["reason"], [measures[name] for name in claim["evidence"]]
+    needs = {*re.findall(r"needs (?:above|below) [\d.e+-]*\d", reason)}
+    if not of_it or not all(isinstance(m, dict) for m in of_it) or len(needs) > 1:
+        return _short(reason)
+    first = reason.partition("[")[0]  # the first interval follows what is measured
+    centres = sorted(m[m["statistic"]] for m in of_it)
+    size = f"{number(centres[0])} to {number(centres[-1])} in {len(of_it)} cases"
+    size = number(of_it[0]) if len(of_it) == 1 else size
+    return "; ".join([f"{_short(first.rpartition(': ')[0] or first)}: {size}", *needs])
+
+
+def _section(content: Mapping[str, Any], folder: str) -> Iterator[str]:
+    """A chapter's part of the page."""
+    if content["about"]:
+        yield f"{content['about']}\n"
+    yield f"Ours ([record]({folder}/record.json)): {record.machine_line(content)}\n"
+    figures = content["figures"].items()
+    links = [f"[{name.replace('_', ' ')}]({folder}/{f['file']})" for name, f in figures]
+    if links:
+        yield f"Figures: {', '.join(links)}.\n"
+    if rows := [row for group in content["rows"].values() for row in group]:
+        yield f"Published numbers: {len(rows)}; {_tally(rows)}.\n"
+    for heading, rows in content["rows"].items():
+        lines = [(*row[:-1], _short(row[-1])) for row in folded(rows)]
+        yield f"### {heading}\n\n{markdown_table(('figure', *ROW[1:]), lines)}\n"
+
+
+def _tally(rows: Sequence[Mapping[str, str]]) -> str:
+    verdicts = Counter(row["verdict"] for row in rows).most_common()
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in verdicts)
+    return counts if len(verdicts) > 1 else verdicts[0][0]
+
+
+def folded(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """Rows as they stand on the page: those that differ only in epoch, step or batch are one.
+
+    Such a curve shows its ends and where the published one lies furthest from ours.
+    """
+    curves: dict[Any, list[Mapping[str, str]]] = {}
+    for index, row in enumerate(rows):
+        name, places = CURVE.subn(r"\1", row["what"], count=1)
+        curves.setdefault(name if places else index, []).append(row)
+    return [_curve(c) if len(c) > 1 else tuple(c[0][n] for n in ROW) for c in curves.values()]
+
+
+def _curve(rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    first, last = rows[0], rows[-1]
+    place, end = CURVE.search(first["what"]), CURVE.search(last["what"])
+    what = f"{place[1]}s {place[2]} to {end[3] or end[2]}"
+    ours, reason = last["ours"], last["reason"]
+    if some := [row for row in rows if NUMBER.search(row["ours"])]:
+        furthest = max(some, key=lambda row: abs(_value(row["published"]) - _value(row["ours"])))
+        where, centre = CURVE.search(furthest["what"])[0], OURS.fullmatch(furthest["ours"])["ours"]
+        reason = f"furthest apart at {where}: {furthest['published']} and {centre}"
+        start = f"{OURS.fullmatch(some[0]['ours'])['ours']} → " if len(some) > 1 else ""
+        until = "" if some[-1] is last else f" at {CURVE.search(some[-1]['what'])[0]}"
+        ours = start + some[-1]["ours"] + until
+    published = f"{first['published']} → {last['published']}"
+    return first["what"].replace(place[0], what), published, ours, _tally(rows), reason
+
+
+def _value(text: str) -> float:
+    return float(NUMBER.search(text)[0].replace(",", ""))
+
+
+def data(content: Mapping[str, Any], folder: str) -> Iterator[dict[str, Any]]:
+    """A chapter's claims and rows, a dictionary with some of the keys `DATA` each."""
+    place = {"chapter": content["chapter"], "record": f"{folder}/record.json"}
+    for figure in list(content["figures"].values())[:1]:
+        place["figure"] = f"{folder}/{figure['file']}"
+    claims = []
+    for claim in content["claims"]:
+        of_it = [content["measures"][name] for name in claim["evidence"]]
+        alone = len(of_it) == 1 and isinstance(of_it[0], dict)
+        ours = f"{number(of_it[0])}, n = {of_it[0]['n']}" if alone else ""
+        values = claim["id"], claim["claim"], ours, claim["verdict"], claim["reason"]
+        claims.append(dict(zip(ROW, values, strict=True)))
+    groups = [("claim", "", claims), *(("number", *group) for group in content["rows"].items())]
+    for kind, heading, rows in groups:
+        for row in rows:
+            numbers = OURS.fullmatch(row["ours"]).groupdict()
+            yield {**place, "kind": kind, "heading": heading, **row, **numbers}
+
+
+def write() -> list[Path]:
+    """Write the page and its data, and the digests of both and of the records that they show."""
+    pages = render()
+    for name, text in pages.items():
+        code.write_atomically(machine.RESULTS / name, text.encode())
     sums = [folder / SUMS for folder in _published() if (folder / SUMS).exists()]
     names = [str(path.relative_to(machine.RESULTS)) for path in sums]
-    record.write_sums(machine.RESULTS, [REPORT, *names])
-    return path
-
-
-def _summary(records: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    known = {titles[chapter]: content for chapter, content in records.items() if content}
-    rows = [
-        (title, claim["id"], claim["claim"], f"**{claim['verdict']}**")
-        for title, content in known.items()
-        for claim in content["claims"]
-    ]
-    groups = [group for content in known.values() for group in content["rows"].values()]
-    verdicts = Counter(row["verdict"] for group in groups for row in group)
-    counts = ", ".join(f"{verdict} {count}" for verdict, count in verdicts.most_common())
-    anchors = {t: re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles.values()}
-    links = ", ".join(f"[{title}](#{anchor})" for title, anchor in anchors.items())
-    table = markdown_table(("chapter", "claim", "published", "verdict"), rows)
-    total = f"The {verdicts.total()} rows of published numbers: {counts}."
-    return f"## Summary\n\n{table}\n\n{total}\n\nChapter by chapter: {links}.\n"
+    record.write_sums(machine.RESULTS, [*pages, *names])
+    return [machine.RESULTS / name for name in pages]
 
 
 def verify() -> list[str]:
@@ -109,11 +200,10 @@ def verify() -> list[str]:
         stale.append(f"{chapter}: nothing is reported yet; {record.command(chapter)}")
     for folder in (machine.ROOT / "benchmarks", machine.RESULTS):
         tampered += _changed(folder) if (folder / SUMS).exists() else []
-    page = machine.RESULTS / REPORT
-    if not page.exists():
-        stale.append("there is no report yet; python -m labkit report")
-    elif not tampered and page.read_text("utf-8") != render():
-        stale.append(f"{shown(page)} is older than the records; python -m labkit report")
+    for name, text in render().items() if not tampered else ():
+        path = machine.RESULTS / name
+        if not path.exists() or path.read_bytes() != text.encode():
+            stale.append(f"{shown(path)} is not of these records; python -m labkit report")
     return [f"tampered: {line}" for line in tampered] + [f"stale: {line}" for line in stale]
 
 
@@ -149,8 +239,6 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
     `values` are the parameters of that run, by default the profile's.
     """
     folder = machine.RESULTS / profile / chapter
-    if not (folder / SUMS).exists():
-        return ["it is not there"]
     if changed := _changed(folder, complete=True):
         return changed
     try:
