@@ -60,9 +60,5 @@ def test_students_get_no_solution_and_hand_ins_are_graded(folder):
     assert scores == {"ada": 2, "bob": 0, "cleo": 0}
     feedback = folder / "course" / "feedback" / "bob" / NAME / f"{NAME}.html"
     assert "not twice" in feedback.read_text("utf-8")
-
-
-def test_what_nbgrader_refuses_is_said(folder):
-    handout.make(folder)
     with pytest.raises(ValueError, match="nbgrader autograde 09_none"):
         handout.nbgrader("autograde", "09_none", course=folder / "course")

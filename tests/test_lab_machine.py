@@ -35,15 +35,6 @@ def test_the_folders_are_the_repositorys_and_can_be_moved(tmp_path):
     assert machine.shown(Path("/elsewhere/y")) == "/elsewhere/y"
 
 
-def test_the_kernels_environment_fixes_what_must_be_set_before_the_start():
-    variables = machine.kernel_environment(3)
-    assert variables["PYTHONHASHSEED"] == "0"
-    assert variables["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert variables["MATPLOTLIBRC"] == os.devnull
-    assert variables["PYTHONNOUSERSITE"] == variables["JUPYTER_PREFER_ENV_PATH"] == "1"
-    assert [v for name, v in variables.items() if name.endswith("THREADS")] == ["3"] * 4
-
-
 @pytest.mark.parametrize("threads", ["0", "two", "-1", "1.5", "²"])
 def test_wrong_thread_variables_are_refused(monkeypatch, threads):
     monkeypatch.setenv("LABKIT_THREADS", threads)
@@ -82,8 +73,6 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert machine.device("cpu") == torch.device("cpu")
     assert machine.device("auto") == torch.device("cuda" if gpu else "cpu")
-    with pytest.raises(ValueError, match="must be auto, cpu or cuda; got 'gpu'"):
-        machine.device("gpu")
     if not gpu:
         with pytest.raises(ValueError, match="'cuda': this torch sees no GPU; use 'auto' or 'cpu'"):
             machine.prepare(device="cuda")

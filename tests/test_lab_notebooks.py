@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from labkit.lab import machine, notebooks
+from labkit.lab import notebooks
 from labkit.lab.notebooks import ChapterError, read_notebook
 
 
@@ -35,18 +34,6 @@ def test_copies_and_other_files_are_no_chapters(root):
     for name in ("02_b", "01_a", "01_a-Copy1", "01_a copy", "Untitled", "1_c", "01_a (2)"):
         (root / "notebooks" / f"{name}.ipynb").write_text("{}")
     assert notebooks.chapters() == ("01_a", "02_b")
-
-
-@pytest.mark.parametrize("minor", [2, 4, 5])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_ids_and_a_byte_order_mark_do_no_harm(root, minor, mark):
-    content = notebook("x = 1", kernelspec={"name": "x", "display_name": "X"})
-    content.nbformat_minor = minor
-    path = root / "notebooks" / "01_toy.ipynb"
-    path.write_text(mark + json.dumps(content), "utf-8")
-    result = read_notebook(path)
-    assert (result.nbformat, result.nbformat_minor) == (4, 5)
-    assert result.cells == content.cells
 
 
 @pytest.mark.parametrize("content", ["", '{"cells": 3, "nbformat": 4, "metadata": {}}'])
@@ -111,15 +98,6 @@ def test_nothing_of_a_home_folder_reaches_the_kernel(lab, tmp_path_factory):
     lab.environment["PYTHONPATH"] += f":{home}"
     done = lab.run("run", "--profile", "quick")
     assert done.returncode == 0, done.stderr
-
-
-def test_another_kernel_of_the_same_name_is_noticed(tmp_path, monkeypatch):
-    folder = tmp_path / "kernels" / machine.KERNEL
-    folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text('{"argv": ["other"], "display_name": "Other"}')
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=f"{folder} hides the lab's kernel"):
-        notebooks.install_kernel()
 
 
 # working copies

@@ -81,7 +81,7 @@ def test_a_profile_comes_before_the_cell_and_given_values_before_both(values):
         ("lengths=[5, 17]", "parameter 'lengths[1]': Input should be 5, 10 or 15, got [5, 17]"),
         ("num_n=11", "num_n=11 must be at most the largest of lengths"),
         ("length=[5]", "unknown parameter 'length' from --set; did you mean 'lengths'? There are"),
-        ("profile=cpu", "'profile' from --set: choose the profile with --profile"),
+        ("profile=cpu", "unknown parameter 'profile' from --set. There are"),
         ("num_n", "--set takes name=value, such as --set seed=4, got 'num_n'"),
     ],
 )

@@ -82,11 +82,6 @@ def offline() -> bool:
     return os.environ.get("LABKIT_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
-def say(text: str) -> None:
-    """Print a line for the reader to standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def _is_right(path: Path, source: Source) -> bool:
     return path.is_file() and pooch.file_hash(str(path)) == source.sha256
 
@@ -110,7 +105,7 @@ def _bring(source: Source, path: Path) -> None:
                 raise  # the disk is full: another place would not help
             reason = next((text for kind, text in REASONS.items() if isinstance(error, kind)), "{}")
             tried.append(f"{place}: {reason.format(error) or repr(error)}")
-            say(f"{published.name}: passed over {tried[-1]}")
+            print(f"{published.name}: passed over {tried[-1]}", file=sys.stderr, flush=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     tried += ["LABKIT_OFFLINE forbids the network"] if offline() else []
@@ -157,7 +152,8 @@ def _open(place: str, size: int):
     parts = urlsplit(place)
     if parts.scheme not in ("http", "https"):
         return open(unquote(parts.path) if parts.scheme == "file" else place, "rb")
-    say(f"downloading {parts.path.rpartition('/')[2]} ({size / 1e6:,.1f} MB) from {parts.hostname}")
+    what = f"{parts.path.rpartition('/')[2]} ({size / 1e6:,.1f} MB) from {parts.hostname}"
+    print(f"downloading {what}", file=sys.stderr, flush=True)
     session = requests.Session()
     session.trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")  # proxies
     prefixes = ("https://", f"{parts.scheme}://{parts.netloc}/")  # no redirects to others

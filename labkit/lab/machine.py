@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, util
@@ -121,17 +121,10 @@ def count_from(variable: str) -> int | None:
     return int(given) if given else None
 
 
-def threads() -> int:
-    """The number of threads of arithmetic that `LABKIT_THREADS` asks for, 1 when unset."""
-    return count_from("LABKIT_THREADS") or 1
-
-
 def device(name: str = "auto") -> torch.device:
     """The device called "cpu", "cuda", or "auto" (CUDA where there is a GPU)."""
     import torch
 
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda; got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda': this torch sees no GPU; use 'auto' or 'cpu'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -164,17 +157,9 @@ def shared_gpu(wanted: bool = True) -> Iterator[None]:
                 subprocess.run([control], input=b"quit\n", **started)
 
 
-def road(work: str, *, cuda: bool, has: Collection[str], cores: int) -> Road:
-    """The fastest sound road for a kind of `work`, one of `GPU_ROADS`, on such a machine."""
-    for name, needs, workers, why in GPU_ROADS[work] if cuda else ():
-        if needs in ("", *has):
-            return Road(name, "cuda", min(workers, cores), why)
-    why = "launches would take longer than the work" if cuda else "no GPU is used"
-    return Road("cores", "cpu", cores, why)
-
-
 def find_road(work: str, device_name: str = "auto") -> Road:
-    """The road on this machine; a device given by name, and `LABKIT_WORKERS`, are obeyed."""
+    """The fastest sound road for a kind of `work`, one of `GPU_ROADS`, on this machine; a device
+    given by name, and `LABKIT_WORKERS`, are obeyed."""
     import joblib
     import torch
 
@@ -182,11 +167,16 @@ def find_road(work: str, device_name: str = "auto") -> Road:
     if cuda and work in GIGABYTES:
         memory = torch.cuda.get_device_properties(0).total_memory / 1e9
         cores = min(cores, max(1, int(memory / GIGABYTES[work])))
-    has = ["triton"] if cuda and util.find_spec("triton") else []
-    has += ["mps"] if MPS_FOLDERS[0] in os.environ else []
-    found = road(work, cuda=cuda, has=has, cores=cores)
-    if device_name == "cuda" and found.device == "cpu":
-        found = Road("gpu", "cuda", 1, "the device was asked for by name")
+    has = {"": cuda, "triton": util.find_spec("triton"), "mps": MPS_FOLDERS[0] in os.environ}
+    roads = [
+        Road(name, "cuda", min(workers, cores), why)
+        for name, needs, workers, why in GPU_ROADS[work]
+        if cuda and has[needs]
+    ]
+    if device_name == "cuda":
+        roads.append(Road("gpu", "cuda", 1, "the device was asked for by name"))
+    why = "launches would take longer than the work" if cuda else "no GPU is used"
+    found = [*roads, Road("cores", "cpu", cores, why)][0]
     return replace(found, workers=count_from("LABKIT_WORKERS") or found.workers)
 
 
@@ -210,7 +200,7 @@ def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> tor
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.set_num_threads(threads())
+    torch.set_num_threads(count_from("LABKIT_THREADS") or 1)
     _prepared.append(chosen)
     if work:
         print(chosen)
@@ -220,8 +210,10 @@ def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> tor
 def provenance() -> dict[str, Any]:
     """What a record says about the machine: device, CPU, threads, versions; no user and no host."""
     used, cpu = _prepared[-1], _cpu_name()
-    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
-    versions = {name: installed[name] for name in PACKAGES if name in installed}
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     facts = {
         "device": used.device if used else "cpu",
         "road": asdict(used) if used else None,
@@ -229,7 +221,7 @@ def provenance() -> dict[str, Any]:
         "cpu": cpu,
         "cpu_capability": None,
         "cuda": None,
-        "threads": threads(),
+        "threads": count_from("LABKIT_THREADS") or 1,
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **versions},
     }
@@ -246,9 +238,7 @@ def provenance() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     """The processor's name where the system tells it, else its architecture."""
-    try:
+    with suppress(OSError, TypeError):  # there is no such file, or no such line in it
         text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
-    except OSError:
-        text = ""
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return name.group(1).strip() if name else platform.processor() or platform.machine()
+        return re.search(r"(?m)^model name\s*:\s*(.+?)\s*$", text)[1]
+    return platform.processor() or platform.machine()

@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -55,16 +54,9 @@ def chapters() -> tuple[str, ...]:
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """The notebook in a file, upgraded to nbformat 4.5; ChapterError where it cannot be read.
-
-    A byte order mark is passed over, and cell ids that stand in an older minor version are kept.
-    """
+    """The notebook in a file, upgraded to nbformat 4.5; ChapterError where it cannot be read."""
     try:
-        notebook = nbformat.reader.reads(path.read_text("utf-8-sig"))
-        notebook.nbformat_minor = 5  # what it adds to the other minor versions of 4 is the ids
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about missing or repeated ids, which are mended here
-            _, notebook = nbformat.validator.normalize(notebook)
+        notebook = nbformat.read(path, 4)
         nbformat.validate(notebook)
     except Exception as error:  # whatever a broken file makes of nbformat
         name = f"{path.parent.name}/{path.name}"
@@ -111,10 +103,9 @@ def install_kernel() -> None:
     """Let Jupyter know the lab's kernel, in the folder of this environment.
 
     The kernel shuts out what a home folder brings along: packages of the user's site, start-up
-    files of Python and of IPython. ValueError where Jupyter finds another of the same name first.
+    files of Python and of IPython.
     """
     from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpecManager
 
     shared = Path(sys.prefix, "share")
     variables = {n: v for n, v in machine.kernel_environment().items() if "THREADS" not in n}
@@ -126,9 +117,6 @@ def install_kernel() -> None:
     if not path.exists() or path.read_bytes() != text:
         code.write_atomically(path, text)
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-    first = Path(KernelSpecManager().get_kernel_spec(machine.KERNEL).resource_dir)
-    if first.resolve() != path.parent.resolve():
-        raise ValueError(f"{first} hides the lab's kernel: remove it, or unset JUPYTER_PATH")
 
 
 # storing outputs

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 from jupyter_client import AsyncKernelManager
 from nbformat import NotebookNode
+from tqdm import tqdm
 
 from labkit.lab import code, machine, record, report
 from labkit.lab.machine import shown
@@ -97,8 +98,8 @@ def raise_on_signals() -> None:
         signal.signal(number, interrupt)
 
 
-class Progress:
-    """One chapter's progress: one redrawn line in a terminal, a line a minute in a log.
+class Progress(tqdm):
+    """One chapter's progress: a bar in a terminal, which a log shows once a minute.
 
     Trainings append JSON lines to `path` (see `labkit.lab.store`).
     """
@@ -106,15 +107,13 @@ class Progress:
     def __init__(self, chapter: str, cells: int, path: Path) -> None:
         path.touch()
         self.index = -1  # of the cell that runs
-        self._chapter, self._cells, self._file = chapter, cells, path.open(encoding="utf-8")
-        self._event, self._fractions = {}, {}
-        self._logged = self._started = time.monotonic()
+        self._events, self._fractions = path.open(encoding="utf-8"), {}
         self._terminals = [number for number in (0, 1, 2) if os.isatty(number)]
-
-    def close(self) -> None:
-        self._file.close()
-        if sys.stderr.isatty():
-            self._redraw("")
+        wait = {} if sys.stderr.isatty() else {"delay": LOG_EVERY, "mininterval": LOG_EVERY}
+        form = "{desc}, {elapsed}: cell {n_fmt}/{total_fmt}{postfix}"
+        super().__init__(
+            desc=chapter, total=cells, bar_format=form, leave=False, miniters=0, **wait
+        )
 
     def cell_started(self, cell: NotebookNode, cell_index: int) -> None:
         self.index = cell_index
@@ -126,27 +125,15 @@ class Progress:
         """
         if not all(map(os.isatty, self._terminals)):
             os.kill(os.getpid(), signal.SIGHUP)
-        for line in self._file:
+        for line in self._events:
             with contextlib.suppress(ValueError):  # a line that was cut off by a kill
                 event = json.loads(line)
-                if event["sweep"] != self._event.get("sweep"):
-                    self._fractions = {}
-                self._event = event
-                self._fractions[event["task"]] = event["done"] / max(event["total"], 1)
-        now, done = time.monotonic(), sum(self._fractions.values())
-        text = f"{self._chapter}, {now - self._started:.0f} s: cell {self.index + 1}/{self._cells}"
-        if self._event and done < (total := self._event["tasks"] - self._event["stored"]):
-            text += f", {done:.1f} of {total} trainings"
-            text += ", {task} {done:,.0f}/{total:,.0f}".format(**self._event)
-        if sys.stderr.isatty():
-            self._redraw(text[: shutil.get_terminal_size().columns - 1])
-        elif now - self._logged >= LOG_EVERY:
-            self._logged = now
-            print(text, file=sys.stderr, flush=True)
-
-    def _redraw(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal may have been closed just now
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+                fractions = self._fractions.setdefault(event["sweep"], {})
+                fractions[event["task"]] = event["done"] / max(event["total"], 1)
+                total = event["tasks"] - event["stored"]
+                text = f"{event['sweep']}: {sum(fractions.values()):.1f} of {total} trainings"
+                self.set_postfix_str(text, refresh=False)
+        self.update(self.index + 1 - self.n)
 
 
 def run(names: Sequence[str], options: Options) -> int:
@@ -181,10 +168,7 @@ def run(names: Sequence[str], options: Options) -> int:
 
 def select(names: Sequence[str]) -> list[str]:
     """Full chapter names for names, numbers ("2", "02") or file names; all of them for none."""
-    known = chapters()
-    if not known:
-        raise ValueError(f"no chapters in {machine.NOTEBOOKS}")
-    selected = set()
+    known, selected = chapters(), set()
     for name in names or known:
         wanted = Path(name).name.removesuffix(".ipynb")
         matches = {k for k in known if wanted == k or wanted.zfill(2) == k.split("_")[0]}
@@ -202,8 +186,6 @@ def lock(name: str) -> contextlib.AbstractContextManager:
         return FileLock(path).acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another run of '{name}' is under way: wait for it or stop it") from None
-    except (NotImplementedError, OSError) as error:
-        raise ValueError(f"{shown(path)} cannot be locked on this disk: {error}") from error
 
 
 class Execution:
@@ -220,8 +202,7 @@ class Execution:
         self.notebook = self.staging / self.path.name
         self.kept = shown(self.failed / self.path.name)
         self.mend = f"read {self.kept}, correct the cell, then {self.again}"
-        with_one = f"{self.again} --workers 1 (finished trainings are kept)"
-        self.smaller = f"close other programs, then {with_one}"
+        self.smaller = f"close other programs, then {self.again} --workers 1 (kept trainings stay)"
 
     def accepts_parameters(self) -> bool:
         """Resolve the chapter's parameters; report those that cannot be used."""

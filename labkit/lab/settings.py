@@ -51,7 +51,11 @@ def resolve(
     ):
         for name, value in changes.items():
             if name not in values or name == "profile":
-                raise SettingsError(_unknown(name, values, source))
+                names = [n for n in values if n != "profile"]
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else "."
+                message = f"unknown parameter '{name}' from {source}{hint}"
+                raise SettingsError(f"{message} There are {', '.join(names)}")
             values[name], origin[name] = value, source
     if {*values} != {*model.model_fields}:
         odd = ", ".join(sorted({*values} ^ {*model.model_fields}))
@@ -115,12 +119,3 @@ def _parse(text: str) -> tuple[str, Any]:
         return name.strip(), ast.literal_eval(literal.strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return name.strip(), raw
-
-
-def _unknown(name: str, known: Mapping[str, Any], source: str) -> str:
-    if name == "profile":
-        return f"'profile' from {source}: choose the profile with --profile"
-    names = [n for n in known if n != "profile"]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else "."
-    return f"unknown parameter '{name}' from {source}{hint} There are {', '.join(names)}"

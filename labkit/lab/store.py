@@ -266,12 +266,9 @@ def _load(k: str, path: Path) -> Arrays | None:
 @contextmanager
 def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
     """joblib on the workers of a Dask cluster; ClusterError where it cannot be used."""
-    try:
-        import distributed
-        from distributed.comm import connect
-        from distributed.utils import LoopRunner
-    except ModuleNotFoundError as error:
-        raise ClusterError("a Dask cluster is named, but Dask is missing: make setup") from error
+    import distributed
+    from distributed.comm import connect
+    from distributed.utils import LoopRunner
 
     async def reach() -> None:
         comm = await asyncio.wait_for(connect(scheduler, timeout=PATIENCE), PATIENCE + 1)
