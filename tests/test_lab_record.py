@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -343,21 +344,17 @@ def test_a_newer_record_makes_the_report_stale_and_a_damaged_one_stops_it(place)
 
 
 def test_reported_results_are_shown_with_their_run(place, monkeypatch):
-    shown, marks = [], []
-
-    def display(output, metadata=None):
-        shown.append(output)
-        marks.append(metadata)
-
-    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr("IPython.display.display", display := Mock())
     record.show_claims(CHAPTER)
-    assert "`python -m labkit run 01_toy --profile cpu` makes them" in shown.pop().data
+    missing = "`python -m labkit run 01_toy --profile cpu` makes them"
+    assert missing in display.call_args.args[0].data
     place.publish()
     record.show_claims(CHAPTER)
-    assert "**a** It learns. | holds" in shown[-1].data
-    assert marks[-1] == {"labkit": {"record": record.reported(CHAPTER)["run_id"]}}
+    assert "**a** It learns. | holds" in display.call_args.args[0].data
+    run_id = record.reported(CHAPTER)["run_id"]
+    assert display.call_args.kwargs["metadata"] == {"labkit": {"record": run_id}}
     record.show_claims(CHAPTER, "no such claim")
-    assert "|" not in shown[-1].data
+    assert "|" not in display.call_args.args[0].data
 
 
 # comparison
