@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.film import figures, studies
+from labkit.film import claims, figures, studies
 from labkit.film.corpus import Corpus
 from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, TrainSpec
@@ -144,6 +144,7 @@ def test_measures_have_their_names_values_and_seeds():
             "best_epoch": np.array(2),
             "seconds": np.array([1.0, 2.0, 3.0]),
             "train_loss": np.array([0.6, 0.4, 0.2]),
+            "test_classes": np.eye(10)[[8] * 30 + [0] * 20],  # ratings are 9 and 1, in turn
         }
         for seed, hits in ((7, 20), (8, 10))
     }
@@ -155,6 +156,8 @@ def test_measures_have_their_names_values_and_seeds():
         "dev_accuracy": [0.807, 0.808],
         "best_epoch": [2, 2],
         "seconds": [6, 6],
+        "exact": [0.5, 0.5],
+        "mean_distance": [4, 4],
         "train_loss/2": [0.4, 0.4],
         "dev_accuracy/2": [0.807, 0.808],
     }
@@ -283,7 +286,7 @@ def test_every_published_figure_has_its_row_and_a_curve_its_last_one():
     small = {"bidirectional": 1 + 1 + len(glove["bilstm_adam_l2"]["lambda"]) + 2, "gradient": 7}
     for kind, count in small.items():
         (heading,) = (h for h in sizes if f"Study B, {kind}" in h)
-        assert "128 units, 592 words, 100 epochs, 100 of SGD, vectors of 400,000 words" in heading
+        assert "128 units, 592 words, 100 epochs, 100 of SGD, GloVe for 400,000 words" in heading
         assert sizes[heading] == count
     assert sizes["Peers: public material on the same data"] == 5
     for gone in ("a/gru/last/dev_accuracy/5", "b/stack/sgd/0.1/held_out_accuracy", "best/model/"
@@ -358,6 +361,59 @@ def test_an_outcome_is_told_by_the_training_accuracy(accuracy, verdict):
     rows_of(whole := Everything())  # its last epoch is the report's own
     assert "b/source/lstm_sgd/20/train_accuracy/20" in whole
     assert "b/source/lstm_sgd/20/train_accuracy/100" not in whole
+
+
+# claims
+
+
+def test_every_claim_has_its_words_and_compares_settings_that_there_are():
+    tables = {f"b/{name}/": table for name, table in studies.STUDY_B.items()}
+    names = {p + s for p, table in ({"a/": studies.STUDY_A} | tables).items() for s in table}
+    words = PUBLISHED["imdb"]["claims"] | PUBLISHED["imdb_glove"]["claims"]
+    for name, claim in claims.CLAIMS.items():
+        assert {*itertools.chain(*claim.get("pairs", {}).values())} <= names
+        assert "text" in claim or words.pop(name.split("/")[0], "gated")
+    assert not words
+
+
+@pytest.mark.parametrize(
+    "name, curves, verdict",
+    [
+        ("hidden128", [[0.5, 0.9], [0.9, 0.8]], "holds"),  # the last epoch counts
+        ("hidden128", [[0.5, 0.8], [0.5, 0.9]], "fails"),
+        ("hidden128", [[0.5, 0.8], [0.5, 0.8]], "not shown"),
+        ("bce", [[0.7], [0.8], [0.8]],
+         "shown for BCE minus cross-entropy; not shown for BCE on a sigmoid minus cross-entropy"),
+        ("two_cells_no_gain", [[0.805], [0.8]], "holds"),  # less than a point
+        ("sgd_collapses", [[0.5, 0.9, 0.6, 0.8]], "holds"),
+        ("sgd_collapses", [[0.5, 0.6, 0.9, 0.8]], "fails"),
+        ("dropout", [[0.6, 0.4, 0.42], [0.6, 0.4, 0.6]], "holds"),
+        ("stack_of_places", [[0.5, 0.8, 0.4], [0.5, 0.5]], "holds"),  # after two epochs
+    ],
+)  # fmt: skip
+def test_a_claim_is_decided_by_its_measure_over_the_seeds(name, curves, verdict):
+    """Each setting has one curve for everything, and five seeds that lie a little apart."""
+    settings = dict.fromkeys(s for pair in claims.CLAIMS[name]["pairs"].values() for s in pair)
+    runs = {
+        setting: {
+            seed: dict.fromkeys(
+                ("train_accuracy", "dev_accuracy", "dev_loss", "seconds"),
+                np.array(curve) + 0.001 * ((seed + 2 * k) % 5 - 2),
+            )
+            for seed in range(5)
+        }
+        for k, (setting, curve) in enumerate(zip(settings, curves, strict=True))
+    }
+    verdicts = claims.judged(claims.evidence(runs, None), PUBLISHED)
+    (claim,) = (claim for claim in verdicts if claim.id == name)
+    assert claim.verdict == verdict
+    assert claims.CLAIMS[name]["change"] in claim.reason
+
+
+def test_the_best_epoch_is_what_the_other_seeds_say():
+    """By its own lowest value each seed would have risen."""
+    loss = np.array([[0.5, 0.45, 0.3], [0.5, 0.2, 0.3], [0.5, 0.45, 0.3]])
+    assert claims._rise(loss).tolist() == [0, 0, 0]
 
 
 # parameters

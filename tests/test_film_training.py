@@ -130,26 +130,6 @@ def test_the_model_is_left_at_its_best_dev_epoch():
     assert not same(states[-1], states[best - 1])
 
 
-def test_the_test_curve_decides_nothing():
-    """With its labels turned round the curve is best where dev is worst; nothing follows it."""
-    label = CORPUS.label.clone()
-    label[CURVE] = 1 - label[CURVE]
-    turned = Corpus(**vars(CORPUS) | {"label": label})
-    results = {}
-    for name, curve in {"none": {}, "turned": {"curve": CURVE}, "dev": {"curve": DEV}}.items():
-        given = trainer({"dropout": 0.5}, corpus=turned, epochs=4, lr=0.05, word_dropout=0.1)
-        results[name] = (given.fit(INDEX | curve, seed=1), weights(given))
-    history, model = results["none"]
-    for name in ("turned", "dev"):
-        other, other_model = results[name]
-        assert same(model, other_model)
-        for measure in ("best_epoch", "dev_accuracy", "dev_loss", "train_loss"):
-            assert torch.equal(history[measure], other[measure])
-    assert torch.equal(results["dev"][0]["curve_accuracy"], history["dev_accuracy"])
-    by_curve = int(results["turned"][0]["curve_accuracy"].argmax()) + 1
-    assert by_curve != int(history["best_epoch"])
-
-
 def test_means_over_an_epoch_weigh_reviews_alike():
     """Hardly learning, the training loss is the loss on all reviews, small last batch included."""
     given = trainer(lr=1e-12, batch_size=16)

@@ -112,7 +112,7 @@ def reach(corpus: Corpus, base: FilmTraining, seeds: Sequence[int]) -> dict[str,
     reviews' length; "a/gradient/mean_minus_last" the difference.
     """
     dev = corpus.split()["dev"]
-    words = int(corpus.length[dev].quantile(0.5, interpolation="lower"))
+    words = int(corpus.length[dev].median())
     index = dev[corpus.length[dev] >= words][:64]
     X, length = reviews.pad(corpus, index, words)
     ratios = defaultdict(list)
@@ -140,6 +140,7 @@ def judged(measures: Mapping[str, Measure], published: Mapping[str, Any]) -> lis
             conditions = [
                 Condition(label, n, measures[n], side, limit) for label, n in names.items()
             ]
-            what = f"{claim['needs']} (what would change it: {claim['change']})"
-            verdicts.append(judge(name, text, what, conditions))
+            verdict = judge(name, text, claim["needs"], conditions)
+            reason = f"{verdict.reason}. What would change it: {claim['change']}"
+            verdicts.append(replace(verdict, reason=reason))
     return verdicts

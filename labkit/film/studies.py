@@ -112,10 +112,13 @@ def measures_of(
 
     "<setting>/held_out_accuracy", "test_accuracy" where all reviews were answered, "dev_accuracy"
     and "best_epoch" are of the checkpoint that dev chose; "seconds" is a training's; and for every
-    epoch k, or those in `epochs`, "<setting>/train_loss/k" and the other `curves` recorded.
+    epoch k, or those in `epochs`, "<setting>/train_loss/k" and the other `curves` recorded. Where
+    ratings were answered, "exact" is the share of the right ones, "mean_distance" that of the
+    expected rating from the true one.
     """
     measures: dict[str, Measure] = {}
-    y, y_slice = corpus.label[corpus.split()["test"]], corpus.label[held_out(corpus)]
+    test, in_slice = corpus.split()["test"], held_out(corpus)
+    y, rating = corpus.label[test], corpus.rating[test].numpy()
     for name, by_seed in runs.items():
         values = defaultdict(list)
         for arrays in by_seed.values():
@@ -123,10 +126,14 @@ def measures_of(
             if len(p) == len(y):
                 values["test_accuracy"].append(accuracy(p, y))
             p = held_out_probability(arrays, corpus)
-            values["held_out_accuracy"].append(accuracy(p, y_slice))
+            values["held_out_accuracy"].append(accuracy(p, corpus.label[in_slice]))
             values["dev_accuracy"].append(arrays["dev_accuracy"].max())
-            values["best_epoch"].append(arrays["best_epoch"].item())
+            values["best_epoch"].append(arrays["best_epoch"])
             values["seconds"].append(arrays["seconds"].sum())
+            if (classes := arrays.get("test_classes")) is not None:
+                values["exact"].append((classes.argmax(1) + 1 == rating).mean())
+                expected = classes @ np.arange(1, 11)
+                values["mean_distance"].append(np.abs(expected - rating).mean())
             for curve in curves:
                 for k, value in enumerate(arrays.get(curve, ()), start=1):
                     if epochs is None or k in epochs:
@@ -324,12 +331,9 @@ def rows(
         for peer in beside:
             what, value = peer.replace("_", " "), peers[f"{peer}_test_accuracy"]
             add("Peers: public material on the same data", what, value, f"{name}/test_accuracy")
-    ours = "{small_hidden} units, {small_words} words, {small_epochs} epochs, {sgd_epochs} of SGD"
-    lines = settings["glove_words"]
-    vectors = (
-        f"vectors of {lines:,} words" if lines else "vectors counted from the training reviews"
-    )
-    ours = f"{ours.format(**settings)}, {vectors}"
+    ours = "{small_hidden} units, {small_words} words, {small_epochs} epochs, {sgd_epochs} of SGD, "
+    ours += "GloVe for {glove_words:,} words" if settings["glove_words"] else "the lab's vectors"
+    ours = ours.format(**settings)
     for heading, *figure in _study_b(published["imdb_glove"], settings):
         add(f"Study B, {heading} (ours: {ours})", *figure)
     return dict(tables)
@@ -406,14 +410,12 @@ def _row(
         return Row(what, str(value), number(measure), verdict, reason)
     unit = "s" if measure["timing"] else ""
     facts = {"higher_is_better": better, "unit": unit, "shown": shown}
-    row = number_row(what, value, measures, ours, **facts)
+    row, setting = number_row(what, value, measures, ours, **facts), name.rpartition("/")[0]
+    reasons = [row.reason]
     for curve, points in (curves or {}).items():
-        setting, gaps = name.rpartition("/")[0], {}
-        for k, theirs in points.items():
-            if here := measures.get(f"{setting}/{curve}/{k}"):
-                gaps[k] = here["mean"] - theirs
+        here = {k: measures.get(f"{setting}/{curve}/{k}") for k in points}
+        gaps = {k: measure["mean"] - points[k] for k, measure in here.items() if measure}
         if gaps:
             k = max(gaps, key=lambda k: abs(gaps[k]))
-            said = f"{curve.replace('_', ' ')} differs most at epoch {k}: {gaps[k]:+.3f}"
-            row = replace(row, reason=f"{row.reason}; {said}")
-    return row
+            reasons.append(f"{curve.replace('_', ' ')} differs most at epoch {k}: {gaps[k]:+.3f}")
+    return replace(row, reason="; ".join(reasons))
