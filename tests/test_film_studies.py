@@ -226,6 +226,24 @@ def test_dev_chooses_the_strength_and_test_does_not():
     assert other["test_accuracy"] == pytest.approx(1 - fit["test_accuracy"])
 
 
+def test_neighbours_share_their_films_and_a_random_split_knows_them():
+    """Five reviews in a row are of one film, whose name tells their label, and no word else."""
+    texts = [(f"the film{y}{k // 5}", y, False) for y in (0, 1) for k in range(100)]
+    corpus = corpus_of([("the end", 0, True), *texts])
+    shared = studies.neighbours(corpus, rarest=5)
+    expected = {1: 80 / 99, 3: 40 / 97, 10: 0, 20: 0, 29: 0, 40: 0}
+    assert shared == pytest.approx(
+        {
+            f"neighbours/train/{label}/{d}": v
+            for label in ("neg", "pos")
+            for d, v in expected.items()
+        }
+    )
+    split = studies.dev_by_split(corpus, 3.0, 9)
+    assert split["split/random"]["min"] > 0.95
+    assert split["split/blocks"]["raw"] == [0.5] * 5  # films that nobody has seen
+
+
 # what a network reads
 
 
