@@ -305,15 +305,9 @@ def test_few_words_come_from_the_excerpt_and_more_from_the_archive(glove, monkey
 
 def test_without_glove_vectors_are_counted_from_the_training_reviews():
     """Words in the same company get the same vector, and no window reaches into the next review."""
-    words, texts = (UNKNOWN, PAD, *"abcdef"), ("ab", "cb", "de", UNKNOWN, "af")
-    ids = [[words.index(w) for w in ([text] if text in words else text)] for text in texts]
-    corpus = Corpus(
-        tokens=torch.tensor([i for row in ids for i in row]),
-        offsets=torch.tensor([0, *np.cumsum([len(row) for row in ids])]),
-        **dict.fromkeys(("label", "rating", "number", "is_test"), torch.zeros(5)),
-        words=words,
-        digest="",
-    )
+    tokens = torch.tensor([2, 3, 4, 3, 5, 6, UNKNOWN_ID, 2, 7])  # "ab", "cb", "de", <unk>, "af"
+    offsets, rest = torch.tensor([0, 2, 4, 6, 7, 9]), torch.zeros(5)
+    corpus = Corpus(tokens, offsets, *[rest] * 4, words=(UNKNOWN, PAD, *"abcdef"), digest="")
     vectors = reviews.count_vectors(corpus, torch.arange(4), 3)
     norm = np.linalg.norm(vectors, axis=1)
     assert (norm > 1e-3).tolist() == [False, False, True, True, True, True, True, False]

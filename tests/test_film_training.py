@@ -99,16 +99,6 @@ def test_losses_by_hand():
     assert losses == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "kind, floor",
-    [("ce", 0), ("mse", 0), ("bce", 0), ("bce_on_sigmoid", 0.503), ("ce_on_softmax", 0.313)],
-)
-def test_the_floor_of_a_loss_is_what_certainty_costs(kind, floor):
-    certain = torch.tensor([[30.0, -30.0], [-30.0, 30.0]])
-    assert loss_of(certain, torch.tensor([0, 1]), kind).item() == pytest.approx(floor, abs=5e-4)
-    assert loss_of(certain, torch.tensor([1, 0]), kind).item() > floor + 0.2
-
-
 # the checkpoint
 
 
@@ -301,10 +291,8 @@ def test_reviews_are_cut_and_padded_and_padding_is_read_or_not(padding, training
 def test_with_an_lstm_for_each_place_scores_come_in_training_batches():
     given = trainer({"cell": "handwritten", "places": 16})
     calls = watched(given)
-    one_epoch(given)
     given.score(DEV)
-    assert [len(call["X"]) for call in calls[-2:]] == [16, 14]
-    assert max(len(call["X"]) for call in calls) == 16
+    assert [len(call["X"]) for call in calls] == [16, 14]
 
 
 # learning
@@ -401,8 +389,7 @@ def test_a_training_may_answer_the_held_out_reviews_alone(corpus):
     every, some = (replace(TASK, test=which).train() for which in ("all", "held_out"))
     here = torch.isin(corpus.split()["test"], held_out(corpus)).numpy()
     assert 0 < here.sum() < len(here)
-    some_of_all = every["test_probability"][here]
-    np.testing.assert_allclose(some["test_probability"], some_of_all, atol=1e-6)
+    np.testing.assert_allclose(some["test_probability"], every["test_probability"][here], atol=1e-6)
 
 
 def test_ratings_leave_their_classes_and_nothing_else_is_kept(corpus):

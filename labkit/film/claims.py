@@ -20,8 +20,8 @@ from labkit.cells import fast
 from labkit.film import corpus as reviews
 from labkit.film.corpus import Corpus
 from labkit.film.model import ReviewSpec
-from labkit.film.studies import TABLES, Runs, held_out_probability
-from labkit.film.training import FilmTraining, accuracy, held_out
+from labkit.film.studies import TABLES, Runs, measures_of
+from labkit.film.training import FilmTraining
 from labkit.lab.store import Arrays
 from labkit.measure.claims import Claim, Condition, judge
 from labkit.measure.statistics import Measure, holm, paired_difference, summarise
@@ -82,14 +82,10 @@ def _values(
     """A measure of a setting's trainings, one value a seed, of their first `epochs`."""
     if measure in MEASURES:
         curves = ("train_accuracy", "dev_accuracy", "dev_loss", "seconds")
-        of_seeds = {c: np.stack([a[c][:epochs] for a in runs.values()]) for c in curves}
-        return MEASURES[measure]({c: values.astype(float) for c, values in of_seeds.items()})
-    answers = [
-        (torch.from_numpy(a["test_probability"]), corpus.split()["test"]) for a in runs.values()
-    ]
-    if measure == "held_out_accuracy":
-        answers = [(held_out_probability(a, corpus), held_out(corpus)) for a in runs.values()]
-    return [accuracy(p, corpus.label[test]) for p, test in answers]
+        stacked = {c: np.stack([a[c][:epochs] for a in runs.values()]) for c in curves}
+        return MEASURES[measure]({c: v.astype(float) for c, v in stacked.items()})
+    tested = measures_of({"of": runs}, corpus, curves=())
+    return tested[f"of/{measure}"]["raw"]
 
 
 def speed(rounds: int) -> dict[str, Measure]:
