@@ -20,7 +20,7 @@ ALLOWED = {
     "bert": {"film", "cells", "measure", "lab"},  # its rivals read the corpus of film reviews
     "sine": {"cells", "measure", "lab"},
 }
-LIMITS = [("labkit", 8_784, 49), ("tests", 8_451, 41), ("benchmarks", 743, 3)]  # lines, files
+LIMITS = [("labkit", 8_841, 49), ("tests", 8_745, 43), ("benchmarks", 743, 3)]  # lines, files
 
 
 def name_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The studies: the sources' settings, what is measured, linear models, published figures, plots."""
+"""The studies: the sources' settings, what is measured, linear models, published figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.film import claims, figures, studies
+from labkit.film import claims, studies
 from labkit.film.corpus import Corpus
 from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, TrainSpec
@@ -431,7 +431,6 @@ def test_the_best_epoch_is_what_the_other_seeds_say():
     [
         ("small_train=1602", "'small_train': .* multiple of 4"),
         ("small_train=1604", "small_train is at most 1,600 for corpus 'generated'"),
-        ("speed_batches=26", "speed_batches is at most 25"),
         ("small_dev=3", "'small_dev': .* multiple of 2"),
         ("sgd_epochs=101", "sgd_epochs"),
         ("lr=0.0", "'lr'"),
@@ -446,27 +445,7 @@ def test_settings_that_cannot_run_are_refused(change, message):
 def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():
     cells = read_notebook(machine.NOTEBOOKS / "04_imdb_recurrent.ipynb").cells
     full = resolve("04_imdb_recurrent", cells, "full")
-    assert {full["num_seeds"], full["best_seeds"]} == {5}
+    assert full["num_seeds"] == 5
     assert (full["small_hidden"], full["small_words"], full["glove_words"]) == (128, 592, 400_000)
     assert full["epochs"] == PUBLISHED["imdb"]["epochs"]
     assert full["small_epochs"] == max(s["epochs"] for s in studies.SOURCE_SGD.values())
-
-
-# plots
-
-
-def make_figures(shift: float = 0.0) -> dict:
-    values = np.array([[0.5, 0.7, 0.8], [0.5, 0.6, 0.9]]) + shift
-    rows = {"lstm/last": summarise([0.8 + shift, 0.82, 0.85]), "one seed": summarise([0.7])}
-    return {
-        "curves": lambda: figures.curves(
-            "curves", "Accuracy", {f"s{k}": {"dev": values, "training": values} for k in range(3)},
-            published={"s1": {1: 0.6, 3: 0.7}},
-        ),
-        "dots": lambda: figures.dots("dots", "Accuracy", rows, lines={"linear": 0.88}),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", make_figures())
-def test_figures_have_a_name_a_text_labels_and_data(name, check_figure):
-    check_figure(name, make_figures()[name], make_figures(0.05)[name])

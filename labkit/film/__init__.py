@@ -31,15 +31,12 @@ class Settings(ChapterSettings):
     small_hidden: Count
     small_words: Count  # that a review is cut to and padded to, in front; study B: 592
     glove_words: Annotated[int, Field(ge=0, le=400_000)]
-    best_epochs: Count
-    best_seeds: Count
     speed_rounds: Count
-    speed_batches: Count
 
     @model_validator(mode="after")
     def _fits_the_corpus(self) -> Settings:
         train, dev = SIZES[self.corpus_name]
-        limits = {"small_train": train, "small_dev": dev, "speed_batches": train // BATCH}
+        limits = {"small_train": train, "small_dev": dev}
         for name, most in limits.items():
             if getattr(self, name) > most:
                 raise ValueError(f"{name} is at most {most:,} for corpus {self.corpus_name!r}")

@@ -1,18 +1,55 @@
-"""The plots of the chapter on film reviews."""
+"""What the chapter on film reviews shows: two kinds of plot, and its two diagrams."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from labkit.measure.claims import MIN_SEEDS
+from labkit.measure.diagrams import arrow, box, canvas, label
 from labkit.measure.plots import COLOURS, PALETTE, legend_below, new_figure
-from labkit.measure.statistics import Measure
 
-CELLS = COLOURS | {"rnn": COLOURS["srn"]}
+INKS = COLOURS | {"rnn": COLOURS["srn"]}
+CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
+LINEAR = {"bag of words": "binary", "words and pairs": "tfidf_pairs"}
+NETWORKS = {f"{CELLS[c]}, {p}": f"a/{c}/{p}" for p in ("last", "mean") for c in CELLS}
+NETWORKS |= {"averaged words": "baseline/averaged_embeddings", "best recurrent": "best/model"}
+
+
+def accuracies(
+    name: str,
+    what: str,
+    measures: Mapping[str, Any],
+    networks: Mapping[str, str] = NETWORKS,
+) -> Figure:
+    """Test accuracies of `networks`, label -> place in `measures`, beside the linear models."""
+    rows = {k: f"{v}/test_accuracy" for k, v in networks.items()}
+    rows = {k: v for k, v in rows.items() if v in measures}
+    alt = (
+        f"{what}. One row for each of: {'; '.join(rows)}. Grey dots are seeds, black dots their "
+        f"means, with 95 % intervals from {MIN_SEEDS} seeds on; vertical lines: linear models."
+    )
+    fig, ax = new_figure(name, alt, figsize=(8.2, 0.3 * len(rows) + 1.4))
+    for y, place in enumerate(rows.values()):
+        m = measures[place]
+        ax.plot(m["raw"], [y] * m["n"], "o", color=PALETTE[7], markersize=4)
+        ax.plot(m["mean"], y, "o", color="black", markersize=5)
+        if m["n"] >= MIN_SEEDS:
+            ax.hlines(y, m["low"], m["high"], color="black", linewidth=1.4)
+    for style, (model, kind) in zip(":-", LINEAR.items(), strict=True):
+        value = measures[f"baseline/{kind}/test_accuracy"]
+        ax.axvline(value, color=PALETTE[4], linewidth=1.6, linestyle=style, label=model)
+    ax.set(xlabel="test accuracy", ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), rows, fontsize=9)
+    legend_below(fig)
+    return fig
 
 
 def curves(
@@ -20,71 +57,94 @@ def curves(
     what: str,
     panels: Mapping[str, Mapping[str, np.ndarray]],
     *,
-    published: Mapping[str, Mapping[int, float]] | None = None,
-    figsize: tuple[float, float] = (2.9, 2.6),
+    x: Sequence[float] | None = None,
+    labels: tuple[str, str] = ("epoch", "accuracy"),
+    published: Mapping[int, float] | None = None,
+    line: tuple[str, float] | None = None,
+    yours: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Quantities over the epochs, from 1: `panels[title][label]` is (seeds, K).
-
-    `published[title]` holds published values by epoch; `figsize` is that of one panel.
-    """
-    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
-    fig, axes = new_figure(
-        name,
-        f"{what}; panels: {'; '.join(panels)}. One colour for each of: {'; '.join(labels)}; lines "
-        "are means over the seeds, bands reach from the lowest seed to the highest, and equal "
-        "lines lie on each other" + ("; open circles are published." if published else "."),
-        ncols=len(panels),
-        figsize=(figsize[0] * len(panels) + 0.4, figsize[1] + 0.7),
-        sharey=True,
-        squeeze=False,
+    """Quantities over the epochs, or over `x` (K,): `panels[title][label]` is (seeds, K);
+    `published[epoch]` goes into the last panel, `line` is a level and its name, `yours[title]`
+    (K,) is the reader's."""
+    drawn = list(dict.fromkeys(key for by_label in panels.values() for key in by_label))
+    alt = (
+        f"{what}; panels: {'; '.join(panels)}. One colour for each of: {'; '.join(drawn)}; lines "
+        "are means over the seeds, bands reach from the lowest seed to the highest"
+        + ("; open circles: published" if published else "")
+        + ("; crosses: your run" if yours else "")
+        + (f"; dotted: {line[0]}." if line else ".")
     )
-    for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        for label, values in lines.items():
+    size = {"ncols": len(panels), "figsize": (max(7.6, 3.8 * len(panels) + 0.8), 3.6)}
+    fig, axes = new_figure(name, alt, sharey=True, squeeze=False, **size)
+    for ax, (title, by_label) in zip(axes[0], panels.items(), strict=True):
+        for key, values in by_label.items():
             seeds, K = np.shape(values)
-            sns.lineplot(
-                x=np.tile(range(1, K + 1), seeds), y=np.ravel(values),
-                errorbar=("pi", 100), color=CELLS.get(label, PALETTE[labels.index(label)]),
-                label=label, legend=False, ax=ax,
-            )  # fmt: skip
-        if points := (published or {}).get(title):
-            looks = {"color": "black", "mfc": "none", "linewidth": 1}
-            ax.plot(list(points), list(points.values()), "o--", label="published", **looks)
-        ax.set_xlabel("epoch")
+            steps = np.tile(range(1, K + 1) if x is None else x, seeds)
+            ink = INKS.get(key, PALETTE[drawn.index(key)])
+            style = {"errorbar": ("pi", 100), "color": ink, "label": CELLS.get(key, key)}
+            sns.lineplot(x=steps, y=np.ravel(values), legend=False, ax=ax, **style)
+        if line:
+            ax.axhline(line[1], color="black", linewidth=1.2, linestyle=":", label=line[0])
+        if title in (yours or {}):
+            steps = range(1, len(yours[title]) + 1)
+            ax.plot(steps, yours[title], "x--", color="black", linewidth=1, label="you")
+        ax.set_xlabel(labels[0])
         ax.set_title(title, fontsize=10)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if published:
+        looks = {"color": "black", "mfc": "none", "linewidth": 1}
+        axes[0, -1].plot([*published], [*published.values()], "o--", label="published", **looks)
+    axes[0, 0].set_ylabel(labels[1])
     legend_below(fig)
     return fig
 
 
-def dots(
-    name: str,
-    what: str,
-    rows: Mapping[str, Measure],
-    *,
-    lines: Mapping[str, float] | None = None,
-    xlabel: str = "accuracy",
-) -> Figure:
-    """One row for each summary in `rows`: every seed a dot, the centre with its 95 % interval.
-
-    `lines` are reference values by name.
-    """
-    lines = lines or {}
-    fig, ax = new_figure(
-        name,
-        f"{what}. One row for each of: {'; '.join(rows)}. Grey dots are seeds or runs, "
-        "black dots their centres with 95 % intervals where there are at least three"
-        + (f"; vertical lines: {', '.join(lines)}." if lines else "."),
-        figsize=(8.2, 0.29 * len(rows) + 1.5),
+def padding_diagram() -> Figure:
+    """Three ways to lay a short review into a batch, and the state that stands for it."""
+    alt = (
+        "The review 'a dull film' in a batch of six steps, three times. Unread: the state after "
+        "'film' is taken, three steps of padding are not read. Behind: they are read, and the "
+        "state after them is taken. In front: they are read first, then the words."
     )
-    for place, summary in enumerate(rows.values()):
-        centre, error = summary[summary["statistic"]], None
-        if summary["n"] >= 3 and summary["low"] is not None:
-            error = [[centre - summary["low"]], [summary["high"] - centre]]
-        ax.plot(summary["raw"], [place] * summary["n"], "o", color=PALETTE[7], markersize=4)
-        ax.errorbar(centre, place, xerr=error, fmt="o", color="black", markersize=5, zorder=3)
-    for colour, style, (label, value) in zip((2, 4, 1, 0), "::--", lines.items(), strict=False):
-        ax.axvline(value, linewidth=1.6, color=PALETTE[colour], linestyle=style, label=label)
-    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
-    ax.set_yticks(range(len(rows)), rows, fontsize=9)
-    legend_below(fig)
+    fig, ax = canvas("padding", alt, 8.2, 2.9)
+    words, pads = ["a", "dull", "film"], ["pad"] * 3
+    ways = {"unread": (words + pads, 2), "behind": (words + pads, 5), "in front": (pads + words, 5)}
+    for y, (way, (steps, last)) in zip((2.4, 1.5, 0.6), ways.items(), strict=True):
+        label(ax, 0.75, y, way)
+        boxes = [
+            box(ax, 1.95 + 0.85 * k, y, t, "grey" if t == "pad" else "blue", width=0.6, height=0.4)
+            for k, t in enumerate(steps)
+        ]
+        for before, after in itertools.pairwise(boxes[: last + 1]):
+            arrow(ax, before.right, after.left, colour="blue")
+        colour, (x, _) = "orange" if way == "behind" else "green", boxes[last].bottom
+        arrow(ax, (x, y - 0.2), (x, y - 0.45), (7.3, y - 0.45), colour=colour)
+        label(ax, 7.6, y - 0.45, f"$h_{last + 1}$", colour)
+    return fig
+
+
+def bidirectional_diagram() -> Figure:
+    """Both directions over four words: where each has read all, and where it has read one."""
+    alt = (
+        "A bidirectional layer over 'not a good film'. The forward cells have read all four words "
+        "at 'film', the backward cells at 'not'. A frame marks the last step, at 'film': there the "
+        "backward cell has read one word."
+    )
+    fig, ax = canvas("bidirectional", alt, 8.2, 3.1)
+    words = [box(ax, 1.6 + 1.5 * k, 1.3, t) for k, t in enumerate(("not", "a", "good", "film"))]
+    rows = {"backward": (2.2, [4, 3, 2, 1], 0, -1), "forward": (0.4, [1, 2, 3, 4], 3, 1)}
+    for way, (y, read, end, step) in rows.items():
+        label(ax, 0.55, y, way)
+        cells = [
+            box(ax, word.x, y, f"read {n}", "green" if k == end else "blue")
+            for k, (word, n) in enumerate(zip(words, read, strict=True))
+        ]
+        for a, b in itertools.pairwise(cells[::step]):
+            arrow(ax, *((a.right, b.left) if step > 0 else (a.left, b.right)), colour="blue")
+        for word, cell in zip(words, cells, strict=True):
+            arrow(ax, *((word.bottom, cell.top) if step > 0 else (word.top, cell.bottom)))
+    ax.add_patch(Rectangle((5.5, 0.05), 1.2, 2.5, fill=False, edgecolor="#d55e00", linewidth=2))
+    label(ax, 6.1, 2.8, "the last step", "orange")
+    label(ax, 7.45, 2.2, "has read one", "orange")
+    label(ax, 7.45, 0.4, "has read all", "green")
     return fig
