@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from labkit.film import SIZES
 from labkit.lab.settings import ChapterSettings, Count
@@ -24,42 +24,38 @@ class Settings(ChapterSettings):
     corpus_name: Literal["imdb", "generated"]
     model_name: str
     max_len: Pieces
-    parts: Annotated[list[Literal["head", "tail", "head_tail"]], Field(min_length=1)]
+    part: Literal["head", "tail"]
+    whole_len: Pieces
+    padded_len: Pieces
     sizes: Annotated[list[Reviews], Field(min_length=1)]
     main_size: int
     num_dev: Reviews
-    tuned_seeds: list[NonNegativeInt]
+    num_seeds: Count
     tuned_epochs: list[Count]
+    random_epochs: Count
+    recurrent_epochs: list[Count]
     lr: Rate
     head_lr: Rate
     batch_size: Count
-    random_seeds: Count
-    pooling_size: int
-    recurrent_seeds: list[NonNegativeInt]
-    recurrent_epochs: list[Count]
-    source_settings: list[Literal["1/1e-05", "1/0.001", "1/5e-05", "2", "3", "4", "5"]]
-    source_seeds: Count
-    source_epochs: Count
+    source_reviews: Annotated[list[Reviews], Field(min_length=2, max_length=2)]
+    source_epochs: Annotated[list[Count], Field(min_length=2, max_length=2)]
     source_batch: Count
     source_max_len: Pieces
+    source_part: Literal["head", "tail"]
+    source_rate: Literal[0, 1e-5, 5e-5, 1e-3]
     test: Literal["held_out", "all"]
     precision: Literal["float32", "bfloat16", "auto"]
 
     @model_validator(mode="after")
     def _they_fit_each_other(self) -> Self:
         train, dev = SIZES[self.corpus_name]
-        names = ("tuned_seeds", "tuned_epochs", "recurrent_seeds", "recurrent_epochs")
         if self.model_name not in MODELS and not Path(self.model_name).expanduser().is_dir():
             raise ValueError(f"model_name must be a folder or one of {', '.join(MODELS)}")
-        if self.sizes != sorted({*self.sizes}) or self.sizes[-1] > train:
-            raise ValueError(f"sizes must rise, and end at {train:,} at most")
-        if self.num_dev > dev:
-            raise ValueError(f"num_dev must be at most {dev:,}")
-        if self.main_size not in self.sizes or self.pooling_size not in (0, *self.sizes):
-            raise ValueError("main_size must be one of the sizes, pooling_size too, or 0")
-        if wrong := [name for name in names if len(getattr(self, name)) != len(self.sizes)]:
-            raise ValueError(f"{wrong[0]} must have {len(self.sizes)} entries, one for each size")
-        at = self.sizes.index(self.main_size)
-        if not self.tuned_seeds[at] or not self.recurrent_seeds[at]:
-            raise ValueError("tuned_seeds and recurrent_seeds must not be 0 at main_size")
+        if self.sizes != sorted({*self.sizes}) or max(*self.sizes, *self.source_reviews) > train:
+            raise ValueError(f"sizes must rise, and all reviews are {train:,}")
+        if self.main_size not in self.sizes or self.num_dev > dev:
+            raise ValueError(f"main_size must be one of the sizes, num_dev at most {dev:,}")
+        for name in ("tuned_epochs", "recurrent_epochs"):
+            if len(getattr(self, name)) != len(self.sizes):
+                raise ValueError(f"{name} must have {len(self.sizes)} entries, one for each size")
         return self

@@ -1,44 +1,109 @@
-"""The plot of the chapter on BERT."""
+"""The plot of the chapter on BERT, and its diagrams."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
 
+from labkit.measure import diagrams
 from labkit.measure.plots import PALETTE, legend_below, new_figure
 from labkit.measure.statistics import Measure
 
 
-def size_plot(curves: Mapping[str, Mapping[int, Measure]], max_len: int, words: int) -> Figure:
-    """Held-out accuracy over the number of training reviews: `curves[rival][size]`.
+def dots(
+    name: str,
+    what: str,
+    groups: Mapping[str, Mapping[str, Measure]],
+    *,
+    marks: Mapping[str, Mapping[str, float]] | None = None,
+    xlabel: str = "held-out accuracy",
+) -> Figure:
+    """One row for each label in `groups[group][label]`, one colour and sign for each group.
 
-    `max_len` and `words` are how much of a review BERT and the other networks read.
+    `marks[name][label]` are single values beside them, published ones or the reader's own.
     """
-    sizes = sorted({size for by_size in curves.values() for size in by_size})
+    labels = list(dict.fromkeys(label for group in groups.values() for label in group))
+    marks = {
+        text: {label: value for label, value in values.items() if label in labels}
+        for text, values in (marks or {}).items()
+    }
     fig, ax = new_figure(
-        "learning_curve",
-        "Accuracy on the held-out reviews over the number of training reviews, which are the same "
-        f"for all; one line and sign for each of: {', '.join(curves)}. BERT reads {max_len} word "
-        f"pieces of a review, recurrent and linear {words} words. Small dots are seeds; bars are "
-        "95 % Student intervals of at least three; the dotted line is chance. The axis of the "
-        "reviews is logarithmic, and the lines are shifted a little sideways.",
-        figsize=(7.6, 4.2),
-    )
-    for number, (label, by_size) in enumerate(curves.items()):
-        colour, shift = PALETTE[number], 1.03 ** (number - (len(curves) - 1) / 2)
-        x, means = np.array(list(by_size)) * shift, [v["mean"] for v in by_size.values()]
-        ax.plot(x, means, f"{'osX^D'[number]}-", color=colour, linewidth=1.2, label=label)
-        for place, value in zip(x, by_size.values(), strict=True):
-            ax.plot([place] * value["n"], value["raw"], ".", color=colour, alpha=0.6)
-            if value["n"] >= 3:  # of two the bar fills the plot
-                ax.vlines(place, value["low"], value["high"], color=colour, linewidth=1.4)
-    ax.axhline(0.5, color="black", linestyle=":", linewidth=1)
-    ax.set(xscale="log", xlabel="training reviews (log scale)", ylabel="held-out accuracy")
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    legend_below(fig, ncols=5)
+        name,
+        f"{what}. Rows: {'; '.join(labels)}. Groups: {'; '.join(groups)}. Small dots are seeds, "
+        "large signs their means, bars 95 % intervals"
+        + "".join(f"; {text}: one value a row" for text in marks) + ". The dotted line is chance.",
+        figsize=(7.8, 0.42 * len(labels) + 1.5),
+    )  # fmt: skip
+    for number, (group, rows) in enumerate(groups.items()):
+        colour = PALETTE[(0, 1, 2, 4, 5)[number]]
+        for label, value in rows.items():
+            y = labels.index(label) + 0.16 * (number - (len(groups) - 1) / 2)
+            ax.plot(value["raw"], [y] * value["n"], ".", color=colour, alpha=0.45)
+            ax.plot(value["mean"], y, "os^Dv"[number], color=colour, markersize=7, label=group)
+            if value["low"] is not None:
+                ax.plot([value["low"], value["high"]], [y, y], color=colour, linewidth=1.6)
+    for sign, (text, values) in zip("Dx+", marks.items(), strict=False):
+        look = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": ""}
+        places = [labels.index(label) + 0.3 for label in values]
+        ax.plot([*values.values()], places, sign, label=text, **look)
+    ax.axvline(0.5, color="black", linestyle=":", linewidth=1)
+    ax.set(xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
+    ax.set_yticks(range(len(labels)), labels)
+    legend_below(fig, ncols=3)
+    return fig
+
+
+def attention_diagram(pieces: Sequence[str] = ("the", "film", "is", "good")) -> Figure:
+    """One piece asks; its query meets every key, and the values are mixed."""
+    fig, ax = diagrams.canvas(
+        "attention",
+        f"One head of attention for the piece {pieces[-1]}. Its query meets the key of each piece, "
+        f"{', '.join(pieces)}. A softmax turns the four scores into weights that sum to 1. The "
+        "output is the sum of the four values, each times its weight.",
+        8.4, 3.4,
+    )  # fmt: skip
+    query = diagrams.box(ax, 0.9, 1.7, f"query of\n“{pieces[-1]}”", "blue", width=1.3, height=0.7)
+    softmax = diagrams.box(ax, 4.5, 1.7, "softmax", "purple", width=1.1, height=2.9)
+    out = diagrams.gate(ax, 7.0, 1.7, "+", "green", r=0.25)
+    for place, piece in enumerate(pieces):
+        y = 2.95 - 0.83 * place
+        key = diagrams.box(ax, 2.7, y, f"key “{piece}”", "orange", width=1.2, height=0.42)
+        value = diagrams.box(ax, 5.95, y, f"× value “{piece}”", "green", width=1.35, height=0.42)
+        diagrams.arrow(ax, query.right, key.left, colour="blue", linewidth=1.1)
+        diagrams.arrow(ax, key.right, (softmax.left[0], y), colour="orange")
+        diagrams.arrow(ax, (softmax.right[0], y), value.left, colour="purple")
+        diagrams.arrow(ax, value.right, out.left, colour="green", linewidth=1.1)
+    result = diagrams.box(ax, 7.9, 1.7, "output", "green", width=0.75)
+    diagrams.arrow(ax, out.right, result.left, colour="green")
+    return fig
+
+
+def pooling_diagram(pieces: Sequence[str] = ("[CLS]", "good", "film", "[SEP]")) -> Figure:
+    """Which positions each of three poolings reads, in a review that is padded."""
+    fig, ax = diagrams.canvas(
+        "pooling",
+        f"A padded review: {', '.join(pieces)} and two positions of padding, each with a vector. "
+        "[CLS] pooling takes the first vector, the mean those of the four real pieces, and the "
+        "last position takes the vector of padding.",
+        8.4, 2.9,
+    )  # fmt: skip
+    boxes = []
+    for place, piece in enumerate([*pieces, "[PAD]", "[PAD]"]):
+        colour = "grey" if piece == "[PAD]" else "blue"
+        boxes.append(diagrams.box(ax, 1.0 + 1.25 * place, 2.4, piece, colour, width=1.05))
+    poolings = {
+        "[CLS]": (1.0, [0]),
+        "mean": (3.5, range(len(pieces))),
+        "last position": (7.25, [-1]),
+    }
+    for text, (x, read) in poolings.items():
+        colour = "orange" if text == "last position" else "green"
+        target = diagrams.box(ax, x, 0.6, text, colour, width=1.5)
+        for place in read:
+            shift = np.sign(boxes[place].x - x) * 0.15
+            start, end = boxes[place].bottom, (target.top[0] + shift, target.top[1])
+            diagrams.arrow(ax, start, end, colour=colour, linewidth=1.4)
+    diagrams.label(ax, 7.25, 0.15, "reads padding", "orange")
     return fig

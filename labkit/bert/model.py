@@ -1,7 +1,7 @@
-"""BERT as a classifier: encoder, one vector for a review, head; and where the encoder comes from.
+"""Classifiers of reviews: BERT, or a recurrent rival, one vector for a review, a head.
 
-Shapes: B reviews, T word pieces, H hidden units, C = 2 classes. Padding never reaches a result, but
-for the pooling "last_position", which repeats the mistake of a source. A pretrained model is a
+Shapes: B reviews, T word pieces, H numbers a piece, C = 2 classes. Padding never reaches a result,
+but for the pooling "last_position", which repeats the mistake of a source. A pretrained model is a
 folder of safetensors, JSON and text: nothing is unpickled.
 """
 
@@ -15,7 +15,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import torch
@@ -25,6 +25,7 @@ from pydantic import Field, NonNegativeInt
 from safetensors.torch import save
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from labkit.film import corpus as reviews
 from labkit.lab import code, machine
@@ -34,54 +35,85 @@ from labkit.lab.store import specification
 transformers.utils.logging.set_verbosity_error()  # its advice and its bars are for other programs
 transformers.utils.logging.disable_progress_bar()
 
-Pooling = Literal["cls", "mean", "last_position"]
 Precision = Literal["float32", "bfloat16"]
-POOLINGS = get_args(Pooling)
+POOLINGS = ("cls", "mean", "last_position")  # that are compared
 
 
 @specification
 class ClassifierSpec:
-    """What a BERT classifier is, apart from its encoder and its seed.
+    """What a classifier is, apart from its seed.
 
-    `pooling`: what stands for a review. "cls": the vector of [CLS], its first piece; "mean": the
-    mean over its pieces, [CLS] and [SEP] among them; "last_position": the vector at the last of a
-    fixed number of positions, padding in a short review.
+    `encoder`: a BERT with its pretrained weights, the same BERT from a random start, or a BiLSTM
+    from a random start. `pooling`: what stands for a review. "cls": the vector of [CLS], its first
+    piece; "mean": the mean over its pieces, [CLS] and [SEP] among them; "mean_max": that beside
+    their maximum; "last_position": the vector at the last of a fixed number of positions, padding
+    in a short review.
     """
 
-    pooling: Pooling
+    encoder: Literal["pretrained", "random", "bilstm"] = "pretrained"
+    pooling: Literal["cls", "mean", "mean_max", "last_position"] = "mean"
     head_size: NonNegativeInt = 0  # units of the head's hidden layer; 0: none
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the pooled vector
-    pretrained: bool = True
 
 
-class BertClassifier(nn.Module):
+class BiLSTM(nn.Module):
+    """Chapter 04's best recurrent network without its pooling: states beside the pieces' vectors.
+
+    Word pieces (B, T) in, vectors (B, T, 192) out: 64 numbers from each direction, 64 of the piece.
+    """
+
+    def __init__(self, num_pieces: int, size: int = 64) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_pieces, size)
+        nn.init.normal_(self.embedding.weight, std=0.1)  # small: a rare piece stays near zero
+        self.dropout = nn.Dropout(0.3)
+        self.lstm = nn.LSTM(size, size, batch_first=True, bidirectional=True)
+
+    def forward(self, X: Tensor, mask: Tensor) -> Tensor:
+        pieces = self.dropout(self.embedding(X))  # (B, T, 64)
+        packed = pack_padded_sequence(
+            pieces, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        states, _ = pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=X.shape[1]
+        )
+        return torch.cat([states, pieces], dim=-1)
+
+
+class Classifier(nn.Module):
     """Word pieces X (B, T) and where they are no padding (B, T) in, logits (B, C) out."""
 
     def __init__(self, encoder: transformers.BertModel, spec: ClassifierSpec) -> None:
         super().__init__()
-        self.spec = spec
-        if not spec.pretrained:
-            encoder = type(encoder)(encoder.config, add_pooling_layer=False)
-        self.encoder = encoder
+        self.spec, config = spec, encoder.config
+        if spec.encoder == "random":
+            encoder = type(encoder)(config, add_pooling_layer=False)
+        self.encoder = BiLSTM(config.vocab_size) if spec.encoder == "bilstm" else encoder
+        H, size = (192 if spec.encoder == "bilstm" else config.hidden_size), spec.head_size
+        H *= 2 if spec.pooling == "mean_max" else 1
         self.dropout = nn.Dropout(spec.dropout)
-        H, size = encoder.config.hidden_size, spec.head_size
         hidden = [nn.Linear(H, size), nn.ReLU()] if size else []
         self.head = nn.Sequential(*hidden, nn.Linear(size or H, 2))
 
     def forward(self, X: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)
+        hidden = self.encoder(X, mask)  # (B, T, H)
+        if self.spec.encoder != "bilstm":
+            hidden = hidden.last_hidden_state
         pooled = pool(hidden, mask, self.spec.pooling)  # (B, H)
         return self.head(self.dropout(pooled))  # (B, C)
 
 
-def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """One vector (B, H) for each review, from those of its positions (B, T, H)."""
     if pooling == "cls":
         return hidden[:, 0]
     if pooling == "last_position":
         return hidden[:, -1]
-    pieces = mask.unsqueeze(-1)  # (B, T, 1)
-    return hidden.masked_fill(~pieces.bool(), 0).sum(1) / pieces.sum(1)
+    pieces = mask.bool().unsqueeze(-1)  # (B, T, 1)
+    mean = hidden.masked_fill(~pieces, 0).sum(1) / pieces.sum(1)
+    if pooling == "mean":
+        return mean
+    return torch.cat([mean, hidden.masked_fill(~pieces, -torch.inf).amax(1)], dim=1)
 
 
 def fastest_precision(device: torch.device) -> Precision:
@@ -163,10 +195,10 @@ def _known(name: str) -> Path:
 
 
 @cache
-def untaught(**sizes: int) -> Path:
-    """The folder of a BERT with random weights and the word pieces of the generated reviews.
+def untaught() -> Path:
+    """The folder of a tiny BERT with random weights and the word pieces of the generated reviews.
 
-    It is tiny unless `sizes` say otherwise. Every process makes it anew, so it cannot be damaged.
+    Every process makes it anew, so it cannot be damaged.
     """
     texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
     texts = [texts[n] for n in reviews.load("generated").split()["train"].tolist()]
@@ -176,9 +208,10 @@ def untaught(**sizes: int) -> Path:
     learner = BertWordPieceTokenizer(lowercase=True)
     learner.train_from_iterator(texts, 1_500, special_tokens=special, show_progress=False)
     words = words_of(learner)
-    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    small |= {"vocab_size": len(words), "intermediate_size": 128}
-    config = transformers.BertConfig(**small | sizes)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed CUDA, too
         weights = transformers.BertModel(config, add_pooling_layer=False).state_dict()

@@ -1,102 +1,149 @@
-"""The sources' settings, the rivals that take no steps, and the published figures beside ours."""
+"""The report's settings, the rivals that take no steps, and the published figures beside ours."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from labkit.bert.model import POOLINGS, ClassifierSpec
-from labkit.bert.training import FineTuning, Reading, frozen_vectors
+from labkit.bert.training import BertTraining, FineTuning, FrozenVectors, Reading
 from labkit.film.corpus import Corpus
 from labkit.film.studies import logistic_regression
-from labkit.lab import machine
-from labkit.measure.claims import MISSING, Row, number_row
-from labkit.measure.statistics import Measure, summarise
+from labkit.lab.store import Arrays
+from labkit.measure.claims import MISSING, Claim, Condition, Row, judge, number_row
+from labkit.measure.statistics import Measure, holm, paired_difference, summarise
 
-MAX_WORDS = 500  # that the recurrent and the linear rivals read
 Probes = dict[str, dict[int, dict[str, Any]]]  # what was fitted, by name and seed
-STRENGTHS = (0.0003, 0.003, 0.03, 0.3, 3.0)  # C, the inverse of the L2 penalty's weight
+FEW = 200  # the report's smaller number of reviews
 
 
-def source_setting(setting: dict, **training: Any) -> tuple[ClassifierSpec, FineTuning]:
-    """The model and the training of one of the sources' settings, as data/published.toml has it.
+def source_trainings(
+    settings: Mapping[str, dict], like: BertTraining, reviews: Sequence[int],
+    epochs: Sequence[int], rate: float, seeds: Sequence[int],
+) -> dict[str, list[BertTraining]]:  # fmt: skip
+    """The report's settings, as data/published.toml has them, "source/<setting>" -> trainings.
 
-    The sources do not give the size of the head's hidden layer, and mention no decay or clipping.
+    `reviews` stand for its 200 and 2,000, `epochs` are those of either, and `rate`, if not 0, for
+    the rate of the settings 3 to 5. The report names no size of the head's hidden layer, no decay
+    and no clipping.
     """
-    plain = {"warmup": 0.0, "weight_decay": 0.0, "clip": 0.0, "schedule": setting["schedule"]}
-    model = ClassifierSpec(pooling="last_position", head_size=64, dropout=setting["dropout"])
-    return model, FineTuning(lr=setting["lr"], head_lr=setting["lr"], **plain, **training)
+    trainings = {}
+    for name, setting in settings.items():
+        many, lr = int(setting["reviews"] > FEW), setting["lr"]
+        lr = rate if rate and name in "345" else lr
+        model = ClassifierSpec(pooling="last_position", head_size=64, dropout=setting["dropout"])
+        training = FineTuning(
+            epochs=epochs[many], lr=lr, head_lr=lr, batch_size=like.training.batch_size,
+            schedule=setting["schedule"], warmup=0.0, weight_decay=0.0, clip=0.0,
+            precision=like.training.precision, choose=False,
+        )  # fmt: skip
+        reading = replace(like.reading, num_train=reviews[many])
+        plan = replace(like, reading=reading, model=model, training=training)
+        trainings[f"source/{name}"] = [replace(plan, seed=seed) for seed in seeds]
+    return trainings
 
 
-def linear_runs(corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[int]) -> Probes:
-    """Chapter 04's logistic regression, and its "seconds", on the reviews that the others get."""
+def frozen_runs(vectors: Arrays, task: FrozenVectors, sizes: Sequence[int]) -> Probes:
+    """A linear head on the frozen encoder's vectors, by "<pooling>/<number of reviews>"."""
     probes: Probes = {}
-    for size, seed, index in _draws(corpus, reading, sizes, seeds):
+    for size, seed, corpus, index in _draws(task.reading, sizes, task.seeds):
+        y = {name: corpus.label[of].numpy() for name, of in index.items()}
+        places = {n: np.searchsorted(vectors["index"], of.numpy()) for n, of in index.items()}
+        for pooling in POOLINGS:
+            X = {name: vectors[pooling][place] for name, place in places.items()}
+            models = [
+                make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1_000))
+                for C in (0.0003, 0.003, 0.03, 0.3)  # the inverse of the L2 penalty's weight
+            ]
+            scores = {m.fit(X["train"], y["train"]): m.score(X["dev"], y["dev"]) for m in models}
+            best = max(scores, key=scores.get)
+            fitted = {
+                "dev_accuracy": scores[best],
+                "test_accuracy": best.score(X["test"], y["test"]),
+            }
+            probes.setdefault(f"{pooling}/{size}", {})[seed] = fitted
+    return probes
+
+
+def linear_runs(reading: Reading, sizes: Sequence[int], seeds: Sequence[int]) -> Probes:
+    """Chapter 04's logistic regression, on pieces and pairs of them, and its "seconds"."""
+    probes: Probes = {}
+    for size, seed, corpus, index in _draws(reading, sizes, seeds):
         began = time.perf_counter()
-        fitted = logistic_regression(corpus, "tfidf_pairs", **index, max_len=MAX_WORDS)
+        fitted = logistic_regression(corpus, "tfidf_pairs", **index, max_len=reading.max_len)
         fitted["seconds"] = time.perf_counter() - began
         probes.setdefault(f"{size}", {})[seed] = fitted
     return probes
 
 
-def frozen_runs(
-    corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[int], **how: str
-) -> tuple[Probes, float]:
-    """A linear head on the frozen encoder's vectors, by "<pooling>/<number of reviews>".
-
-    Also returns the seconds that one review's vectors took. `how` is device and precision.
-    """
-    vectors = frozen_vectors(replace(reading, num_train=max(sizes)), seeds, **how)
-    probes: Probes = {}
-    for size, seed, index in _draws(corpus, reading, sizes, seeds):
-        places = {n: np.searchsorted(vectors["index"], of.numpy()) for n, of in index.items()}
-        y = {name: corpus.label[of].numpy() for name, of in index.items()}
-        for pooling in POOLINGS:
-            X = {name: vectors[pooling][place] for name, place in places.items()}
-            probes.setdefault(f"{pooling}/{size}", {})[seed] = linear_probe(X, y)
-    return probes, vectors["seconds"].item() / len(vectors["index"])
-
-
-def linear_probe(X: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> dict[str, float]:
-    """Logistic regression on standardised vectors, its strength chosen by dev accuracy.
-
-    X (n, H) and y (n,) hold "train", "dev" and "test", which may be empty; returns "dev_accuracy"
-    and "test_accuracy".
-    """
-    models = [LogisticRegression(C=C, max_iter=1_000) for C in STRENGTHS]
-    fits = [joblib.delayed(make_pipeline(StandardScaler(), m).fit) for m in models]
-    side_by_side = joblib.Parallel(machine.find_road("small").workers, prefer="threads")
-    fitted = side_by_side(fit(X["train"], y["train"]) for fit in fits)
-    best = max(fitted, key=lambda model: model.score(X["dev"], y["dev"]))
-    scored = [name for name in ("dev", "test") if len(y[name])]
-    return {f"{name}_accuracy": float(best.score(X[name], y[name])) for name in scored}
-
-
-def _draws(corpus: Corpus, reading: Reading, sizes: list[int], seeds: list[int]) -> Iterator:
-    """A number of reviews, a seed, and `Reading.draw`; of all reviews there is one draw."""
+def _draws(
+    reading: Reading, sizes: Sequence[int], seeds: Sequence[int]
+) -> Iterator[tuple[int, int, Corpus, dict]]:
+    """Number of reviews, seed, the reviews and `Reading.draw`; of all reviews there is one draw."""
+    corpus, _ = reading.encode()
     for size in sizes:
         for seed in seeds if size < len(corpus.split()["train"]) else seeds[:1]:
-            yield size, seed, replace(reading, num_train=size).draw(corpus, seed)
+            yield size, seed, corpus, replace(reading, num_train=size).draw(corpus, seed)
 
 
 def probe_measures(prefix: str, probes: Probes) -> dict[str, Measure]:
     """Summaries "<prefix>/<name>/held_out_accuracy" and ".../dev_accuracy" over the seeds."""
-    measures = {}
-    for name, by_seed in probes.items():
-        for key, quantity in (("test", "held_out"), ("dev", "dev")):
-            raw = [fitted[f"{key}_accuracy"] for fitted in by_seed.values()]
-            summary = summarise(raw, seeds=list(by_seed), student=True)
-            measures[f"{prefix}/{name}/{quantity}_accuracy"] = summary
-    return measures
+    return {
+        f"{prefix}/{name}/{quantity}_accuracy": summarise(
+            [fitted[f"{key}_accuracy"] for fitted in by_seed.values()], seeds=list(by_seed)
+        )
+        for name, by_seed in probes.items()
+        for key, quantity in (("test", "held_out"), ("dev", "dev"))
+    }
+
+
+# verdicts
+
+
+def compare(measures: dict[str, Any], a: str, b: str) -> tuple[str, Measure]:
+    """Name and summary of held-out accuracy of `a` minus that of `b`, seed by seed."""
+    one, other = (measures[f"{name}/held_out_accuracy"] for name in (a, b))
+    n = min(one["n"], other["n"])
+    return f"difference/{a}-{b}", paired_difference(
+        one["raw"][:n], other["raw"][:n], one["seeds"][:n]
+    )
+
+
+def setting_claims(
+    measures: dict[str, Any], runs: Sequence[dict], rate: float
+) -> tuple[dict[str, Measure], list[Claim]]:
+    """What a setting changes: printed beside ours, four comparisons read together."""
+    printed = {str(run["id"]): run["test_accuracy"] for run in runs}
+    base = f"1/{rate:g}" if rate else "2"  # no dropout, and the rate of the settings 3 to 5
+    steps = {
+        "rate": ("2", "1/5e-05", "2", "1", "a rate of 1e-6 in place of 5e-5"),
+        "dropout": ("3", base, "3", "2", "dropout 0.3 in place of none"),
+        "reviews": ("4", "3", "4", "3", "2,000 training reviews in place of 200"),
+        "decay": ("5", "4", "5", "4", "a rate halved twice, and dropout 0.5 in place of 0.3"),
+    }
+    named = {
+        key: compare(measures, f"source/{a}", f"source/{b}") for key, (a, b, *_) in steps.items()
+    }
+    corrected = holm({key: measure for key, (_, measure) in named.items()})
+    claims = []
+    for key, (*_, after, before, what) in steps.items():
+        after, before = printed[after], printed[before]
+        side = "above" if after > before else "below"
+        condition = Condition("difference", named[key][0], corrected[key], side)
+        says = (
+            f"{what[0].upper()}{what[1:]} {'raises' if after > before else 'lowers'} the accuracy: "
+        )
+        says += f"{after} against {before}."
+        claims.append(judge(f"setting/{key}", says, "held-out accuracy", [condition]))
+    return {named[key][0]: corrected[key] for key in steps}, claims
 
 
 # the published figures
@@ -110,23 +157,18 @@ def about(published: dict) -> str:
     """What the published figures were measured on."""
     return (
         f"Published: {BASE}, at most {published['bert']['max_len']} words, the vector of the last "
-        "position, one training each, after 15 epochs. Ours: the sources' slice of 2,000 test "
-        "reviews, all of them beside the peers; after the epoch that dev chose. A row of another "
-        "model has no verdict."
+        "position, one training each, after 15 epochs. Ours: the same slice of 2,000 test reviews, "
+        "all of them beside the peers. A row of another model has no verdict."
     )
 
 
 def rows(measures: dict, settings: dict, published: dict) -> dict[str, list[Row]]:
-    """The published figures beside ours: the sources' five settings, the held-out reviews, peers.
+    """The published figures beside ours: the report's five settings, held-out reviews, peers."""
+    model, bert = Path(settings["model_name"]).name, published["bert"]
+    main, largest = settings["main_size"], settings["sizes"][-1]
 
-    A row of another model than the published one has no verdict; what the settings leave out has
-    no result yet.
-    """
-    model = Path(settings["model_name"]).name
-    size, largest = settings["main_size"], settings["sizes"][-1]
-
-    def row(what: str, value: float, name: str, is_run: bool = True) -> Row:
-        if not is_run:
+    def row(what: str, value: float, name: str) -> Row:
+        if name not in measures:
             return Row(what, repr(value), "–", MISSING, f"not part of this profile; {FILLS}")
         ours = number_row(what, value, measures, name, higher_is_better=True)
         if model == BASE:
@@ -134,25 +176,22 @@ def rows(measures: dict, settings: dict, published: dict) -> dict[str, list[Row]
         reason = f"ours is {model}, not {BASE}: {FILLS}"
         return replace(ours, ours=f"{model} {ours.ours}", verdict=ANOTHER, reason=reason)
 
-    source, by_id = [], {str(run["id"]): run for run in published["bert"]["runs"]}
-    for name in published["bert"]["settings"]:
-        number, _, rate = name.partition("/")
-        what, is_run = f"run {number}", name in settings["source_settings"]
-        what += f", rate {rate}" if rate else ""
-        measure = f"source/{name}/held_out_accuracy"
-        source.append(row(what, by_id[number]["test_accuracy"], measure, is_run))
-
-    value, name = published["bert"]["held_out"]["bert_accuracy"], f"tuned/{size}/held_out_accuracy"
-    best = [row(f"held-out slice, fine-tuned (ours on {size:,} reviews)", value, name)]
-    name = "all_reviews/fine-tuned/all_accuracy"  # of one training
-    if settings["tuned_seeds"][-1] and settings["test"] == "all":
-        name, size = f"tuned/{largest}/test_accuracy", largest
+    printed = {str(run["id"]): run["test_accuracy"] for run in bert["runs"]}
+    source = [
+        row(
+            f"run {name.replace('/', ', rate ')}",
+            printed[name[0]],
+            f"source/{name}/held_out_accuracy",
+        )
+        for name in bert["settings"]
+    ]
+    what, value = f"held-out slice (ours on {main:,} reviews)", bert["held_out"]["bert_accuracy"]
+    best = [row(what, value, f"tuned/{main}/held_out_accuracy")]
     for peer, value in published["peers"].items():
         if "_bert_" in peer:
             what = peer.removesuffix("_test_accuracy").replace("_", " ")
-            best.append(row(f"{what} (ours on {size:,} reviews)", value, name))
-    cut = f"{model}, {settings['source_epochs']} epochs, {settings['source_max_len']} word pieces"
-    return {
-        f"BERT, the sources' five settings (ours: {cut})": source,
-        "BERT, held-out reviews and peers": best,
-    }
+            what += f" (ours on {largest:,} reviews)"
+            best.append(row(what, value, f"tuned/{largest}/test_accuracy"))
+    few, many = settings["source_epochs"]
+    cut = f"{model}, {settings['source_max_len']} pieces, {few} and {many} epochs"
+    return {f"BERT, the report's five settings (ours: {cut})": source, "BERT, held out": best}

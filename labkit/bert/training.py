@@ -1,25 +1,30 @@
-"""Reviews as word pieces, fine-tuning on them, and the vectors of the encoder as it came."""
+"""Reviews as word pieces, trainings of classifiers on them, and the vectors of an encoder.
+
+Of chapter 04 only the reviews are used: all rivals of this chapter read the same word pieces.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import asdict, replace
-from typing import Annotated, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from labkit.bert import model as bert
-from labkit.bert.model import BertClassifier, ClassifierSpec, Precision
+from labkit.bert.model import Classifier, ClassifierSpec, Precision
 from labkit.film import corpus as reviews
-from labkit.film import training as film
 from labkit.film.corpus import Corpus
 from labkit.lab import code, store
-from labkit.lab.store import Arrays, Progress, Specification, specification
+from labkit.lab.store import Arrays, Progress, Seeds, Specification, specification
 
-HEAD_SHARE = 0.25  # of "head_tail", as the 128 first of 510 pieces in Sun et al. (2019)
+BATCH = {"cpu": 64, "cuda": 256}  # reviews that are answered at once
+KEPT = "parameters."  # how the names of kept parameters begin among a training's arrays
 
 
 @specification
@@ -27,18 +32,18 @@ class Reading:
     """Which reviews a network reads, and how much of them.
 
     `digest` is that of `in_pieces`. Of a review that is longer than `max_len` pieces, [CLS] and
-    [SEP] included, the "head" is kept, the "tail", or "head_tail", a quarter from its head and the
-    rest from its tail. `num_train` and `num_dev` are those of chapter 04's trainings.
+    [SEP] included, the "head", its beginning, is read, or the "tail", its end. `num_train` and
+    `num_dev` are numbers of reviews, half of either label; 0 means all.
     """
 
     corpus: Literal["imdb", "generated"]
     model: str
     digest: str
     max_len: Annotated[int, Field(ge=3)]
-    part: Literal["head", "tail", "head_tail"] = "head"
+    part: Literal["head", "tail"] = "head"
     num_train: NonNegativeInt = 0
     num_dev: NonNegativeInt = 0
-    test: Literal["held_out", "all", "none"] = "held_out"
+    test: Literal["held_out", "all"] = "held_out"
 
     def encode(self) -> tuple[Corpus, Tensor]:
         """The reviews, their words being word pieces, and how long each is without a limit (N,).
@@ -52,8 +57,7 @@ class Reading:
         whole = in_pieces(self.corpus, pretrained)
         if whole.digest != self.digest:
             raise ValueError(f"{self.corpus} or {self.model} has changed: run the chapter anew")
-        uncut = whole.tokens.split(whole.length.tolist())
-        rows = [self.cut(pieces) for pieces in uncut]
+        rows = [self.cut(pieces) for pieces in whole.tokens.split(whole.length.tolist())]
         length = torch.tensor([0, *map(len, rows)])
         return replace(whole, tokens=torch.cat(rows), offsets=length.cumsum(0)), whole.length
 
@@ -61,20 +65,41 @@ class Reading:
         """[CLS], as much of a review between it and [SEP] as there is room for, [SEP]."""
         if len(pieces) <= self.max_len:
             return pieces
-        room = self.max_len - 2
-        head = {"head": room, "tail": 0, "head_tail": round(HEAD_SHARE * room)}[self.part]
-        tail = len(pieces) - 1 - (room - head)
-        return torch.cat([pieces[: 1 + head], pieces[tail:]])
+        if self.part == "head":
+            return torch.cat([pieces[: self.max_len - 1], pieces[-1:]])
+        return torch.cat([pieces[:1], pieces[-(self.max_len - 1) :]])
 
     def draw(self, corpus: Corpus, seed: int) -> dict[str, Tensor]:
-        """Indices of the train, dev and test reviews, the same that chapter 04's networks get."""
+        """Indices of training reviews, drawn by the seed, of dev, the same for all, and of test."""
         split = corpus.split()
-        test = film.held_out(corpus) if self.test == "held_out" else split["test"]
         return {
-            "train": film.draw(corpus, split["train"], self.num_train, seed),
-            "dev": film.draw(corpus, split["dev"], self.num_dev, 0),
-            "test": test[:0] if self.test == "none" else test,
+            "train": draw(corpus, split["train"], self.num_train, seed),
+            "dev": draw(corpus, split["dev"], self.num_dev, 0),
+            "test": split["test"] if self.test == "all" else held_out(corpus),
         }
+
+
+def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the reviews `index`, half of either label, drawn by the seed; all for 0."""
+    if not count:
+        return index
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for label in (0, 1):
+        same = index[corpus.label[index] == label]
+        parts.append(same[torch.randperm(len(same), generator=generator)[: count // 2]])
+    return torch.cat(parts).sort().values
+
+
+def held_out(corpus: Corpus) -> Tensor:
+    """Indices of the sources' last test, test/neg[5000:6000] and test/pos[2500:3500], by number.
+
+    A smaller corpus has smaller slices.
+    """
+    parts = []
+    for label, first, last in ((0, 0.40, 0.48), (1, 0.20, 0.28)):
+        index = (corpus.is_test & (corpus.label == label)).nonzero().flatten()
+        parts.append(index[round(first * len(index)) : round(last * len(index))])
+    return torch.cat(parts).sort().values
 
 
 def in_pieces(name: str, pretrained: bert.Pretrained) -> Corpus:
@@ -107,12 +132,13 @@ def pad(corpus: Corpus, index: Tensor, to: int = 0) -> tuple[Tensor, Tensor]:
 
 @specification
 class FineTuning:
-    """How a BERT classifier is trained, by AdamW.
+    """How a classifier is trained, by AdamW.
 
     `lr` is the encoder's learning rate, `head_lr` the head's. Over the first `warmup` of all steps
     both rise from zero; then they fall along a line to zero ("linear"), stay ("constant"), or are
-    halved every five epochs ("halve"). `weight_decay` acts on matrices only. `clip`: the L2 norm
-    that all gradients are scaled down to, 0 for none. `precision` is that of matrix products.
+    halved after each third of the steps ("halve"). `weight_decay` acts on matrices only. `clip`:
+    the L2 norm that all gradients are scaled down to, 0 for none. `precision` is that of matrix
+    products. With `choose` dev chooses the epoch; else the last one counts, and alone is scored.
     """
 
     epochs: PositiveInt
@@ -124,113 +150,177 @@ class FineTuning:
     weight_decay: NonNegativeFloat = 0.01
     clip: NonNegativeFloat = 1.0
     precision: Precision = "float32"
-    loss = "ce"
+    choose: bool = True
 
-    def rate(self, epochs_done: float) -> float:
-        """The share of the learning rates that the next step takes."""
-        share = epochs_done / self.epochs
+    def rate(self, share: float) -> float:
+        """What the next step takes of the learning rates, after this share of all steps."""
         if share < self.warmup:
             return share / self.warmup
         if self.schedule == "linear":
             return (1 - share) / (1 - self.warmup)
-        return 0.5 ** (epochs_done // 5) if self.schedule == "halve" else 1.0
+        return 0.5 ** int(3 * share) if self.schedule == "halve" else 1.0
 
 
-class Trainer(film.Trainer):
-    """Trains a BERT classifier by chapter 04's loop, with AdamW and two learning rates."""
+class Trainer:
+    """Trains a classifier, and answers with it. The reviews lie on the device; no step waits."""
 
-    evaluation_batch: ClassVar = {"cpu": 64, "cuda": 256}
-
-    def __init__(self, model: BertClassifier, corpus: Corpus, task: BertTraining) -> None:
-        self.model, self.device = model.to(task.device), torch.device(task.device)
-        self.corpus, self.on_device = corpus, corpus.to(self.device)
-        self.length, self.inner = corpus.length, [*model.parameters()]
-        self._start = [p.detach().clone() for p in self.inner]
+    def __init__(self, model: Classifier, corpus: Corpus, task: BertTraining) -> None:
+        self.model, self.spec = model.to(task.device), task.training
+        self.device, self.corpus = torch.device(task.device), corpus
+        self.on_device = corpus.to(self.device)
         self.pad_to = task.reading.max_len if task.model.pooling == "last_position" else 0
-        self.spec, groups = task.training, []
+        groups = []
         for part, lr in ((model.encoder, self.spec.lr), (model.head, self.spec.head_lr)):
             for decay, is_matrix in ((self.spec.weight_decay, True), (0.0, False)):
                 chosen = [p for p in part.parameters() if (p.ndim > 1) == is_matrix]
                 groups.append({"params": chosen, "initial_lr": lr, "weight_decay": decay})
         self.optimiser = torch.optim.AdamW(groups, fused=True)
 
-    def _set_rate(self, epochs_done: float) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["initial_lr"] * self.spec.rate(epochs_done)
-
-    def _forward(
-        self, index: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        to = self.pad_to or int(self.length[index].max())
-        index = index.to(self.device, non_blocking=True)
-        X, mask = pad(self.on_device, index, to)  # (B, T)
+    def logits(self, index: Tensor) -> Tensor:
+        """Logits (B, C) of the reviews `index` (B,), padded to the longest of them."""
+        to = self.pad_to or int(self.corpus.length[index].max())
+        X, mask = pad(self.on_device, index.to(self.device, non_blocking=True), to)  # (B, T)
         with bert.mixed(self.device.type, self.spec.precision):
-            logits = self.model(X, mask).float()
-        return logits, self.on_device.label[index]
+            return self.model(X, mask).float()
+
+    def train_epoch(
+        self, train: Tensor, epoch: int, generator: torch.Generator, progress: Progress
+    ) -> dict[str, float]:
+        """Read the reviews `train` once; loss and accuracy are means while the model changes."""
+        began, spec, sums = time.perf_counter(), self.spec, 0
+        batches = reviews.by_length(self.corpus.length[train], spec.batch_size, generator)
+        self.model.train()
+        for number, batch in enumerate(batches, start=(epoch - 1) * len(batches)):
+            for group in self.optimiser.param_groups:
+                share = number / (spec.epochs * len(batches))
+                group["lr"] = spec.rate(share) * group["initial_lr"]
+            logits = self.logits(train[batch])  # (B, C)
+            y = self.corpus.label[train[batch]].to(self.device)
+            loss = F.cross_entropy(logits, y)
+            self.optimiser.zero_grad()
+            loss.backward()
+            if spec.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip)
+            self.optimiser.step()
+            sums += torch.stack([len(y) * loss.detach(), (logits.argmax(1) == y).sum()]).double()
+            if number % 20 == 0:
+                progress(number, spec.epochs * len(batches))
+        loss, accuracy = (sums / len(train)).tolist()
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss}: take a smaller lr, or clip")
+        seconds = time.perf_counter() - began
+        return {"train_loss": loss, "train_accuracy": accuracy, "seconds": seconds}
+
+    def fit(
+        self, train: Tensor, dev: Tensor, generator: torch.Generator, progress: Progress
+    ) -> Arrays:
+        """Train, and leave the model at its best dev accuracy, or as the last epoch left it.
+
+        Returns what `train_epoch` does, "dev_loss" and "dev_accuracy", each an array over the
+        epochs, and "best_epoch", from 1.
+        """
+        rows, best = [], (-1.0, self.spec.epochs, self.model.state_dict())
+        for epoch in range(1, self.spec.epochs + 1):
+            rows.append(self.train_epoch(train, epoch, generator, progress))
+            if self.spec.choose or epoch == self.spec.epochs:
+                p, y = self.probabilities(dev), self.corpus.label[dev].float()
+                loss, accuracy = F.binary_cross_entropy(p, y), ((p >= 0.5) == y).double().mean()
+                rows[-1] |= {"dev_loss": float(loss), "dev_accuracy": float(accuracy)}
+                if accuracy > best[0]:
+                    state = {name: v.clone() for name, v in self.model.state_dict().items()}
+                    best = float(accuracy), epoch, state
+        self.model.load_state_dict(best[2])
+        arrays = {name: np.array([r[name] for r in rows if name in r]) for name in rows[-1]}
+        return arrays | {"best_epoch": np.array(best[1])}
+
+    @torch.no_grad()
+    def probabilities(self, index: Tensor) -> Tensor:
+        """P(positive) of the reviews `index`, (n,), on the CPU."""
+        self.model.eval()
+        order = self.corpus.length[index].argsort(stable=True)
+        batches = order.split(BATCH[self.device.type])
+        p = torch.cat([self.logits(index[batch]).softmax(1)[:, 1] for batch in batches])
+        return p.cpu()[order.argsort()]
 
 
 @specification
 class BertTraining(Specification):
     """One training of a classifier, whose seed draws reviews, starts the head, orders and drops.
 
-    `curve` scores the held-out reviews after every epoch, for show; `keep` returns the parameters.
+    `keep` returns the parameters.
     """
 
     reading: Reading
     model: ClassifierSpec
     training: FineTuning
     seed: NonNegativeInt
-    curve: bool = False
     keep: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     work = "encoder"
 
     @property
     def title(self) -> str:
-        start = self.reading.model if self.model.pretrained else "random start"
-        return f"{start}, {self.reading.num_train or 'all'} reviews, seed {self.seed}"
+        return f"{self.model.encoder}, {self.reading.num_train or 'all'} reviews, seed {self.seed}"
 
     @property
-    def cost(self) -> int:
+    def cost(self) -> float:
         """About how long it takes, in no unit."""
-        return self.reading.max_len * self.training.epochs * (self.reading.num_train or 20_000)
+        epochs = self.training.epochs * (0.1 if self.model.encoder == "bilstm" else 1)
+        return epochs * self.reading.max_len * (self.reading.num_train or 20_000)
 
-    def make_model(self, arrays: Arrays | None = None) -> BertClassifier:
+    def make_model(self, arrays: Arrays | None = None) -> Classifier:
         """The model as its seed starts it, or with the parameters that a training has kept."""
         encoder = bert.load_encoder(bert.find(self.reading.model))
         torch.manual_seed(self.seed)
-        return film.restore(BertClassifier(encoder, self.model), arrays)
+        model = Classifier(encoder, self.model)
+        if arrays is not None:
+            kept = {n.removeprefix(KEPT): v for n, v in arrays.items() if n.startswith(KEPT)}
+            model.load_state_dict({name: torch.as_tensor(value) for name, value in kept.items()})
+        return model
 
-    def train(self, progress: Progress | None = None) -> Arrays:
-        """What `film.Trainer.carry_out` returns."""
+    def train(self, progress: Progress) -> Arrays:
+        """What `Trainer.fit` returns; "test_probability" (n,) of "positive" and "test_seconds";
+        "num_parameters"; and to `keep` them "parameters.<name>"."""
         corpus, _ = self.reading.encode()
-        index = self.reading.draw(corpus, self.seed)
-        if self.curve:
-            index["curve"] = film.held_out(corpus)
+        index, generator = self.reading.draw(corpus, self.seed), torch.Generator()
         trainer = Trainer(self.make_model(), corpus, self)
-        return trainer.carry_out(index, self.seed, self.keep, progress)
+        generator.manual_seed(self.seed)
+        arrays = trainer.fit(index["train"], index["dev"], generator, progress)
+        began = time.perf_counter()
+        arrays["test_probability"] = trainer.probabilities(index["test"]).numpy()
+        arrays["test_seconds"] = np.array(time.perf_counter() - began)
+        arrays["num_parameters"] = np.array(sum(p.numel() for p in trainer.model.parameters()))
+        state = trainer.model.state_dict() if self.keep else {}
+        return arrays | {KEPT + name: value.cpu().numpy() for name, value in state.items()}
 
 
-def frozen_vectors(reading: Reading, seeds: list[int], device: str, precision: str) -> Arrays:
+@specification
+class FrozenVectors(Specification):
     """The encoder's vectors, as it came, of all reviews that trainings with these seeds read.
 
-    Returns `index` (n,), the reviews, ascending; for each of `POOLINGS` their vectors (n, H), all
-    padded to `max_len`; and `seconds`. They are computed once, and kept.
+    They are padded to `reading.max_len`, as the last position needs it.
     """
 
-    def make() -> Arrays:
-        began, (corpus, _) = time.perf_counter(), reading.encode()
-        draws = [reading.draw(corpus, seed) for seed in seeds]
+    reading: Reading
+    seeds: Seeds
+    precision: Precision
+    device: Literal["cpu", "cuda"] = "cpu"
+    work = "encoder"
+
+    def train(self, progress: Progress) -> Arrays:
+        """`index` (n,), the reviews, ascending; for each of `POOLINGS` their vectors (n, H);
+        `seconds`."""
+        began, (corpus, _), vectors = time.perf_counter(), self.reading.encode(), []
+        draws = [self.reading.draw(corpus, seed) for seed in self.seeds]
         index = torch.cat([part for parts in draws for part in parts.values()]).unique()
-        encoder, vectors = bert.load_encoder(bert.find(reading.model)).to(device), []
-        for batch in index.split(Trainer.evaluation_batch[device]):
-            X, mask = (t.to(device) for t in pad(corpus, batch, reading.max_len))
-            with torch.no_grad(), bert.mixed(device, precision):
-                hidden = encoder(X, attention_mask=mask).last_hidden_state  # (B, T, H)
+        encoder = bert.load_encoder(bert.find(self.reading.model)).to(self.device)
+        batches = index.split(BATCH[self.device])
+        for number, batch in enumerate(batches):
+            X, mask = (t.to(self.device) for t in pad(corpus, batch, self.reading.max_len))
+            with torch.no_grad(), bert.mixed(self.device, self.precision):
+                hidden = encoder(X, mask).last_hidden_state  # (B, T, H)
             vectors.append([bert.pool(hidden, mask, name).float() for name in bert.POOLINGS])
+            progress(number, len(batches))
         pooled = [torch.cat(rows).cpu().numpy() for rows in zip(*vectors, strict=True)]
         arrays = {"index": index.numpy(), "seconds": np.array(time.perf_counter() - began)}
         return arrays | dict(zip(bert.POOLINGS, pooled, strict=True))
-
-    facts = {"seeds": seeds, "device": device, "precision": precision, "torch": torch.__version__}
-    return store.kept(__name__, facts | {"reading": asdict(reading)}, make)
