@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 
 from labkit import bert as room
 from labkit.bert import model as bert
-from labkit.bert.model import KNOWN, BertClassifier, ClassifierSpec, find
+from labkit.bert.model import KNOWN, Classifier, ClassifierSpec, find
 from labkit.film import corpus as reviews
 from labkit.lab.fetch import DownloadError
 
@@ -34,8 +34,8 @@ def encoder(**options) -> BertModel:
     return BertModel(BertConfig(**sizes | options), add_pooling_layer=False)
 
 
-def classifier(pooling: str = "mean", **spec) -> BertClassifier:
-    return BertClassifier(encoder(), ClassifierSpec(pooling=pooling, **spec))
+def classifier(pooling: str = "mean", **spec) -> Classifier:
+    return Classifier(encoder(), ClassifierSpec(pooling=pooling, **spec))
 
 
 def batch(T: int, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,18 +66,19 @@ def test_pooling_by_hand():
     for given in (mask, mask.bool()):
         assert bert.pool(hidden, given, "cls").tolist() == [[0, 1], [6, 7]]
         assert bert.pool(hidden, given, "mean").tolist() == [[2, 3], [7, 8]]
+        assert bert.pool(hidden, given, "mean_max").tolist() == [[2, 3, 4, 5], [7, 8, 8, 9]]
         assert bert.pool(hidden[:1], given[:1], "last_position").tolist() == [[4, 5]]
 
 
 def test_a_random_start_keeps_the_architecture_and_no_weight():
     pretrained = encoder()
     torch.manual_seed(5)
-    random = BertClassifier(pretrained, ClassifierSpec(pooling="cls", pretrained=False))
+    random = Classifier(pretrained, ClassifierSpec(encoder="random"))
     ours, theirs = random.encoder.state_dict(), pretrained.state_dict()
     assert {n: v.shape for n, v in ours.items()} == {n: v.shape for n, v in theirs.items()}
     matrices = [name for name, value in ours.items() if value.ndim > 1]
     assert not any(torch.equal(ours[name], theirs[name]) for name in matrices)
-    assert BertClassifier(pretrained, ClassifierSpec(pooling="cls")).encoder is pretrained
+    assert Classifier(pretrained, ClassifierSpec()).encoder is pretrained
 
 
 def test_a_device_that_only_imitates_bfloat16_takes_float32(monkeypatch):
@@ -117,13 +118,22 @@ def test_the_tiny_model_is_the_same_in_another_process_and_repairs_itself():
     assert path.read_bytes() == content
 
 
-def test_a_larger_one_is_made_without_a_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(bert.machine, "CACHE", tmp_path)
-    folder = bert.untaught(hidden_size=24, num_hidden_layers=3, vocab_size=3_000)
-    model = bert.load_encoder(bert.find(str(folder)))
-    assert (model.config.hidden_size, len(model.encoder.layer)) == (24, 3)
-    assert model.embeddings.word_embeddings.num_embeddings == 3_000
-    assert bert.load_tokenizer(bert.find(str(folder))).tokenize("film") == ["film"]
+def test_the_recurrent_rival_reads_both_ways_and_no_padding():
+    """Other padding changes nothing; a piece's vector knows what stands before and behind it."""
+    model = classifier("mean_max", encoder="bilstm").eval()
+    with torch.no_grad():
+        plain, other, longer = (model(*batch(*args)) for args in ((8, 0), (8, 9), (12, 0)))
+        torch.testing.assert_close(other, plain, rtol=0, atol=1e-6)
+        torch.testing.assert_close(longer, plain, rtol=0, atol=1e-6)
+        X, mask = batch(8)
+        vectors = model.encoder(X, mask)
+        assert vectors.shape == (3, 8, 192)
+        for place, half in ((0, slice(0, 64)), (6, slice(64, 128))):
+            changed = X.clone()
+            changed[0, place] += 1
+            difference = (model.encoder(changed, mask) - vectors)[0, 3].abs()
+            assert difference[half].max() > 0
+            assert difference[128:].max() == 0
 
 
 def test_the_tiny_models_words_are_learned_from_the_training_reviews_alone(monkeypatch, tmp_path):

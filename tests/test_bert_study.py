@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from labkit.bert import figures, study
-from labkit.bert.model import POOLINGS
-from labkit.bert.training import Reading
+from labkit.bert.model import POOLINGS, ClassifierSpec, find
+from labkit.bert.training import BertTraining, FineTuning, FrozenVectors, Reading, in_pieces
 from labkit.film import SIZES
-from labkit.film.corpus import Corpus, load
-from labkit.film.training import draw, held_out
+from labkit.film.corpus import load
 from labkit.lab import machine, settings
 from labkit.lab.notebooks import read_notebook
 from labkit.measure.claims import MISSING
@@ -23,12 +22,12 @@ from labkit.measure.statistics import summarise
 PUBLISHED = tomllib.loads((machine.DATA / "published.toml").read_text("utf-8"))
 SOURCE = PUBLISHED["bert"]["settings"]
 CHAPTER = "05_bert_finetuning"
-READING = Reading(corpus="generated", model="tiny", digest="0" * 64, max_len=16, num_dev=10)
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return load("generated", 2_001)
+def reading() -> Reading:
+    digest = in_pieces("generated", find("tiny")).digest
+    return Reading(corpus="generated", model="tiny", digest=digest, max_len=16, num_dev=10)
 
 
 def resolved(profile: str, *given: str) -> dict:
@@ -39,12 +38,13 @@ def resolved(profile: str, *given: str) -> dict:
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("sizes=[100, 401, 1_200]", "sizes.1.*multiple of 2"),
-        ("sizes=[100, 400, 1_800]", "sizes must rise, and end at 1,600 at most"),
-        ("pooling_size=200", "main_size must be one of the sizes, pooling_size too, or 0"),
-        ("tuned_epochs=[4, 4]", "tuned_epochs must have 3 entries, one for each size"),
-        ("recurrent_seeds=[1, 1, 0]", "must not be 0 at main_size"),
-        ("num_dev=402", "num_dev must be at most 400"),
+        ("sizes=[100, 401]", "sizes.1.*multiple of 2"),
+        ("sizes=[100, 1_800]", "sizes must rise, and all reviews are 1,600"),
+        ("source_reviews=[40, 2_000]", "sizes must rise, and all reviews are 1,600"),
+        ("main_size=200", "main_size must be one of the sizes"),
+        ("tuned_epochs=[4]", "tuned_epochs must have 2 entries, one for each size"),
+        ("num_dev=402", "num_dev at most 400"),
+        ("source_rate=2e-5", "source_rate"),
         ("model_name=bert-large", "model_name must be a folder or one of tiny"),
     ],
 )
@@ -53,88 +53,122 @@ def test_settings_that_cannot_work_are_refused(given, message):
         resolved("quick", given)
 
 
-def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():
-    full = resolved("full")
-    assert {*full["tuned_seeds"], *full["recurrent_seeds"], full["random_seeds"]} == {5}
-    assert full["source_max_len"] == PUBLISHED["bert"]["max_len"] == 257
-    assert (full["source_epochs"], full["source_batch"]) == (15, 8)
-    assert full["source_settings"] == list(SOURCE)
+def test_five_seeds_judge_and_the_full_profile_is_as_the_report_was():
+    cpu, full = resolved("cpu"), resolved("full")
+    assert cpu["num_seeds"] == full["num_seeds"] == 5
+    assert full["source_max_len"] == full["padded_len"] == PUBLISHED["bert"]["max_len"] == 257
+    assert (full["source_epochs"], full["source_batch"]) == ([15, 15], 8)
+    assert (full["source_reviews"], full["source_rate"]) == ([200, 2_000], 0)
+    steps = [n * k for n, k in zip(cpu["source_reviews"], cpu["source_epochs"], strict=True)]
+    assert steps[0] == steps[1]  # so that more reviews are not more steps, too
 
 
-def test_the_sizes_allowed_are_those_of_the_corpus(corpus):
-    split = corpus.split()
+def test_the_sizes_allowed_are_those_of_the_corpus():
+    split = load("generated", 2_001).split()
     assert (len(split["train"]), len(split["dev"])) == SIZES["generated"]
 
 
-def test_the_sources_settings_are_the_published_ones():
+def like(reading: Reading) -> BertTraining:
+    training = FineTuning(epochs=1, lr=1e-3, head_lr=1e-3, batch_size=8)
+    return BertTraining(reading=reading, model=ClassifierSpec(), training=training, seed=0)
+
+
+def source(reading: Reading, rate: float) -> dict[str, BertTraining]:
+    made = study.source_trainings(SOURCE, like(reading), [40, 160], [15, 3], rate, [4, 5])
+    assert all([t.seed for t in group] == [4, 5] for group in made.values())
+    return {name.removeprefix("source/"): group[0] for name, group in made.items()}
+
+
+def test_the_reports_settings_are_the_published_ones(reading):
     text = {str(run["id"]): run["setting"] for run in PUBLISHED["bert"]["runs"]}
     assert {name[0] for name in SOURCE} == set(text)
-    for name, setting in SOURCE.items():
-        model, training = study.source_setting(setting, epochs=15)
+    for name, task in source(reading, 0).items():
+        model, training, said = task.model, task.training, text[name[0]]
         assert (model.pooling, model.head_size > 0) == ("last_position", True)
-        assert model.dropout == setting["dropout"]
-        assert training.lr == training.head_lr == setting["lr"]
+        assert training.lr == training.head_lr == SOURCE[name]["lr"]
         assert (training.warmup, training.weight_decay, training.clip) == (0, 0, 0)
-        assert training.schedule == ("halve" if "halved every 5" in text[name[0]] else "constant")
-        if name[0] != "3":  # "as 2"
-            assert f"{setting['reviews']} reviews" in text[name[0]]
-        assert f"dropout {model.dropout}" in text[name[0]] or name[0] in "124"
+        assert not training.choose
+        assert training.schedule == ("halve" if "halved every 5" in said else "constant")
+        many = "2000 reviews" in said
+        assert (task.reading.num_train, training.epochs) == ((160, 3) if many else (40, 15))
+        assert f"dropout {model.dropout}" in said or name[0] in "124"
         if name[0] in "12":
-            assert f"{training.lr:.0e}".replace("e-0", "e-") in text[name[0]]
+            assert f"{training.lr:.0e}".replace("e-0", "e-") in said
 
 
-def test_linear_rivals_get_the_reviews_that_the_networks_get(corpus, monkeypatch):
+def test_another_rate_stands_in_for_that_of_the_settings_3_to_5_alone(reading):
+    rates = {name: task.training.lr for name, task in source(reading, 5e-5).items()}
+    assert rates == {name: 5e-5 if name in "345" else SOURCE[name]["lr"] for name in SOURCE}
+
+
+def test_linear_rivals_get_the_pieces_that_the_networks_get(reading, monkeypatch):
     asked = []
 
-    def logistic_regression(given, kind, *, train, dev, test, max_len):
-        assert (kind, max_len) == ("tfidf_pairs", 500)
-        asked.append(train.tolist())
-        assert torch.equal(dev, draw(corpus, split["dev"], 10, 0))
-        assert torch.equal(test, held_out(corpus))
+    def logistic_regression(corpus, kind, *, train, dev, test, max_len):
+        assert (kind, max_len, corpus.digest) == ("tfidf_pairs", 16, reading.digest)
+        asked.append({"train": train, "dev": dev, "test": test})
         return {"test_accuracy": 0.5}
 
     monkeypatch.setattr(study, "logistic_regression", logistic_regression)
-    split = corpus.split()
-    probes = study.linear_runs(corpus, READING, [10, 1_600], [7, 8])
+    probes = study.linear_runs(reading, [10, 1_600], [7, 8])
     assert {size: list(by_seed) for size, by_seed in probes.items()} == {"10": [7, 8], "1600": [7]}
-    drawn = [draw(corpus, split["train"], 10, seed).tolist() for seed in (7, 8)]
-    assert asked == [*drawn, split["train"].tolist()]
+    corpus, _ = reading.encode()
+    for given, (size, seed) in zip(asked, [(10, 7), (10, 8), (1_600, 7)], strict=True):
+        wanted = replace(reading, num_train=size).draw(corpus, seed)
+        assert all(torch.equal(given[name], wanted[name]) for name in wanted)
 
 
-def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(corpus, monkeypatch):
+def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(reading):
     """Vectors in which the mean tells the label, and nothing else does."""
-    asked, rng, N = [], np.random.default_rng(0), len(corpus.label)
-
-    def frozen_vectors(reading, seeds):
-        asked.append((reading.num_train, seeds))
-        vectors = {pooling: rng.normal(size=(N, 3)) for pooling in POOLINGS}
-        vectors["mean"][:, 0] = 4 * corpus.label.numpy() - 2
-        return {"index": np.arange(N), **vectors, "seconds": np.array(10.0)}
-
-    monkeypatch.setattr(study, "frozen_vectors", frozen_vectors)
-    probes, seconds = study.frozen_runs(corpus, READING, [20, 1_600], [0, 1])
-    assert asked == [(1_600, [0, 1])]  # the largest draw holds the others
-    assert seconds == pytest.approx(10 / N)  # for a review
+    rng, (corpus, _) = np.random.default_rng(0), reading.encode()
+    N = len(corpus.label)
+    vectors = {pooling: rng.normal(size=(N, 3)) for pooling in POOLINGS} | {"index": np.arange(N)}
+    vectors["mean"][:, 0] = 4 * corpus.label.numpy() - 2
+    task = FrozenVectors(reading=reading, seeds=(0, 1), precision="float32")
+    probes = study.frozen_runs(vectors, task, [20, 1_600])
     assert [*probes] == [f"{pooling}/{size}" for size in (20, 1_600) for pooling in POOLINGS]
     assert [list(probes[f"mean/{size}"]) for size in (20, 1_600)] == [[0, 1], [0]]
     assert probes["mean/20"][0]["test_accuracy"] == 1.0
     assert probes["cls/20"][0]["test_accuracy"] < 0.95
     measures = study.probe_measures("frozen", probes)
     assert measures["frozen/mean/20/held_out_accuracy"]["raw"] == [1.0, 1.0]
-    fewer, _ = study.frozen_runs(corpus, replace(READING, test="none"), [10], [0])
-    assert list(fewer["mean/10"][0]) == ["dev_accuracy"]  # nothing else was read
 
 
-def test_a_linear_probe_chooses_by_dev(monkeypatch):
-    rng = np.random.default_rng(0)
-    y = {name: np.arange(200) % 2 for name in ("train", "dev", "test")}
-    X = {n: rng.normal(size=(200, 8)) + np.outer(v - 0.5, [2] + [0] * 7) for n, v in y.items()}
-    y["train"] = rng.integers(0, 2, 200) | y["train"]  # noise makes a strong penalty better
-    best, by_strength = study.linear_probe(X, y), []
-    for C in study.STRENGTHS:
-        monkeypatch.setattr(study, "STRENGTHS", (C,))
-        by_strength.append(study.linear_probe(X, y)["dev_accuracy"])
-    assert best["dev_accuracy"] == max(by_strength) > min(by_strength)
+def judged(rate: float, trained_out: float) -> dict[str, str]:
+    """Claim -> verdict. BERT beats the recurrent rival on the same pieces alone; a setting adds
+    .02 to the one that it changes, dropout .1; all wobble a little."""
+    base = f"1/{rate:g}" if rate else "2"
+    means = {f"source/{name}": 0.5 for name in SOURCE}
+    means |= {"source/2": 0.52, f"source/{base}": 0.52, "source/3": 0.62, "source/4": 0.64}
+    means |= {"source/5": 0.66, "tuned/2000": 0.8, "random/2000": 0.7, "recurrent/2000": 0.8}
+    means |= {"equal/recurrent/2000": 0.75}
+    measures = {
+        f"{name}/held_out_accuracy": summarise(
+            [mean + w * (k % 3) for w in (0.001, -0.001, 0.002, 0.0, -0.002)], seeds=range(5)
+        )
+        for k, (name, mean) in enumerate(means.items())
+    }
+    measures["random/2000/train_accuracy/15"] = summary(1.0, trained_out)
+    given = resolved("full") | {"source_rate": rate}
+    compared, claims = study.judge_claims(measures, given, PUBLISHED)
+    assert {name for claim in claims for name in claim.evidence} == {*compared}
+    assert compared[f"difference/source/3-source/{base}"]["mean"] == pytest.approx(0.1, abs=0.01)
+    holm = [m for name, m in compared.items() if "source" in name]
+    assert all(measure["interval"].endswith("Holm over 4") for measure in holm)
+    return {claim.id: claim.verdict for claim in claims}
+
+
+@pytest.mark.parametrize("rate", [0, 5e-5])
+def test_claims_are_judged_by_differences_within_the_seed(rate):
+    verdicts = judged(rate, 0.98)
+    assert verdicts["beats"] == "shown for on the same pieces; not shown for against whole reviews"
+    assert (verdicts["size"], verdicts["text"]) == ("fails", "holds")
+    assert verdicts["setting/dropout"] == "fails"  # printed: it lowers the accuracy
+    assert verdicts["setting/reviews"] == verdicts["setting/decay"] == "holds"
+
+
+def test_size_and_text_are_withdrawn_unless_the_random_start_is_trained_out():
+    assert not {"size", "text"} & {*judged(0, 0.96)}
 
 
 def summary(*values: float) -> dict:
@@ -161,7 +195,7 @@ def test_every_published_figure_has_its_row():
         for rate in ("1e-05", "0.001", "5e-05") if run["id"] == 1 else ("",):
             what = f"run {run['id']}{', rate ' * bool(rate)}{rate}"
             values[what] = repr(run["test_accuracy"])
-    values["held-out slice, fine-tuned (ours on 2,000 reviews)"] = "0.9055"
+    values["held-out slice (ours on 2,000 reviews)"] = "0.9055"
     values["bentrevett bert base (ours on 20,000 reviews)"] = "0.933"
     values["llms from scratch bert base (ours on 20,000 reviews)"] = "0.9089"
     assert {what: row.published for what, row in by_name.items()} == values
@@ -181,23 +215,29 @@ def test_another_model_is_named_and_never_judged():
 
 
 def test_what_a_profile_leaves_out_has_no_result_yet():
-    measures = {
-        "source/2/held_out_accuracy": summary(0.6),
-        "tuned/2000/held_out_accuracy": summary(0.8),
-        "all_reviews/fine-tuned/all_accuracy": summary(0.87),
-    }
-    by_name = rows(measures, test="held_out", source_settings=["2"])
-    left_out = [row.what for row in by_name.values() if row.verdict == MISSING]
-    assert len(left_out) == len(by_name) - 4 == 6  # the slice, two peers and run 2 have results
-    assert by_name["bentrevett bert base (ours on 2,000 reviews)"].ours == "0.870, n = 1"
+    measures = dict.fromkeys(["source/2", "tuned/2000"], summary(0.6, 0.7))
+    named = {f"{name}/held_out_accuracy": value for name, value in measures.items()}
+    by_name = rows(named, sizes=[200, 2_000])
+    left_out = [row for row in by_name.values() if row.verdict == MISSING]
+    assert len(left_out) == len(by_name) - 2
+    assert all("PROFILE=full" in row.reason for row in left_out)
 
 
 def make_all(shift: float = 0.0) -> dict:
-    curves = {
-        "fine-tuned": {200: summary(0.6 + shift), 2000: summary(0.8, 0.82, 0.85)},
-        "linear": {200: summary(0.7, 0.71, 0.75), 2000: summary(0.8)},
+    measures = {
+        "a/held_out_accuracy": summary(0.7, 0.71 + shift, 0.75),
+        "b/held_out_accuracy": summary(0.6),
+        "c/held_out_accuracy": summary(0.8, 0.82, 0.85 + shift),
     }
-    return {"learning_curve": lambda: figures.size_plot(curves, 80, 500)}
+    groups = {"200": {"linear": "a", "BERT": "b"}, "2,000": {"BERT": "c", "not measured": "d"}}
+    yours = measures, {"BERT": "b", "a row that is not there": "a"}
+    return {
+        "learning_curve": lambda: figures.dots(
+            "learning_curve", "What", measures, groups, printed={"BERT": 0.9}, yours=yours
+        ),
+        "attention": lambda: figures.attention_diagram(("a", "b" * (1 + bool(shift)), "c")),
+        "pooling": lambda: figures.pooling_diagram(("a", "b" * (1 + bool(shift)), "c")),
+    }
 
 
 @pytest.mark.parametrize("name", make_all())
@@ -205,11 +245,10 @@ def test_figures_have_a_name_a_text_labels_and_stable_data(name, check_figure):
     check_figure(name, make_all()[name], make_all(0.05)[name])
 
 
-def test_the_learning_curve_holds_every_seed_the_intervals_of_three_and_what_was_read():
-    curves = {"linear": {200: summary(0.3), 500: summary(0.3, 0.9), 2000: summary(0.8, 0.82, 0.85)}}
-    fig = figures.size_plot(curves, 80, 500)
-    ax = fig.axes[0]
-    assert len(ax.collections) == 1
-    assert ax.get_ylim()[0] < 0.3
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["200", "500", "2,000"]
-    assert "80 word pieces of a review, recurrent and linear 500 words" in fig.labkit_alt
+def test_the_plot_holds_every_seed_the_intervals_and_the_marks_of_its_rows():
+    ax = make_all()["learning_curve"]().axes[0]
+    drawn = [line.get_xdata() for line in ax.lines]
+    assert sorted(len(x) for x in drawn if len(x) == 3) == [3, 3]  # the seeds of two groups
+    marks = {line.get_label(): list(line.get_xdata()) for line in ax.lines}
+    assert (marks["you"], marks["printed"]) == ([0.6], [0.9])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["linear", "BERT"]

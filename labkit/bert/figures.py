@@ -11,45 +11,62 @@ from labkit.measure import diagrams
 from labkit.measure.plots import PALETTE, legend_below, new_figure
 from labkit.measure.statistics import Measure
 
+ACCURACY = "{}/held_out_accuracy".format
+Names = Mapping[str, str]  # what stands in a row -> the name of what was measured
+RIVALS = {
+    "fine-tuned BERT": "tuned", "frozen BERT": "frozen/mean", "BERT, random start": "random",
+    "recurrent": "equal/recurrent", "linear": "equal/linear",
+    "recurrent, whole review": "recurrent", "linear, whole review": "linear",
+}  # fmt: skip
+
+
+def rivals(size: int) -> Names:
+    """The rows of all rivals that were trained on so many reviews."""
+    return {label: f"{name}/{size}" for label, name in RIVALS.items()}
+
 
 def dots(
     name: str,
     what: str,
-    groups: Mapping[str, Mapping[str, Measure]],
+    measures: Mapping[str, Measure],
+    groups: Mapping[str, Names],
     *,
-    marks: Mapping[str, Mapping[str, float]] | None = None,
-    xlabel: str = "held-out accuracy",
+    printed: Mapping[str, float] | None = None,
+    yours: tuple[Mapping[str, Measure], Names] = ({}, {}),
 ) -> Figure:
-    """One row for each label in `groups[group][label]`, one colour and sign for each group.
-
-    `marks[name][label]` are single values beside them, published ones or the reader's own.
-    """
-    labels = list(dict.fromkeys(label for group in groups.values() for label in group))
-    marks = {
-        text: {label: value for label, value in values.items() if label in labels}
-        for text, values in (marks or {}).items()
+    """Held-out accuracy in rows, a colour and sign for each group; what was not measured is left
+    out. Beside them `printed` values by row, and as crosses the means of `yours`."""
+    drawn = {
+        group: {k: measures[ACCURACY(n)] for k, n in names.items() if ACCURACY(n) in measures}
+        for group, names in groups.items()
     }
+    drawn = {group: rows for group, rows in drawn.items() if rows}
+    labels = list(dict.fromkeys(label for rows in drawn.values() for label in rows))
+    own, names = yours
+    crosses = {k: own[ACCURACY(n)]["mean"] for k, n in names.items() if ACCURACY(n) in own}
+    marks = {"printed": ("D", printed or {}), "you": ("x", crosses)}
     fig, ax = new_figure(
         name,
-        f"{what}. Rows: {'; '.join(labels)}. Groups: {'; '.join(groups)}. Small dots are seeds, "
-        "large signs their means, bars 95 % intervals"
-        + "".join(f"; {text}: one value a row" for text in marks) + ". The dotted line is chance.",
+        f"{what}. Rows: {'; '.join(labels)}. Colours: {'; '.join(drawn)}. Small dots are seeds, "
+        "large signs their means, bars 95 % intervals; the dotted line is chance"
+        + "; diamonds: printed by the report" * bool(printed) + "; crosses: you." * bool(crosses),
         figsize=(7.8, 0.42 * len(labels) + 1.5),
     )  # fmt: skip
-    for number, (group, rows) in enumerate(groups.items()):
+    for number, (group, rows) in enumerate(drawn.items()):
         colour = PALETTE[(0, 1, 2, 4, 5)[number]]
         for label, value in rows.items():
-            y = labels.index(label) + 0.16 * (number - (len(groups) - 1) / 2)
+            y = labels.index(label) + 0.16 * (number - (len(drawn) - 1) / 2)
             ax.plot(value["raw"], [y] * value["n"], ".", color=colour, alpha=0.45)
             ax.plot(value["mean"], y, "os^Dv"[number], color=colour, markersize=7, label=group)
             if value["low"] is not None:
                 ax.plot([value["low"], value["high"]], [y, y], color=colour, linewidth=1.6)
-    for sign, (text, values) in zip("Dx+", marks.items(), strict=False):
-        look = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": ""}
-        places = [labels.index(label) + 0.3 for label in values]
-        ax.plot([*values.values()], places, sign, label=text, **look)
+    for text, (sign, values) in marks.items():
+        places = {labels.index(label) + 0.3: v for label, v in values.items() if label in labels}
+        if places:
+            look = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": ""}
+            ax.plot([*places.values()], [*places], sign, label=text, **look)
     ax.axvline(0.5, color="black", linestyle=":", linewidth=1)
-    ax.set(xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
+    ax.set(xlabel="held-out accuracy", ylim=(len(labels) - 0.5, -0.5))
     ax.set_yticks(range(len(labels)), labels)
     legend_below(fig, ncols=3)
     return fig

@@ -72,7 +72,7 @@ def _mean_pool(hidden: Tensor, mask: Tensor, *, mistake: str = "") -> Tensor:
         "all": total / real.sum(),
         "cls": hidden[:, 0],
         "special": (hidden * real)[:, 1:].sum(1) / (real.sum(1) - 1),
-        "over reviews": (hidden * real).sum(1).mean(0),
+        "over reviews": (total / real.sum(1)).mean(0),
     }.get(mistake, total / real.sum(1))
 
 
@@ -135,10 +135,10 @@ better_rate = Prediction(
         "5e-05": "with so few steps a rate of 1e-06 hardly moves a weight: nothing is learned",
     },
 )
-attention_explains = Prediction(
-    "attention and the effect of masking in one review",
+special_pieces = Prediction(
+    "the attention that [CLS] and [SEP] receive",
     {
-        "above": "here the pieces that receive attention are often those that matter",
-        "below": "a piece can receive much attention and matter little, and the other way round",
+        "even": "this network spreads its attention about evenly",
+        "more": "a head that has nothing to do in a review parks its attention there",
     },
 )
