@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from labkit import bert as room
@@ -271,19 +270,3 @@ def test_what_is_wrong_with_a_folder_is_said(folder, fault):
     apply(folder)
     with pytest.raises(DownloadError, match=message):
         print(bert.load_tokenizer(find(str(folder))), bert.load_encoder(find(str(folder))))
-
-
-def test_a_folder_is_loaded_as_it_is(folder, monkeypatch, capfd):
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
-    model = bert.load_encoder(find(str(folder)))
-    assert not model.training
-    for name, value in load_file(folder / "model.safetensors").items():
-        assert torch.equal(model.state_dict()[name], value)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("lower", [True, False])
-def test_casing_is_that_of_the_folder(folder, lower):
-    file("tokenizer_config.json", json.dumps({"do_lower_case": lower}).encode())(folder)
-    tokenizer = bert.load_tokenizer(find(str(folder)))
-    assert (tokenizer.tokenize("FILM") == tokenizer.tokenize("film")) is lower

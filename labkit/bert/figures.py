@@ -49,7 +49,8 @@ def dots(
         name,
         f"{what}. Rows: {'; '.join(labels)}. Colours: {'; '.join(drawn)}. Small dots are seeds, "
         "large signs their means, bars 95 % intervals; the dotted line is chance"
-        + "; diamonds: printed by the report" * bool(printed) + "; crosses: you." * bool(crosses),
+        + "; diamonds: printed by the report" * bool(printed) + "; crosses: you" * bool(crosses)
+        + ".",
         figsize=(7.8, 0.42 * len(labels) + 1.5),
     )  # fmt: skip
     for number, (group, rows) in enumerate(drawn.items()):

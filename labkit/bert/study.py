@@ -125,6 +125,7 @@ def judge_claims(
     settings change is read together, after Holm.
     """
     bert, size = published["bert"], settings["main_size"]
+    model = Path(settings["model_name"]).name
     test, lstm = bert["held_out"], published["imdb_glove"]["held_out"]
     facts = test["bert_accuracy"], lstm["bilstm_accuracy"], test["weights"]
     claimed = {
@@ -151,7 +152,7 @@ def judge_claims(
             }
             differences |= dict(found.values())
             conditions = [Condition(label, *difference) for label, difference in found.items()]
-            what = f"held-out accuracy after training on {size:,} reviews"
+            what = f"held-out accuracy after training on {size:,} reviews, with {model}"
             claims.append(judge(name, text, what, conditions))
 
     printed = {str(run["id"]): run["test_accuracy"] for run in bert["runs"]}
@@ -171,7 +172,7 @@ def judge_claims(
         text += f"{printed[a]} against {printed[before]}."
         side = "above" if rises else "below"
         condition = Condition("difference", difference, corrected[difference], side)
-        claims.append(judge(f"setting/{name}", text, "held-out accuracy", [condition]))
+        claims.append(judge(f"setting/{name}", text, f"held-out accuracy of {model}", [condition]))
     return differences | corrected, claims
 
 
