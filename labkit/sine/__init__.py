@@ -1,4 +1,4 @@
-"""Chapter 06, three stacked LSTM cells that follow a sine."""
+"""Chapter 06, stacked LSTM cells that follow a sine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ class Settings(ChapterSettings):
     batches: Batches
     contrast_batches: Batches
     scan_seeds: Count
-    scan_batches: Count
+    scan_batches: Annotated[int, Field(ge=20)]  # of all trainings whose rate is scanned
     sgd_rates: Rates
     adam_rates: Rates
+    study_seeds: Count
+    study_rates: Rates
     free_batches: Count
     free_steps: Annotated[int, Field(ge=63)]  # one period

@@ -1,16 +1,15 @@
-"""Three stacked LSTM cells that follow a sine: data, cells, one training, and what is measured.
+"""Stacked LSTM cells that follow a sine: data, cells, and one training.
 
 The top cell's hidden state is the output. R nets are trained at once, each as if alone.
-Shapes: R seeds (first axis of all parameters), T steps, B windows, I inputs, H units, N free steps.
+Shapes: R seeds (first axis of all parameters), T steps, B windows, I inputs, H units.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
@@ -24,7 +23,6 @@ STEP = 0.01  # of the source's grid
 POINTS = 9  # that the source's net reads
 SEEN = 1.09  # no label of a training on time lies beyond
 VALUE_STEP = 0.1  # of the grid whose values are read: 63 points to a period
-DRIFTED = 0.05  # the error above which a free run has drifted, a tenth of the wave's amplitude
 OPTIMISERS = {"adam": {"lr": 1e-3}, "sgd": {"optimiser": "sgd", "lr": 1e-2}}  # the source's
 SNAPSHOTS = (20, 40, 60, 80, 100, 120, 160, 200, 500)  # batches after which the note is compared
 MIXED = {"shortest": 5, "longest": 13}  # the mixed lengths of training; their mean is nine
@@ -39,23 +37,9 @@ FORECASTERS: dict[str, dict[str, Any]] = {
     "last/nine": {**_VALUE, "loss": "last"},
     "every/mixed": {**_VALUE, "loss": "every", "shortest": 5, "longest": 40},
 }
-LENGTHS = (3, 5, 9, 13, 18, 27, 45, 90)  # that windows are evaluated at
-NEW_LENGTHS = (3, 18, 45, 90)  # no window of training is so long; the verdicts look at these
 
-Parameters = list[dict[str, Tensor]]  # one for each cell: "W", "U", "b_W", "b_U"
+Parameters = list[dict[str, Tensor]]  # one for each cell: "W", "U", "b_W", "b_U", any "gain_…"
 State = list[tuple[Tensor, Tensor]]  # h and c of each cell
-
-
-def _midpoints(low: float, high: float, count: int) -> Tensor:
-    return low + (high - low) * (torch.arange(count) + 0.5) / count
-
-
-# Times of evaluation. Choices look at DEV_ENDS alone; SEEN_ENDS and UNSEEN_ENDS suit every length.
-TEST_ENDS = _midpoints(STEP * POINTS, SEEN, 100)
-DEV_ENDS = _midpoints(STEP * POINTS, SEEN, 50)
-SEEN_ENDS = _midpoints(STEP * max(LENGTHS), SEEN, 40)
-UNSEEN_ENDS = _midpoints(SEEN, SEEN + STEP * max(LENGTHS), 60)
-FIRST_PHASES = _midpoints(0, 2 * math.pi, 32)  # of the free runs
 
 
 def time_windows(end: Tensor, T: int) -> tuple[Tensor, Tensor]:
@@ -84,58 +68,87 @@ def draw_windows(reads: str, u: Tensor, T: int) -> tuple[Tensor, Tensor]:
 
 
 def initial_parameters(
-    seeds: Sequence[int], start: str = "gluon", dtype: torch.dtype = torch.float32
-) -> Parameters:
+    seeds: Sequence[int], start: str = "gluon", dtype: torch.dtype = torch.float32,
+    sizes: Sequence[int] = SIZES, norm: bool = False,
+) -> Parameters:  # fmt: skip
     """One net for each seed, before training; gate columns stand in the order i, f, o, g.
 
     Weights are uniform in ±0.07, "gluon"'s default, or by "xavier" in ±sqrt(6 / (rows + H)), of the
-    same draws; both biases, beside W and beside U, are zero.
+    same draws; both biases, beside W and beside U, are zero. For `norm` see `normalise`.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     parameters = []
-    for inputs, H in zip((1, *SIZES[:-1]), SIZES, strict=True):
+    for inputs, H in zip((1, *sizes[:-1]), sizes, strict=True):
         cell = {}
         for name, rows in (("W", inputs), ("U", H)):
             bound = 0.07 if start == "gluon" else math.sqrt(6 / (rows + H))
             draws = [torch.rand(rows, 4 * H, generator=g, dtype=torch.float64) for g in generators]
             cell[name] = ((2 * torch.stack(draws) - 1) * bound).to(dtype)  # (R, I or H, 4H)
-        cell |= {f"b_{name}": cell["W"].new_zeros(len(generators), 1, 4 * H) for name in "WU"}
+        R, zeros = len(generators), cell["W"].new_zeros(len(generators), 1, 4 * H)
+        cell |= {"b_W": zeros, "b_U": zeros.clone()}
+        if norm:
+            cell |= {f"gain_{name}": torch.full_like(zeros, 0.1) for name in "WU"}
+            cell |= {"gain_c": zeros.new_full((R, 1, H), 0.1), "b_c": zeros.new_zeros(R, 1, H)}
         parameters.append(cell)
     return parameters
 
 
+def normalise(x: Tensor, gain: Tensor, reference: int | None = None) -> Tensor:
+    """x (R, n, B) brought to mean 0 and variance 1 over its B windows, then times `gain` (R, 1, n).
+
+    Recurrent batch normalisation (Cooijmans and others, 2016) does so at each step with x W, with
+    h U and with c; gains start at 0.1. In a trained net `reference` first windows tell the moments.
+    """
+    variance, mean = torch.var_mean(x[..., :reference], -1, correction=0, keepdim=True)
+    return gain.mT * (x - mean) / (variance + 1e-5).sqrt()
+
+
+def step(
+    cell: dict[str, Tensor], x: Tensor, h: Tensor, c: Tensor,
+    squash: Callable[[Tensor], Tensor] = torch.tanh, reference: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """h, c and the output gate o, (R, H, B) each, after a cell has read x (R, I, B)."""
+    W, U, b = cell["W"].mT, cell["U"].mT, (cell["b_W"] + cell["b_U"]).mT
+    H, norm = h.shape[1], "gain_c" in cell
+    if norm:
+        xW, hU = normalise(W @ x, cell["gain_W"], reference), U @ h
+        z = xW + normalise(hU, cell["gain_U"], reference) + b
+    else:
+        z = torch.baddbmm(torch.baddbmm(b, W, x), U, h)  # (R, 4H, B)
+    i, f, o = z[:, : 3 * H].sigmoid().split(H, dim=1)
+    c = f * c + i * squash(z[:, 3 * H :])
+    seen = normalise(c, cell["gain_c"], reference) + cell["b_c"].mT if norm else c
+    return o * squash(seen), c, o
+
+
 def unroll(
-    parameters: Parameters, X: Tensor, state: State | None = None
-) -> tuple[Tensor, State, list[tuple[Tensor, Tensor, Tensor]]]:
+    parameters: Parameters, X: Tensor, state: State | None = None, relu: bool = False,
+    reference: int | None = None,
+) -> tuple[Tensor, State, list[tuple[Tensor, Tensor, Tensor]]]:  # fmt: skip
     """Read windows X (B, T), the same for every net, or (R, B, T), from `state`, zero by default.
 
-    Returns the outputs after each step (R, B, T), the last state of every cell, and the top cell's
-    h, c and o after each step, (R, B, 1) each.
+    With `relu` all cells but the top one have ReLU for tanh. Returns the outputs after each step
+    (R, B, T), the last state of every cell, and the top cell's h, c and o (R, 1, B) at each step.
     """
     R, (B, T) = parameters[0]["W"].shape[0], X.shape[-2:]
-    signal = X.expand(R, B, T).transpose(1, 2).unsqueeze(-1)  # (R, T, B, 1)
-    ends: State = []
+    signal, ends = [x.unsqueeze(1) for x in X.expand(R, B, T).unbind(2)], []  # T of (R, 1, B)
     for index, cell in enumerate(parameters):
-        H = cell["U"].shape[1]
-        h, c = state[index] if state else [X.new_zeros(R, B, H)] * 2
-
-        # the input's part of all steps in one product
-        Z = torch.baddbmm(cell["b_W"] + cell["b_U"], signal.reshape(R, T * B, -1), cell["W"])
+        squash = torch.relu if relu and index < len(parameters) - 1 else torch.tanh
+        h, c = state[index] if state else [X.new_zeros(R, cell["U"].shape[1], B)] * 2
         steps = []
-        for z in Z.view(R, T, B, 4 * H).unbind(1):
-            z = torch.baddbmm(z, h, cell["U"])  # (R, B, 4H)
-            i, f, o = z[..., : 3 * H].sigmoid().split(H, dim=-1)
-            c = f * c + i * z[..., 3 * H :].tanh()
-            h = o * c.tanh()
+        for x in signal:
+            h, c, o = step(cell, x, h, c, squash, reference)
             steps.append((h, c, o))
-        signal = torch.stack([h for h, _, _ in steps], dim=1)  # (R, T, B, H): the next cell's input
+        signal = [h for h, _, _ in steps]  # what the next cell reads
         ends.append((h, c))
-    return signal.squeeze(-1).transpose(1, 2), ends, steps
+    return torch.cat(signal, dim=1).mT, ends, steps
 
 
-def losses(parameters: Parameters, X: Tensor, y: Tensor, every: bool = False) -> Tensor:
+def losses(
+    parameters: Parameters, X: Tensor, y: Tensor, every: bool = False, relu: bool = False
+) -> Tensor:
     """Half the squared error (R,) of the last output or of every one, averaged over windows."""
-    halves = (unroll(parameters, X)[0] - y).square() / 2  # (R, B, T)
+    halves = (unroll(parameters, X, relu=relu)[0] - y).square() / 2  # (R, B, T)
     return (halves if every else halves[..., -1:]).mean(dim=(1, 2))
 
 
@@ -145,7 +158,8 @@ class SineTraining(Specification):
 
     `loss` counts the "last" output or "every" one. A batch's windows have one length, drawn from
     `shortest` to `longest`. With `decay` the rate falls to zero along a cosine. `snapshots` are
-    the numbers of batches after which parameters are kept, besides the last.
+    the numbers of batches after which parameters are kept, besides the last. `relu` and `norm` are
+    those of `unroll` and `normalise`.
     """
 
     seeds: Seeds
@@ -153,6 +167,9 @@ class SineTraining(Specification):
     loss: Literal["last", "every"] = "last"
     shortest: PositiveInt = POINTS
     longest: PositiveInt = POINTS
+    sizes: tuple[PositiveInt, ...] = SIZES
+    relu: bool = False
+    norm: bool = False
     start: Literal["gluon", "xavier"] = "gluon"
     optimiser: Literal["adam", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -179,7 +196,7 @@ class SineTraining(Specification):
         device = machine.device(self.device)
         parameters = [
             {name: value.to(device).requires_grad_() for name, value in cell.items()}
-            for cell in initial_parameters(self.seeds, self.start, dtype)
+            for cell in initial_parameters(self.seeds, self.start, dtype, self.sizes, self.norm)
         ]
         flat = [value for cell in parameters for value in cell.values()]
         rate = torch.tensor(self.lr, dtype=dtype, device=device)
@@ -189,9 +206,9 @@ class SineTraining(Specification):
         else:
             optimiser = torch.optim.SGD(flat, lr=rate, fused=True)
 
-        def step(X: Tensor, y: Tensor, lr: Tensor) -> tuple[Tensor]:
+        def advance(X: Tensor, y: Tensor, lr: Tensor) -> tuple[Tensor]:
             rate.copy_(lr)
-            loss = losses(parameters, X, y, every=self.loss == "every")  # (R,)
+            loss = losses(parameters, X, y, self.loss == "every", self.relu)  # (R,)
             optimiser.zero_grad()
             loss.sum().backward()
             optimiser.step()
@@ -206,10 +223,10 @@ class SineTraining(Specification):
         angles = torch.arange(self.batches).double() * (math.pi * self.decay / self.batches)
         rates = (self.lr * (1 + angles.cos()) / 2).to(device, dtype)
 
-        step, history, arrays = captured(step, device), [], {}
+        advance, history, arrays = captured(advance, device), [], {}
         for done, T in enumerate(lengths.tolist(), start=1):
             X, y = draw_windows(self.reads, u[done - 1], T)  # (R, B, T)
-            history += step(X, y, rates[done - 1])
+            history += advance(X, y, rates[done - 1])
             if done in self.snapshots or done == self.batches:
                 for k, cell in enumerate(parameters):
                     arrays |= {f"{done}/{k}/{n}": v.detach().clone() for n, v in cell.items()}
@@ -221,82 +238,10 @@ class SineTraining(Specification):
 
 def parameters_after(arrays: Arrays, batches: int) -> Parameters:
     """The parameters that a training kept after so many batches; KeyError where it kept none."""
-    return [
-        {n: torch.from_numpy(arrays[f"{batches}/{cell}/{n}"]) for n in ("W", "U", "b_W", "b_U")}
-        for cell in range(len(SIZES))
-    ]
-
-
-def root_mean_square(errors: Tensor) -> Tensor:
-    """Over the windows of errors (..., B, N)."""
-    return errors.square().mean(-2).sqrt()
-
-
-def step_errors(parameters: Parameters, ends: Tensor = TEST_ENDS, T: int = POINTS) -> Tensor:
-    """Error (R, T) after each step of windows of T points that end at `ends` (B,)."""
-    X, y = time_windows(ends, T)
-    return root_mean_square(unroll(parameters, X)[0] - y)
-
-
-def length_errors(parameters: Parameters, ends: Tensor, lengths: Sequence[int] = LENGTHS) -> Tensor:
-    """Error (R, lengths) of the last output, all lengths at the same labels."""
-    return torch.stack([step_errors(parameters, ends, T)[:, -1] for T in lengths], dim=1)
-
-
-def polynomial_errors() -> dict[str, float]:
-    """Error at the test times of polynomials in the last point, fitted to 300 points seen."""
-    fit, test = _midpoints(STEP * POINTS, SEEN, 300).double(), TEST_ENDS.double().numpy()
-    errors = {}
-    for name, degree in {"mean": 0, "line": 1, "cubic": 3}.items():
-        polynomial = np.polynomial.Polynomial.fit(fit - STEP, fit.sin() / 2, degree)
-        errors[name] = float(np.sqrt(np.mean((polynomial(test - STEP) - np.sin(test) / 2) ** 2)))
-    return errors
-
-
-def gradient_norms(parameters: Parameters) -> dict[str, Tensor]:
-    """L2 norms (R,) of the last-step loss's gradient, for each cell's weights and biases."""
-    cells = [{n: v.detach().requires_grad_() for n, v in cell.items()} for cell in parameters]
-    losses(cells, *time_windows(DEV_ENDS, POINTS)).sum().backward()
-    return {
-        f"cell {k} {group}": sum(cell[n].grad.flatten(1).square().sum(1) for n in names).sqrt()
-        for k, cell in enumerate(cells, start=1)
-        for group, names in (("weights", ("W", "U")), ("biases", ("b_W", "b_U")))
-    }
-
-
-def free_run(parameters: Parameters, warm: Tensor, N: int) -> Tensor:
-    """N values (R, B, N) after the true ones, warm (B, W), read from the net's own outputs."""
-    said, X, state = [], warm.to(parameters[0]["W"].dtype), None
-    for _ in range(N):
-        outputs, state, _ = unroll(parameters, X, state)
-        X = outputs[..., -1:]  # (R, B, 1)
-        said.append(X)
-    return torch.cat(said, dim=-1)
-
-
-def two_term_run(warm: Tensor, N: int, a: float, b: float = -1.0) -> Tensor:
-    """s[k+1] = a·s[k] + b·s[k−1], for N steps after warm (B, W); (B, N).
-
-    a = 2·cos(step) is exact for each sine of that step; a = 2 is a line; a = 1, b = 0 repeats.
-    """
-    values = [*warm.unbind(1)]
-    for _ in range(N):
-        values.append(a * values[-1] + b * values[-2])
-    return torch.stack(values[-N:], dim=1)
-
-
-def drift_step(error: Tensor) -> Tensor:
-    """The first step, from 1, whose error (..., N) is above `DRIFTED`; N + 1 where none is."""
-    beyond = error > DRIFTED
-    return torch.where(beyond.any(-1), beyond.int().argmax(-1) + 1, error.shape[-1] + 1)
-
-
-def amplitude_and_phase(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Amplitude over the true one and size of the phase's error in radians, (..., M) each: of the
-    sine that fits each period's 63 values best, means over the windows (..., B, N)."""
-    period = round(2 * math.pi / VALUE_STEP)
-    angle = VALUE_STEP * torch.arange(period, dtype=torch.float64)
-    fit = torch.linalg.pinv(torch.stack([angle.sin(), angle.cos()], dim=1)).T  # (period, 2)
-    waves = [v.double().unfold(-1, period, period) @ fit for v in (said, true)]  # (..., B, M, 2)
-    ratio = torch.view_as_complex(waves[0]) / torch.view_as_complex(waves[1])
-    return ratio.abs().mean(-2), ratio.angle().abs().mean(-2)
+    kept = [name.split("/")[1:] for name in arrays if name.startswith(f"{batches}/")]
+    if not kept:
+        raise KeyError(batches)
+    cells: Parameters = [{} for _ in {cell for cell, _ in kept}]
+    for cell, name in kept:
+        cells[int(cell)][name] = torch.from_numpy(arrays[f"{batches}/{cell}/{name}"])
+    return cells
