@@ -13,7 +13,8 @@
 #   DASK=       the scheduler of a Dask cluster to train on, such as tcp://host:8786
 #   FORCE=1     run chapters that are up to date too
 #   STRICT=1    let verify fail on stale results, not only on tampered ones
-#   EXTRAS=     more packages: triton (the GPU kernel, also tested without a GPU), teach (nbgrader)
+#   EXTRAS=     more packages: triton (the GPU kernel, also tested without a GPU), teach (nbgrader),
+#               site (the tests in a browser)
 #   TORCH=      auto, cpu, cu130 or another build of torch that uv knows
 #   PYTHON=     the Python that .venv is made with, such as 3.12 or /path/to/python
 on = $(filter-out 0 no off false,$($(1)))

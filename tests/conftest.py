@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -21,7 +23,11 @@ from labkit.lab import machine
 os.environ.update(machine.kernel_environment())
 os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs that nbval compares
 
-collect_ignore = [] if find_spec("triton") else ["test_memory_kernel.py"]
+LEFT_OUT = {
+    "test_memory_kernel.py": ("triton", "Triton", "make test EXTRAS=triton brings it (1 GB)"),
+    "test_explorer.py": ("playwright", "playwright", "make test EXTRAS=site brings it (50 MB)"),
+}
+collect_ignore = [name for name, (module, *_) in LEFT_OUT.items() if not find_spec(module)]
 
 PATIENCE = 300  # seconds: a slow machine may take long, a broken lab takes for ever
 PARAMETERS = (
@@ -42,8 +48,8 @@ class Settings(ChapterSettings):
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name in collect_ignore:
-        how = "make test EXTRAS=triton brings it (1 GB)"
-        terminalreporter.write_line(f"left out: {name}, for Triton is not installed; {how}")
+        _, what, how = LEFT_OUT[name]
+        terminalreporter.write_line(f"left out: {name}, for {what} is not installed; {how}")
 
 
 class Lab:
@@ -195,3 +201,17 @@ def check_figure(monkeypatch) -> Callable[..., None]:
         assert plots.png_bytes(figure) != plots.png_bytes(make_other())
 
     return check
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, that of the machine."""
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("LABKIT_CHROMIUM") or shutil.which("chromium")
+    if not path:
+        pytest.fail("no chromium for the site's tests; LABKIT_CHROMIUM names one that is elsewhere")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
