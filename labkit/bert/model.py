@@ -25,7 +25,6 @@ from pydantic import Field, NonNegativeInt
 from safetensors.torch import save
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from labkit.film import corpus as reviews
 from labkit.lab import code, machine
@@ -67,17 +66,16 @@ class BiLSTM(nn.Module):
         self.embedding = nn.Embedding(num_pieces, size)
         nn.init.normal_(self.embedding.weight, std=0.1)  # small: a rare piece stays near zero
         self.dropout = nn.Dropout(0.3)
-        self.lstm = nn.LSTM(size, size, batch_first=True, bidirectional=True)
+        self.forwards = nn.LSTM(size, size, batch_first=True)
+        self.backwards = nn.LSTM(size, size, batch_first=True)
 
     def forward(self, X: Tensor, mask: Tensor) -> Tensor:
         pieces = self.dropout(self.embedding(X))  # (B, T, 64)
-        packed = pack_padded_sequence(
-            pieces, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        states, _ = pad_packed_sequence(
-            self.lstm(packed)[0], batch_first=True, total_length=X.shape[1]
-        )
-        return torch.cat([states, pieces], dim=-1)
+        step, length = torch.arange(X.shape[1], device=X.device), mask.sum(1, keepdim=True)
+        back = torch.where(mask.bool(), length - 1 - step, step)  # (B, T), each its own inverse
+        row = torch.arange(len(X), device=X.device).unsqueeze(1)
+        after = self.backwards(pieces[row, back])[0][row, back]
+        return torch.cat([self.forwards(pieces)[0], after, pieces], dim=-1)
 
 
 class Classifier(nn.Module):
