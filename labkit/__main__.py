@@ -96,7 +96,7 @@ def verify(strict: Annotated[bool, typer.Option("--strict")] = False) -> int:
 
 @app.command()
 def report() -> None:
-    """Write results/REPORT.md and report.csv from the records: claims, verdicts and numbers."""
+    """Write results/REPORT.md from the records, the same as data, and what an archive asks."""
     from labkit.lab import machine, report
 
     typer.echo(" ".join(map(machine.shown, report.write())))

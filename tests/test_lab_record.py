@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import nbformat
 import pytest
+from rocrate.rocrate import ROCrate
 
 from labkit.lab import code, record, report
 from labkit.measure import plots
@@ -185,6 +186,9 @@ TAMPERED: dict[str, Callable[[Place], object]] = {
     "results/report.csv is not what was written": lambda p: rewrite(
         p.results / "report.csv", ",holds,", ",fails,"
     ),
+    "results/ro-crate-metadata.json is not what was written": lambda p: rewrite(
+        p.results / "ro-crate-metadata.json", "MIT", "EU"
+    ),
     "benchmarks/times.json is not what was written": lambda p: (
         p.root / "benchmarks" / "times.json"
     ).write_text("2"),
@@ -259,7 +263,7 @@ def test_downloads_may_be_absent_but_not_different(place):
 
 def test_the_report_sets_out_what_the_chapters_wrote(place):
     place.publish(figures=[figure(), figure("more")])
-    page, table = report.write()
+    page, table, _ = report.write()
     text = page.read_text("utf-8")
     decided = "accuracy: 0.762 [0.672, 0.837]; needs above 0.5"
     assert f"| [01](#01-a-toy) | **a** It learns. | **holds** | {decided} |" in text
@@ -281,6 +285,31 @@ def test_the_report_sets_out_what_the_chapters_wrote(place):
         "chapter": CHAPTER, "kind": "number", "heading": "Accuracies", "what": "LSTM",
         "published": "0.80", "ours": "0.76", "verdict": "inside our seeds", "reason": "rank | 3",
     }  # fmt: skip
+
+
+def test_an_archive_learns_what_each_file_is_and_what_made_it_when_and_where(place):
+    content = place.publish()
+    report.write()
+    assert report.render() == report.render()
+    crate = ROCrate(place.results)  # complains of a part that is not linked or has no type
+    root = crate.root_dataset
+    assert {"name", "description", "license", "datePublished", "author"} <= {*root.properties()}
+    assert content["timing"]["started"].startswith(root["datePublished"])
+    files = {file.id: place.results / file.id for file in root["hasPart"]}
+    published = {path for path in place.results.rglob("[!.]*.*") if path.is_file()}
+    assert {*files.values()} == published - {place.results / crate.metadata.id}
+    for file in root["hasPart"]:
+        assert file["sha256"] == code.sha256(files[file.id].read_bytes())
+        assert file["description"] and file["encodingFormat"]  # noqa: PT018
+    (run,) = root["mentions"]
+    source, computer = run["instrument"]
+    assert run["startTime"] <= run["endTime"]
+    assert source["identifier"] == f"sha256:{code.sha256(code.canonical(content['code']))}"
+    assert content["provenance"]["device_name"] in computer["name"]
+    made = [f"cpu/{CHAPTER}/{name}" for name in ("record.json", "loss.png")]
+    assert [file.id for file in run["result"]] == made
+    for entity in (run, source, computer, root["license"], root["author"]):
+        assert entity["name"]
 
 
 def test_what_decided_a_claim_is_said_in_few_words():
@@ -335,9 +364,11 @@ def test_a_newer_record_makes_the_report_stale_and_a_damaged_one_stops_it(place)
     report.write()
     place.publish(about="Published: another toy.")
     older = "stale: results/{} is not of these records; python -m labkit report"
-    assert report.verify() == [older.format("REPORT.md")]
+    crate = "ro-crate-metadata.json"  # holds the digest of the record
+    assert report.verify() == [older.format(name) for name in ("REPORT.md", crate)]
     place.publish(about="", measures={"accuracy": ACCURACY | {"n": 9}})
-    assert report.verify() == [older.format(name) for name in ("REPORT.md", "report.csv")]
+    names = ("REPORT.md", "report.csv", crate)
+    assert report.verify() == [older.format(name) for name in names]
     (place.folder / "record.json").write_text("{")
     with pytest.raises(ValueError, match=r"results/cpu/01_toy/record\.json is damaged"):
         report.render()

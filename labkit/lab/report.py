@@ -1,18 +1,20 @@
 """The report, rendered from the records; and whether all that is published is as it was written.
 
 Each chapter writes its rows and claims into its record. They become a page, `REPORT.md`, and the
-same as data, `report.csv`. Both depend on the records alone, so rendering them again shows whether
-they are up to date.
+same as data, `report.csv`; `ro-crate-metadata.json` describes all files for an archive. The three
+depend on the records alone, so rendering them again shows whether they are up to date.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,22 @@ comes from one seed; ours come from as many as each row names.
 records; `make verify` reports an edit by hand.
 """
 
+FORMATS = {"md": "text/markdown", "csv": "text/csv", "json": "application/json", "png": "image/png"}
+DESCRIPTION = "Classroom experiments on recurrent networks, run again over many seeds"
+LICENCE, ABOUT = {"@id": "https://spdx.org/licenses/MIT"}, {"@id": "./"}
+CRATE = [  # the entities that need no record; the second is the whole, and gets its parts
+    {"@id": "ro-crate-metadata.json", "@type": "CreativeWork", "about": ABOUT},
+    {**ABOUT, "@type": "Dataset", "license": LICENCE, "author": {"@id": "#authors"}},
+    {**LICENCE, "@type": "CreativeWork", "name": "MIT License"},
+    {"@id": "#authors", "@type": "Organization", "name": "The LSTM course lab authors"},
+]
+CRATE[0]["conformsTo"] = {"@id": "https://w3id.org/ro/crate/1.2"}
+CRATE[1] |= {"name": "LSTM course lab: records and report", "description": DESCRIPTION}
+
 
 def render() -> dict[str, str]:
-    """The report by file name, as Markdown and as CSV; ValueError when a record is damaged."""
-    claims, figures, sections, lines = [], [], [], []
+    """The report by file name: a page, data, and a crate; ValueError when a record is damaged."""
+    claims, figures, sections, lines, records = [], [], [], [], []
     for chapter in chapters():
         cells = read_notebook(machine.notebook(chapter)).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
@@ -67,6 +81,7 @@ def render() -> dict[str, str]:
             figures.append(f'### [{title}]({anchor})\n\n{image} width="640">\n')
         sections += _section(content, folder)
         lines += data(content, folder)
+        records.append(content)
     table = markdown_table(("chapter", "claim", "verdict", "decided by"), claims)
     page = [HEAD, f"## The claims\n\n{table}\n", "## A figure for each chapter\n", *figures]
     file = io.StringIO()
@@ -74,7 +89,48 @@ def render() -> dict[str, str]:
     writer.writeheader()
     writer.writerows(lines)
     text = "\n".join([*page, *sections]).rstrip() + "\n"
-    return {"REPORT.md": text, "report.csv": file.getvalue()}
+    pages = {"REPORT.md": text, "report.csv": file.getvalue()}
+    return pages | ({CRATE[0]["@id"]: crate(pages, records)} if records else {})
+
+
+def crate(pages: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> str:
+    """An RO-Crate of all files: what each is, and which code made it, when and on which machine.
+
+    Written without a library: that would put today's date and random ids in it.
+    """
+
+    def file(name: str, digest: str, text: str) -> dict[str, str]:
+        entity = {"@id": name, "@type": "File", "name": name, "description": text, "sha256": digest}
+        return entity | {"encodingFormat": FORMATS[name.rpartition(".")[2]]}
+
+    def refer(entities: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        return [{"@id": entity["@id"]} for entity in entities]
+
+    files, runs, used = [], [], []
+    for name, text in pages.items():
+        files.append(file(name, code.sha256(text.encode()), "Claims and numbers, all chapters"))
+    for content in records:
+        folder, timing = f"{content['profile']}/{content['chapter']}", content["timing"]
+        start, seconds = datetime.fromisoformat(timing["started"]), timing["duration_seconds"]
+        digest = code.sha256((machine.RESULTS / folder / "record.json").read_bytes())
+        made = [file(f"{folder}/record.json", digest, "All that was measured, and how")]
+        for figure in content["figures"].values():
+            made.append(file(f"{folder}/{figure['file']}", figure["sha256"], figure["alt"]))
+        source = {"@id": f"#code/{folder}", "@type": "SoftwareSourceCode"}
+        source["name"] = "labkit and the notebook; the identifier is of the digests in the record"
+        source["identifier"] = f"sha256:{code.sha256(code.canonical(content['code']))}"
+        place = {"@id": f"#machine/{folder}", "@type": "IndividualProduct"}
+        place["name"] = record.machine_line(content)
+        run = {"@id": f"#run/{folder}", "@type": "CreateAction", "startTime": start.isoformat()}
+        run["endTime"] = (start + timedelta(seconds=seconds)).isoformat()
+        run["name"] = record.command(content["chapter"], content["profile"])
+        runs.append(run | {"instrument": refer([source, place]), "result": refer(made)})
+        files, used = files + made, [*used, source, place]
+    parts = {"hasPart": refer(files), "mentions": refer(runs)}
+    parts["datePublished"] = max(run["endTime"] for run in runs)[:10]
+    graph = [CRATE[0], CRATE[1] | parts, *CRATE[2:], *files, *runs, *used]
+    content = {"@context": "https://w3id.org/ro/crate/1.2/context", "@graph": graph}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def _short(text: str) -> str:
