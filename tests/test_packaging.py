@@ -1,5 +1,6 @@
 """What surrounds the code: the lock, the environments, the Makefile, README and docs."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = set(re.search(r"(?m)^\.PHONY: (.*)$", MAKEFILE).group(1).split())
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GPU = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")  # depends on the machine, chosen at set-up
 
 
@@ -64,6 +65,24 @@ def test_every_way_to_install_takes_the_same_pythons_extras_and_torch() -> None:
     assert pythons.startswith(PROJECT["requires-python"])
     (torch,) = (r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "torch")
     assert torch.specifier.contains(re.search(r"\btorch==(\S+)", MAKEFILE).group(1))
+
+
+def test_a_citation_names_what_the_package_does() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert citation["authors"] == PROJECT["authors"]
+
+
+def test_binder_and_the_container_have_what_make_needs_and_set_up_with_it() -> None:
+    binder = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text("utf-8"))
+    python, *programs = binder["dependencies"]
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
+    assert python.replace("=", ":") in container["image"]
+    assert {"make", "uv"} <= {*programs}
+    post_build = ROOT / ".binder" / "postBuild"
+    assert os.access(post_build, os.X_OK)
+    for command in (post_build.read_text("utf-8"), container["postCreateCommand"]):
+        assert re.search(r"\bmake setup( TORCH=cpu)?$", command.strip())
 
 
 # make
@@ -208,7 +227,7 @@ def test_a_signal_to_make_reaches_the_run(lab: Path) -> None:
 
 def test_the_pages_are_few_and_short_and_ci_runs_what_they_say() -> None:
     readme = PAGES[0].read_text("utf-8")
-    assert len(PAGES) <= 6 and len(readme.split()) <= 900  # noqa: PT018
+    assert len(PAGES) <= 7 and len(readme.split()) <= 900  # noqa: PT018
     assert "\nmake test " in readme
     assert (ROOT / ".ci" / "run").read_text("utf-8").endswith("\nmake test\n")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
