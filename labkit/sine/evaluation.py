@@ -97,10 +97,8 @@ def free_run(parameters: Parameters, warm: Tensor, N: int) -> Tensor:
 
 
 def two_term_run(warm: Tensor, N: int, a: float, b: float = -1.0) -> Tensor:
-    """s[k+1] = a·s[k] + b·s[k−1], for N steps after warm (B, W); (B, N).
-
-    a = 2·cos(step) is exact for each sine of that step; a = 2 is a line; a = 1, b = 0 repeats.
-    """
+    """s[k+1] = a·s[k] + b·s[k−1], for N steps after warm (B, W); (B, N). With a = 2·cos(step) it is
+    exact for each sine of that step; a = 2 is a line; a = 1, b = 0 repeats."""
     values = [*warm.unbind(1)]
     for _ in range(N):
         values.append(a * values[-1] + b * values[-2])
@@ -184,21 +182,22 @@ FIGURES: dict[str, dict[str, Any]] = {  # what their text says, and their axes
 
 def panels(name: str, content: Mapping[str, Any], yours: Mapping[str, Any] | None = None) -> Figure:
     """The figure of this name. `content[title][label]` is x (K,) and values: (R, K), a line a seed,
-    or (K,), one line. `yours` has the reader's, whose medians are drawn as black crosses."""
+    or (K,), one line. `yours` has the reader's, whose medians are drawn as crosses."""
     given = {"log": False, "ticks": (), "sharey": True, "width": 4.8} | FIGURES[name]
     text = f"{given['alt']} Every seed is a faint line, their median a strong one."
-    text += " Black crosses: the median of the reader's own seeds." * bool(yours)
+    text += " Rimmed crosses: the median of the reader's own seeds." * bool(yours)
     size = {"figsize": (given["width"] * len(content), 4.1), "sharey": given["sharey"]}
     fig, axes = new_figure(name, text, ncols=len(content), squeeze=False, **size)
     for ax, (title, drawn) in zip(axes[0], content.items(), strict=True):
         for label, (x, values) in drawn.items():
             draw = seed_lines if np.ndim(values) == 2 else type(ax).plot
-            every = {"markevery": max(1, len(x) // 15)}  # no more marks than can be told apart
-            style = STYLES[label] | every | ({"marker": ""} if len(x) > 100 else {})
-            draw(ax, x, np.array(values), label=label, **style)
+            style = STYLES[label] | ({"marker": ""} if len(x) > 100 else {})
+            draw(ax, x, np.array(values), label=label, markevery=max(1, len(x) // 15), **style)
             x, mine = (yours or {}).get(title, {}).get(label, (x, ()))
             if np.ndim(mine) == 2:
-                ax.plot(x, np.median(mine, axis=0), "kx", ms=5, zorder=5, label="you", **every)
+                crosses = {"ms": 8, "mec": "black", "markevery": max(1, len(x) // 15)}
+                crosses |= {"color": style["color"], "zorder": 5, "label": "you"}
+                ax.plot(x, np.median(mine, axis=0), "X", **crosses)
         ax.set(title=title, xlabel=given["xlabel"], yscale="log" if given["log"] else "linear")
         ends = [n for x, _ in drawn.values() for n in (min(x), max(x))]
         ticks = [n for n in given["ticks"] if min(ends) <= n <= max(ends)]
