@@ -27,7 +27,7 @@ from labkit.lab import machine, store
 from labkit.lab.store import Arrays
 from labkit.measure.audit import correct
 from labkit.measure.claims import MISSING, Row, number_row
-from labkit.measure.statistics import Measure, number, summarise
+from labkit.measure.statistics import Measure, number, sign_test, summarise
 
 Setting = dict[str, Any]  # what changes of `ReviewSpec` and `TrainSpec`
 Study = dict[str, list[FilmTraining]]  # by the name "<study>/<setting>", one for each seed
@@ -198,6 +198,35 @@ def logistic_regression(
         "num_features": X["train"].shape[1],
         "test_probability": p,
     }
+
+
+def best_network(
+    corpus: Corpus, base: FilmTraining, settings: Mapping[str, Setting], seeds: Sequence[int],
+    linear: Mapping[str, Tensor],
+) -> dict[str, Any]:  # fmt: skip
+    """Choose a setting by the dev accuracy of the first seed, train it with all, compare with
+    linear models, whose P(positive) of the test reviews are given by name.
+
+    "best/chosen", "best/candidates/<setting>"; "best/model/<quantity>" as in `measures_of`; and,
+    with the first seed, "best/only_ours/<name>", "best/only_theirs/<name>" and
+    "best/sign_test_p/<name>".
+    """
+    candidates = study("best", settings, base, seeds[:1])
+    tried = train(candidates, "candidates")
+    dev = {name: float(runs[seeds[0]]["dev_accuracy"].max()) for name, runs in tried.items()}
+    chosen = max(dev, key=dev.get)
+    group = [replace(candidates[chosen][0], seed=seed) for seed in seeds]
+    runs = train({"best/model": group}, "best network")
+    measures = measures_of(runs, corpus, epochs=[]) | {"best/chosen": chosen.split("/")[1]}
+    measures |= {name.replace("/", "/candidates/"): score for name, score in dev.items()}
+    y = corpus.label[corpus.split()["test"]].bool()
+    ours = (torch.from_numpy(runs["best/model"][seeds[0]]["test_probability"]) >= 0.5) == y
+    for name, p in linear.items():
+        theirs = (p >= 0.5) == y
+        counts = [int((one & ~other).sum()) for one, other in ((ours, theirs), (theirs, ours))]
+        measures[f"best/only_ours/{name}"], measures[f"best/only_theirs/{name}"] = counts
+        measures[f"best/sign_test_p/{name}"] = sign_test(*counts)
+    return measures
 
 
 # why dev is easier than test: reviews of one film stand side by side, at most 30 of them

@@ -279,9 +279,6 @@ def show_claims(chapter: str, *ids: str) -> None:
     show_text(record, markdown_table(("claim", "verdict", "reason"), rows) if rows else "")
 
 
-show_reported = show_claims  # until chapters 04 to 06 have their results in place
-
-
 def machine_line(record: Mapping[str, Any]) -> str:
     """One line: profile, device, threads and versions of a record, in Markdown."""
     facts = record["provenance"]
