@@ -6,51 +6,17 @@ record says about them. The page around them is static/explorer/explorer.js and 
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from labkit.lab import code, machine, record, store
-from labkit.memory.data import ADDENDS, DIGITS, all_pairs, with_digit
+from labkit.memory.gate_figures import EXPLORER, explored
 from labkit.memory.model import Ensemble, ModelSpec
 from labkit.memory.training import DigitSumTraining
 
-FOLDER = Path(__file__).parent / "static" / "explorer"
 SHOWN = 3  # of each start
-
-
-def explored(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> dict[str, Any]:
-    """What the explorer needs of LSTMs, by start: "numbers" of each network are its parameters and
-    the means of i, f and o, at every step and from step 3 on, that an ablation holds them at."""
-    pairs, places = all_pairs(len(digits)), range(ADDENDS, len(digits))
-    X = torch.cat([with_digit(pairs.X, p, d) for p in places for d in range(DIGITS)])
-    layer = [f"recurrent.layers.0.{kind}_{gate}" for gate in "ifoc" for kind in "WUb"]
-    nets = []
-    for start, ensemble in ensembles.items():
-        trace, spec = ensemble.trace(X), ensemble.spec
-        means = [trace[g][:, :, first:].mean((1, 2)) for first in (0, ADDENDS) for g in "ifo"]
-        for replica, seed in enumerate(ensemble.seeds):
-            p = ensemble.parameters_of(replica)
-            parts = [p[name] for name in ("embedding.weight", *layer, "head.weight", "head.bias")]
-            flat = torch.cat([part.flatten() for part in (*parts, *(m[replica] for m in means))])
-            numbers = base64.b64encode(flat.cpu().numpy().astype("<f4").tobytes()).decode()
-            nets.append({"start": start, "seed": seed, "numbers": numbers})
-    sizes = {"embedding": spec.embedding_size, "hidden": spec.hidden_size}
-    return {"digits": [*digits], **sizes, "nets": nets}
-
-
-def document(data: Mapping[str, Any]) -> str:
-    """The explorer of such networks, as HTML that needs nothing else."""
-    style, script = ((FOLDER / f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    return (
-        f'<style>{style}</style><section class="gate-explorer" aria-label="Gate explorer" '
-        f'data-lm-suppress-shortcuts="true"><script type="application/json">{json.dumps(data)}'
-        f"</script></section><script>{script}</script>"
-    )
 
 
 def export() -> dict[str, Any]:
@@ -91,4 +57,4 @@ def export() -> dict[str, Any]:
 
 if __name__ == "__main__":
     text = json.dumps(export(), indent=1) + "\n"
-    code.write_atomically(FOLDER / "nets.json", text.encode())
+    code.write_atomically(EXPLORER / "nets.json", text.encode())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +11,11 @@ import torch
 
 from labkit.lab import record
 from labkit.memory import data
+from labkit.memory.gate_figures import EXPLORER
+from labkit.memory.gate_figures import explorer as explorer_page
 from labkit.memory.model import Ensemble, ModelSpec
 
-NETS = runpy.run_path(str(Path(__file__).parents[1] / "site" / "nets.py"))
-DATA = json.loads((NETS["FOLDER"] / "nets.json").read_text())
+DATA = json.loads((EXPLORER / "nets.json").read_text())
 REPORTED = record.reported("03_gate_analysis")["measures"]
 RUN = """([rows, gate, at, first]) => {
   const { nets, run } = document.querySelector(".gate-explorer").explorer, values = [];
@@ -44,7 +43,7 @@ def explorer(browser):
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url))
-    page.set_content(f"<!doctype html><main>{NETS['document'](DATA)}</main>")
+    page.set_content(f"<!doctype html><main>{explorer_page(DATA)}</main>")
     yield page
     assert said == []
     page.close()

@@ -1,8 +1,9 @@
 """The figures of chapters 02 and 03 show the data that they are given, where they belong."""
 
+import json
 from itertools import product
 
-import ipywidgets
+import IPython.display
 import numpy as np
 import pytest
 import torch
@@ -136,25 +137,18 @@ def test_what_falls_is_drawn_downwards_and_what_rises_upwards():
     assert dots == [pytest.approx(y) for y in ([-0.3, -0.31], [0.1, 0.11])] * 4
 
 
-def test_the_explorer_follows_its_controls_and_is_a_figure_where_nobody_turns_them(monkeypatch):
-    shown, chosen = [], []
+def test_the_explorer_holds_the_networks_and_is_a_figure_where_nobody_explores(monkeypatch):
+    shown = []
     monkeypatch.setattr(plots, "show", shown.append)
-    monkeypatch.setattr(ipywidgets, "interact", lambda draw, **knobs: chosen.append((draw, knobs)))
+    monkeypatch.setattr(IPython.display, "display", shown.append)
     gate_figures.explore({"xavier": ENSEMBLE}, SEQUENCE)  # the lab runs the notebook
-    assert shown[0].labkit_name == "gate_maps"
-    assert not chosen
-
+    assert "seed 3, xavier start" in shown[0].labkit_alt
+    assert "the column of step 5 is framed" in shown[0].labkit_alt
     monkeypatch.delenv("LABKIT_PROGRESS")
     gate_figures.explore({"xavier": ENSEMBLE}, SEQUENCE)
-    ((draw, controls),) = chosen
-    assert controls["row"].value == "6 7 0 0 1 0 0 0 0 0"
-    assert (controls["step"], controls["seed"]) == ((1, 10), [3, 8])
-    row = "1 9 0 0 0 0 0 8 0 0"
-    draw(row=row, step=2, start="xavier", seed=8)
-    predicted = int(ENSEMBLE.logits(torch.tensor([[*map(int, row.split())]]))[1].argmax())
-    alt = shown[-1].labkit_alt
-    assert f"reading {row}, seed 8, xavier start, which predicts {predicted}" in alt
-    assert "the column of step 2 is framed" in alt
+    data = gate_figures.explored({"xavier": ENSEMBLE}, SEQUENCE)
+    assert [net["seed"] for net in data["nets"]] == [3, 8]
+    assert json.dumps(data) in shown[1].data
 
 
 def test_hundredths_fit_a_hundred_and_cannot_tell_it_from_some_others():

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from labkit.lab import machine
 from labkit.measure import diagrams, plots
 from labkit.measure.claims import Row
 from labkit.measure.plots import PALETTE
 from labkit.measure.statistics import Measure
+from labkit.memory.data import ADDENDS, DIGITS, all_pairs, with_digit
 from labkit.memory.figures import INKS
 from labkit.memory.gates import NAMES
 from labkit.memory.model import Ensemble
+
+EXPLORER = machine.ROOT / "site" / "static" / "explorer"  # the site shows the same one
 
 
 def gate_rows(measures: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Row]]:
@@ -116,24 +121,48 @@ def effect_maps(f: Any, f_zero: Any, digits: Sequence[int], framed: int, model: 
 
 
 def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
-    """Display widgets to choose digits, step and model, above the four maps that follow them;
-    in a run (`LABKIT_PROGRESS` is set) only the maps, so that no widget's state is stored."""
+    """Display the explorer of these networks; in a run (`LABKIT_PROGRESS` is set), which nobody
+    explores, the maps of the first, step 5 framed."""
+    from IPython.display import HTML, display
 
-    def draw(row: str, step: int, start: str, seed: int) -> None:
-        ensemble, chosen = ensembles[start], [int(digit) for digit in row.split()]
-        replica, X = ensemble.seeds.index(seed), torch.tensor([chosen])
-        trace = {name: values[replica, 0] for name, values in ensemble.trace(X).items()}
-        predicted = int(ensemble.logits(X)[replica].argmax())
-        model = f"seed {seed}, {start} start"
-        plots.show(gate_maps(trace, chosen, predicted, model, min(step, len(chosen)) - 1))
-
-    row, start = " ".join(map(str, digits)), next(iter(ensembles))
-    seeds = ensembles[start].seeds
     if os.environ.get("LABKIT_PROGRESS"):
-        return draw(row, 5, start, seeds[0])
-    text = ipywidgets.Text(row, continuous_update=False, description="digits")
-    knobs = {"step": (1, len(digits)), "start": list(ensembles), "seed": list(seeds)}
-    ipywidgets.interact(draw, row=text, **knobs)
+        start, ensemble = next(iter(ensembles.items()))
+        X = torch.tensor([[*digits]])
+        trace = {name: values[0, 0] for name, values in ensemble.trace(X).items()}
+        model = f"seed {ensemble.seeds[0]}, {start} start"
+        predicted = int(ensemble.logits(X)[0].argmax())
+        return plots.show(gate_maps(trace, digits, predicted, model, min(5, len(digits)) - 1))
+    display(HTML(explorer(explored(ensembles, digits))))
+
+
+def explored(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> dict[str, Any]:
+    """What the explorer needs of LSTMs, by start: "numbers" of each network are its parameters and
+    the means of i, f and o, at every step and from step 3 on, that an ablation holds them at."""
+    pairs, places = all_pairs(len(digits)), range(ADDENDS, len(digits))
+    X = torch.cat([with_digit(pairs.X, p, d) for p in places for d in range(DIGITS)])
+    layer = [f"recurrent.layers.0.{kind}_{gate}" for gate in "ifoc" for kind in "WUb"]
+    nets = []
+    for start, ensemble in ensembles.items():
+        trace, spec = ensemble.trace(X), ensemble.spec
+        means = [trace[g][:, :, first:].mean((1, 2)) for first in (0, ADDENDS) for g in "ifo"]
+        for replica, seed in enumerate(ensemble.seeds):
+            p = ensemble.parameters_of(replica)
+            parts = [p[name] for name in ("embedding.weight", *layer, "head.weight", "head.bias")]
+            flat = torch.cat([part.flatten() for part in (*parts, *(m[replica] for m in means))])
+            numbers = base64.b64encode(flat.cpu().numpy().astype("<f4").tobytes()).decode()
+            nets.append({"start": start, "seed": seed, "numbers": numbers})
+    sizes = {"embedding": spec.embedding_size, "hidden": spec.hidden_size}
+    return {"digits": [*digits], **sizes, "nets": nets}
+
+
+def explorer(data: Mapping[str, Any]) -> str:
+    """The explorer of the networks in `data`, as HTML that needs nothing else."""
+    style, script = ((EXPLORER / f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return (
+        f'<style>{style}</style><section class="gate-explorer" aria-label="Gate explorer" '
+        f'data-lm-suppress-shortcuts="true"><script type="application/json">{json.dumps(data)}'
+        f"</script></section><script>{script}</script>"
+    )
 
 
 # diagrams
