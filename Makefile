@@ -1,7 +1,7 @@
 # The course lab. `make` lists what can be done; every target sets up what it needs.
 # It needs GNU make 3.81, a POSIX shell, and Python 3.11.4 or newer with venv and pip.
 
-.PHONY: help setup install lab reproduce run report verify data handout notebooks test lint gpu-check lock clean
+.PHONY: help setup install lab reproduce run report verify data handout notebooks site test lint gpu-check lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -14,7 +14,7 @@
 #   FORCE=1     run chapters that are up to date too
 #   STRICT=1    let verify fail on stale results, not only on tampered ones
 #   EXTRAS=     more packages: triton (the GPU kernel, also tested without a GPU), teach (nbgrader),
-#               site (the tests in a browser)
+#               site (what make site needs, and its tests)
 #   TORCH=      auto, cpu, cu130 or another build of torch that uv knows
 #   PYTHON=     the Python that .venv is made with, such as 3.12 or /path/to/python
 on = $(filter-out 0 no off false,$($(1)))
@@ -97,6 +97,10 @@ handout: setup  ## Make the students' notebooks and the teacher's course (nbgrad
 
 notebooks: setup  ## Run the quick chapters in place, so that their stored outputs are fresh
 	@$(LABKIT) notebooks $(CHAPTERS)
+
+site:  ## Build the site from the stored outputs and records, in build/site/html
+	@$(MAKE) --no-print-directory setup EXTRAS='$(sort $(EXTRAS) site)'
+	@$(PY) site/build.py && echo 'Open build/site/html/index.html'
 
 test: setup lint  ## Check the code, run the tests and every chapter's quick profile
 	@$(PY) -m pytest tests notebooks -n $(or $(WORKERS),2) --dist loadscope --cov=labkit --nbval-lax \

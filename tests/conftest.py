@@ -9,14 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from filelock import FileLock
 
 from labkit.lab import machine
 
@@ -26,6 +30,7 @@ os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs th
 LEFT_OUT = {
     "test_memory_kernel.py": ("triton", "Triton", "make test EXTRAS=triton brings it (1 GB)"),
     "test_explorer.py": ("playwright", "playwright", "make test EXTRAS=site brings it (50 MB)"),
+    "test_site.py": ("myst_nb", "the site's builder", "make test EXTRAS=site brings it (200 MB)"),
 }
 collect_ignore = [name for name, (module, *_) in LEFT_OUT.items() if not find_spec(module)]
 
@@ -203,6 +208,39 @@ def check_figure(monkeypatch) -> Callable[..., None]:
     return check
 
 
+# the site, and a browser on it
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site, built once for all tests, as `make site` builds it."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    root = Path(__file__).resolve().parents[1]
+    done = shared / "site-built"
+    with FileLock(shared / "site.lock"):
+        if not done.exists():
+            command = [sys.executable, str(root / "site" / "build.py")]
+            build = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+            assert build.returncode == 0, build.stderr[-3000:]
+            done.touch()
+    return root / "build" / "site" / "html"
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served, for this machine alone."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless Chromium, that of the machine."""
@@ -215,3 +253,18 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A page that must not complain, nor ask another machine for anything."""
+    wrong: list[str] = []
+    with browser.new_context(base_url=address) as context:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        local = (address, "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(local) else wrong.append(r.url))
+        yield page
+    assert wrong == []

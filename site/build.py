@@ -1,0 +1,165 @@
+"""Make the site: stage the repository's pages as a reader should see them, then run Sphinx.
+
+The staged files keep their paths in the repository, so that links from page to page are the same
+there and here. Nothing is executed.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from labkit.lab import handout, machine, notebooks
+
+SITE = Path(__file__).resolve().parent
+ROOT = SITE.parent
+BUILD = ROOT / "build" / "site"
+SOLUTION = re.compile(r"(?ms)^( *)### BEGIN SOLUTION.*?### END SOLUTION$")
+CODE_LINK = re.compile(r"\]\(((?:\.\./)*)labkit/(\w+)/(?:(\w+)\.py)?\)")
+COLUMNS = ("chapter", "claim or number", "published", "ours", "seeds", "verdict", "why", "see")
+FIRST = ("glossary", "running", "teachers")  # of the pages in docs/
+FORM = """\
+<form id="filters" class="filters" aria-label="Filter the rows" hidden>
+<label>chapter <select name="chapter"><option value="">all</option></select></label>
+<label>kind <select name="kind"><option value="">all</option></select></label>
+<label>verdict <select name="verdict"><option value="">all</option></select></label>
+<label>at least <input name="n" type="number" min="1" size="3"> seeds</label>
+<label>words <input name="words" type="search"></label>
+<button type="reset">show all</button>
+<output aria-live="polite"></output>
+</form>"""
+
+
+def main() -> int:
+    """Stage and build, with Sphinx's warnings as errors; return its exit status."""
+    shutil.rmtree(BUILD, ignore_errors=True)
+    stage(BUILD / "source")
+    folders = [str(BUILD / name) for name in ("doctrees", "source", "html")]
+    options = ("-q", "-W", "--keep-going", "-j", "2", "-c", str(SITE), "-d")
+    return subprocess.run([sys.executable, "-m", "sphinx", *options, *folders]).returncode
+
+
+def stage(source: Path) -> None:
+    """Write all pages below `source`."""
+    chapters = sorted(ROOT.glob("notebooks/**/[0-9]*.ipynb"), key=lambda path: path.stem)
+    for path in chapters:
+        write(source, path.relative_to(ROOT), nbformat.writes(students(path)))
+    docs = sorted(ROOT.glob("docs/*.md"), key=lambda path: (path.stem not in FIRST, path.stem))
+    extra = sorted(SITE.glob("pages/*.md"))
+    for path in [*docs, ROOT / "data" / "README.md", ROOT / "LICENSE"]:
+        write(source, path.relative_to(ROOT), path.read_text())
+    for path in extra:
+        write(source, path.name, path.read_text())
+    for folder in (source, BUILD / "extra"):  # for links in Markdown, and for those of the table
+        for results in filter(Path.exists, (machine.RESULTS / p for p in machine.REPORTED)):
+            shutil.copytree(results, folder / results.relative_to(ROOT))
+    for name in ("results/report.csv", "data/published.toml", "benchmarks/intervals.json"):
+        write(source, name, (ROOT / name).read_text())
+    write(source, "results/REPORT.md", report())
+    rooms = sorted(path for path in ROOT.glob("labkit/*/") if (path / "__init__.py").exists())
+    for room in rooms:
+        write(source, f"labkit/{room.name}.md", "\n".join(code(room)))
+    trees = {
+        "Chapters": [page(path) for path in chapters],
+        "Results": ["results/REPORT", *(path.stem for path in extra)],
+        "The lab": [*(page(path) for path in docs), "data/README"],
+        "Code": [page(room) for room in rooms],
+    }
+    home = (ROOT / "README.md").read_text()
+    write(source, "index.md", "\n".join([home, *(tree(*item) for item in trees.items())]))
+
+
+def page(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(""))
+
+
+def tree(caption: str, pages: list[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", *pages, "```\n"])
+
+
+def write(source: Path, name: Path | str, text: str) -> None:
+    """Write a page; links to code lead to the page that shows it."""
+    path = source / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(CODE_LINK.sub(_code_link, text))
+
+
+def _code_link(link: re.Match[str]) -> str:
+    up, room, module = link.groups()
+    return f"]({up}labkit/{room}.md{f'#{module}py' if module else ''})"
+
+
+def students(path: Path) -> NotebookNode:
+    """A chapter as students get it: exercises without their solutions and what these printed."""
+    notebook = notebooks.read_notebook(path)
+    handout.graded(notebook)
+    for cell in notebook.cells:
+        cell.source = SOLUTION.sub(r"\1raise NotImplementedError  # your code here", cell.source)
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            cell.metadata.setdefault("tags", []).append("hide-input")
+    return notebook
+
+
+def code(room: Path) -> Iterator[str]:
+    """The page of a folder of labkit; the search leaves it out."""
+    yield f"---\nnosearch: true\n---\n# labkit/{room.name}\n"
+    for path in sorted(room.glob("*.py")):
+        if text := path.read_text():
+            yield f"## {path.name}\n\n````python\n{text}````\n"
+
+
+def report() -> str:
+    """The report's page: its words and figures, and its rows in one table to filter and sort."""
+    results = ROOT / "results"
+    head, *parts = re.split(r"(?m)^(?=## )", (results / "REPORT.md").read_text())
+    with (results / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    parts = [text.partition("\n### ")[0] for text in parts[2:]]  # claims and figures are at 0 and 1
+    pictures = re.findall(r"(?m)^<img .*>$", (results / "REPORT.md").read_text())
+    for picture in pictures:
+        folder = re.search(r'src="(.*?)/[^/]*"', picture)[1]
+        parts = [f"{p}\n{picture}\n" if f"({folder}/record.json)" in p else p for p in parts]
+    table = "\n".join(_table(rows))
+    raw = "```{raw} html\n"
+    wide = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n"
+    return "\n".join(
+        [wide + head, "## Claims and numbers\n", f"{raw}{FORM}\n```\n\n{raw}{table}\n```\n", *parts]
+    )
+
+
+def _table(rows: list[dict[str, str]]) -> Iterator[str]:
+    yield '<div class="rows" tabindex="0" role="region" aria-label="Claims and numbers">'
+    yield '<table id="rows"><thead><tr>'
+    yield from (f'<th scope="col">{column}</th>' for column in COLUMNS)
+    yield "</tr></thead><tbody>"
+    for row in rows:
+        r = {name: escape(value.replace("`", "")) for name, value in row.items()}
+        group = re.split(
+            r"[;:]| (?:by|with|in|only) ", r["verdict"].replace("shown for", "partly:")
+        )
+        interval = f" [{r['low']}, {r['high']}]" if r["low"] else ""
+        name = f"<b>{r['what']}</b>" if r["kind"] == "claim" else r["what"]
+        heading = (
+            f"<small>{r['heading']}</small><br>" if r["heading"] not in ("", "Numbers") else ""
+        )
+        yield (
+            f'<tr data-chapter="{r["chapter"]}" data-kind="{r["kind"]}" data-verdict="{group[0]}">'
+            f"<td>{r['chapter'].partition('_')[0]}</td><td>{heading}{name}</td>"
+            f"<td>{r['published']}</td><td>{r['ours']}{interval}</td><td>{r['n']}</td>"
+            f"<td>{r['verdict']}</td><td>{r['reason']}</td>"
+            f'<td><a href="{r["figure"]}">figure</a> <a href="{r["record"]}">record</a></td></tr>'
+        )
+    yield "</tbody></table></div>"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
