@@ -55,15 +55,15 @@ def stage(source: Path) -> None:
         write(source, path.relative_to(ROOT), nbformat.writes(students(path)))
     docs = sorted(ROOT.glob("docs/*.md"), key=lambda path: (path.stem not in FIRST, path.stem))
     extra = sorted(SITE.glob("pages/*.md"))
-    for path in [*docs, ROOT / "data" / "README.md", ROOT / "LICENSE"]:
-        write(source, path.relative_to(ROOT), path.read_text())
+    pages = ("CONTRIBUTING.md", "data/README.md")
+    files = ("LICENSE", "CITATION.cff", "data/published.toml", "benchmarks/intervals.json")
+    for name in (*pages, *files, "results/report.csv", *(path.relative_to(ROOT) for path in docs)):
+        write(source, name, (ROOT / name).read_text())
     for path in extra:
         write(source, path.name, path.read_text())
     for folder in (source, BUILD / "extra"):  # for links in Markdown, and for those of the table
         for results in filter(Path.exists, (machine.RESULTS / p for p in machine.REPORTED)):
             shutil.copytree(results, folder / results.relative_to(ROOT))
-    for name in ("results/report.csv", "data/published.toml", "benchmarks/intervals.json"):
-        write(source, name, (ROOT / name).read_text())
     write(source, "results/REPORT.md", report())
     rooms = sorted(path for path in ROOT.glob("labkit/*/") if (path / "__init__.py").exists())
     for room in rooms:
@@ -71,7 +71,7 @@ def stage(source: Path) -> None:
     trees = {
         "Chapters": [page(path) for path in chapters],
         "Results": ["results/REPORT", *(path.stem for path in extra)],
-        "The lab": [*(page(path) for path in docs), "data/README"],
+        "The lab": [*(page(path) for path in docs), *(page(ROOT / name) for name in pages)],
         "Code": [page(room) for room in rooms],
     }
     home = (ROOT / "README.md").read_text()

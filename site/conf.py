@@ -17,7 +17,7 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "dollarmath", "html_image"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header"]  # REPORT.md and the chapters may skip a level
+suppress_warnings = ["misc.highlighting_failure", "myst.header"]  # "!" of IPython; skipped levels
 
 html_theme = "sphinx_book_theme"
 html_title = project

@@ -20,6 +20,7 @@ KINDS = (  # a page of each kind
     "index.html",
     "notebooks/appendix/01a_ladder.html",
     "results/REPORT.html?chapter=03_gate_analysis",
+    "explorer.html",
     "docs/glossary.html",
     "docs/teachers.html",
     "search.html?q=gate",
@@ -151,7 +152,7 @@ def test_the_report_filters_and_sorts_by_keyboard(page: Page) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_page_is_accessible_in_both_themes(kind: str, page: Page) -> None:
     for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme)
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # no colours halfway
         page.goto(kind)
         assert page.evaluate("document.documentElement.dataset.theme") == theme
         options = {"preload": False, "resultTypes": ["violations"]}  # it would ask for style sheets
