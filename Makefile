@@ -98,8 +98,9 @@ handout: setup  ## Make the students' notebooks and the teacher's course (nbgrad
 notebooks: setup  ## Run the quick chapters in place, so that their stored outputs are fresh
 	@$(LABKIT) notebooks $(CHAPTERS)
 
-site:  ## Build the site from the stored outputs and records, in build/site/html
-	@$(MAKE) --no-print-directory setup EXTRAS='$(sort $(EXTRAS) site)'
+site: setup  ## Build the site from the stored outputs and records, in build/site/html
+	@$(PY) -c 'import latex2mathml, myst_nb, sphinx_book_theme' 2>/dev/null || \
+	  $(MAKE) --no-print-directory install EXTRAS='$(sort $(EXTRAS) site)'
 	@$(PY) site/build.py && echo 'Open build/site/html/index.html'
 
 test: setup lint  ## Check the code, run the tests and every chapter's quick profile

@@ -114,7 +114,7 @@ def code(room: Path) -> Iterator[str]:
     yield f"---\nnosearch: true\n---\n# labkit/{room.name}\n"
     for path in sorted(room.glob("*.py")):
         if text := path.read_text():
-            yield f"## {path.name}\n\n````python\n{text}````\n"
+            yield f"## `{path.name}`\n\n````python\n{text}````\n"
 
 
 def report() -> str:
