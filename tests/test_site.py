@@ -102,9 +102,8 @@ def test_the_report_has_every_row_with_its_figure_and_record(site, elements):
         rows = list(csv.DictReader(file))
     page = elements(site / "results" / "REPORT.html")
     assert len([a for a in page.all("tr") if "data-kind" in a]) == len(rows)
-    links = [a["href"] for a in page.all("a")]
-    for name in ("figure", "record"):
-        assert [link for link in links if link in {r[name] for r in rows}].count(rows[0][name]) > 0
+    links = [a["href"] for a in page.all("a") if a["href"].startswith(rows[0]["record"][:4])]
+    assert links == [row[name] for row in rows for name in ("figure", "record")]
 
 
 # in a browser
@@ -175,3 +174,11 @@ def test_formulas_are_drawn_with_the_font_of_the_site(page: Page) -> None:
     height = "m => m.getBoundingClientRect().height"
     heights = page.locator("div.math math").evaluate_all(f"all => all.map({height})")
     assert min(heights) > 15
+
+
+def test_paper_is_light(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.goto("docs/glossary.html")
+    for media, theme in (("print", "light"), ("screen", "dark")):
+        page.emulate_media(media=media)
+        page.wait_for_function(f"document.documentElement.dataset.theme == '{theme}'")

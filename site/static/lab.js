@@ -60,3 +60,10 @@ if (form && table) {
   form.hidden = false;
   filter();
 }
+
+// Paper is light, whatever the screen is.
+const page = document.documentElement;
+matchMedia("print").addEventListener("change", ({ matches }) => {
+  if (matches) page.dataset.screen = page.dataset.theme;
+  page.dataset.theme = matches ? "light" : page.dataset.screen;
+});
