@@ -360,7 +360,7 @@ def corpus_here() -> tuple[str, Any]:
 def encoder(mps: bool = False) -> None:
     """Chapter 05: BERT-base by its size, with random weights, several trainings at once."""
     from labkit.bert import model as bert
-    from labkit.bert.training import BertTraining, FineTuning, Reading, in_pieces
+    from labkit.bert.training import FineTuning, PiecesTraining, Reading, in_pieces
 
     size = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     size = dict(zip(size, pick((16, 32, 1, 2), (768, 3_072, 12, 12)), strict=True))
@@ -368,7 +368,7 @@ def encoder(mps: bool = False) -> None:
     digest = in_pieces(name, bert.find(str(folder))).digest
     products = {"precision": pick("float32", "bfloat16")}
     numbers = {"num_train": pick(40, 400), "num_dev": pick(20, 200), "max_len": pick(32, 257)}
-    task = BertTraining(
+    task = PiecesTraining(
         reading=Reading(corpus=name, model=str(folder), digest=digest, **numbers),
         model=bert.ClassifierSpec(pooling="mean"),
         training=FineTuning(epochs=pick(1, 4), lr=2e-5, head_lr=1e-4, batch_size=16, **products),
@@ -384,7 +384,7 @@ MINIATURES = {  # of the chapters, for the rehearsal
     "02": ["num_seeds=2", "steps=200", "explosion_seeds=2", "explosion_epochs=4"],
     "03": ["steps=200"],
     "04": ["epochs=1", "small_epochs=1", "best_epochs=1", "speed_rounds=1"],
-    "05": ["source_epochs=1", "tuned_epochs=[1, 1, 1]", "recurrent_epochs=[1, 1, 1]"],
+    "05": ["source_epochs=[1, 1]", "tuned_epochs=[1, 1]", "recurrent_epochs=[1, 1]"],
     "06": ["batches=100", "scan_batches=10", "num_seeds=2"],
 }
 

@@ -65,7 +65,6 @@ def test_pooling_by_hand():
     for given in (mask, mask.bool()):
         assert bert.pool(hidden, given, "cls").tolist() == [[0, 1], [6, 7]]
         assert bert.pool(hidden, given, "mean").tolist() == [[2, 3], [7, 8]]
-        assert bert.pool(hidden, given, "mean_max").tolist() == [[2, 3, 4, 5], [7, 8, 8, 9]]
         assert bert.pool(hidden[:1], given[:1], "last_position").tolist() == [[4, 5]]
 
 
@@ -115,24 +114,6 @@ def test_the_tiny_model_is_the_same_in_another_process_and_repairs_itself():
     there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
     assert there.stdout.strip() == str(path.parent)
     assert path.read_bytes() == content
-
-
-def test_the_recurrent_rival_reads_both_ways_and_no_padding():
-    """Other padding changes nothing; a piece's vector knows what stands before and behind it."""
-    model = classifier("mean_max", encoder="bilstm").eval()
-    with torch.no_grad():
-        plain, other, longer = (model(*batch(*args)) for args in ((8, 0), (8, 9), (12, 0)))
-        torch.testing.assert_close(other, plain, rtol=0, atol=1e-6)
-        torch.testing.assert_close(longer, plain, rtol=0, atol=1e-6)
-        X, mask = batch(8)
-        vectors = model.encoder(X, mask)
-        assert vectors.shape == (3, 8, 192)
-        for place, half in ((0, slice(0, 64)), (6, slice(64, 128))):
-            changed = X.clone()
-            changed[0, place] += 1
-            difference = (model.encoder(changed, mask) - vectors)[0, 3].abs()
-            assert difference[half].max() > 0
-            assert difference[128:].max() == 0
 
 
 def test_the_tiny_models_words_are_learned_from_the_training_reviews_alone(monkeypatch, tmp_path):

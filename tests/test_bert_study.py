@@ -11,7 +11,7 @@ import torch
 
 from labkit.bert import figures, study
 from labkit.bert.model import POOLINGS, ClassifierSpec, find
-from labkit.bert.training import BertTraining, FineTuning, FrozenVectors, Reading, in_pieces
+from labkit.bert.training import FineTuning, PiecesTraining, Reading, in_pieces
 from labkit.lab import machine, settings
 from labkit.lab.notebooks import read_notebook
 from labkit.measure.claims import MISSING
@@ -61,12 +61,12 @@ def test_five_seeds_judge_and_the_full_profile_is_as_the_report_was():
     assert steps[0] == steps[1]  # so that more reviews are not more steps, too
 
 
-def like(reading: Reading) -> BertTraining:
+def like(reading: Reading) -> PiecesTraining:
     training = FineTuning(epochs=1, lr=1e-3, head_lr=1e-3, batch_size=8)
-    return BertTraining(reading=reading, model=ClassifierSpec(), training=training, seed=0)
+    return PiecesTraining(reading=reading, model=ClassifierSpec(), training=training, seed=0)
 
 
-def source(reading: Reading, rate: float) -> dict[str, BertTraining]:
+def source(reading: Reading, rate: float) -> dict[str, PiecesTraining]:
     made = study.source_trainings(SOURCE, like(reading), [40, 160], [15, 3], rate, [4, 5])
     assert all([t.seed for t in group] == [4, 5] for group in made.values())
     return {name.removeprefix("source/"): group[0] for name, group in made.items()}
@@ -80,7 +80,7 @@ def test_the_reports_settings_are_the_published_ones(reading):
         assert (model.pooling, model.head_size > 0) == ("last_position", True)
         assert training.lr == training.head_lr == SOURCE[name]["lr"]
         assert (training.warmup, training.weight_decay, training.clip) == (0, 0, 0)
-        assert not training.choose
+        assert (training.pad_to, training.choose) == (task.reading.max_len, False)
         assert training.schedule == ("halve" if "halved every 5" in said else "constant")
         many = "2000 reviews" in said
         assert (task.reading.num_train, training.epochs) == ((160, 3) if many else (40, 15))
@@ -100,11 +100,14 @@ def test_linear_rivals_get_the_pieces_that_the_networks_get(reading, monkeypatch
     def logistic_regression(corpus, kind, *, train, dev, test, max_len):
         assert (kind, max_len, corpus.digest) == ("tfidf_pairs", 16, reading.digest)
         asked.append({"train": train, "dev": dev, "test": test})
-        return {"test_accuracy": 0.5}
+        return {"test_accuracy": 0.5, "dev_accuracy": 0.6}
 
     monkeypatch.setattr(study, "logistic_regression", logistic_regression)
-    probes = study.linear_runs(reading, [10, 1_600], [7, 8])
-    assert {size: list(by_seed) for size, by_seed in probes.items()} == {"10": [7, 8], "1600": [7]}
+    measures = study.fit_each("linear", reading, [10, 1_600], [7, 8])
+    for size, seeds in ((10, [7, 8]), (1_600, [7])):
+        for quantity, value in (("held_out", 0.5), ("dev", 0.6)):
+            measure = measures[f"linear/{size}/{quantity}_accuracy"]
+            assert (measure["seeds"], measure["mean"]) == (seeds, value)
     corpus, _ = reading.encode()
     for given, (size, seed) in zip(asked, [(10, 7), (10, 8), (1_600, 7)], strict=True):
         wanted = replace(reading, num_train=size).draw(corpus, seed)
@@ -117,14 +120,12 @@ def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(reading):
     N = len(corpus.label)
     vectors = {pooling: rng.normal(size=(N, 3)) for pooling in POOLINGS} | {"index": np.arange(N)}
     vectors["mean"][:, 0] = 4 * corpus.label.numpy() - 2
-    task = FrozenVectors(reading=reading, seeds=(0, 1), precision="float32")
-    probes = study.frozen_runs(vectors, task, [20, 1_600])
-    assert [*probes] == [f"{pooling}/{size}" for size in (20, 1_600) for pooling in POOLINGS]
-    assert [list(probes[f"mean/{size}"]) for size in (20, 1_600)] == [[0, 1], [0]]
-    assert probes["mean/20"][0]["test_accuracy"] == 1.0
-    assert probes["cls/20"][0]["test_accuracy"] < 0.95
-    measures = study.probe_measures("frozen", probes)
+    measures = study.fit_each("frozen", reading, [20, 1_600], [0, 1], vectors)
+    for size, seeds in ((20, [0, 1]), (1_600, [0])):
+        for pooling in POOLINGS:
+            assert measures[f"frozen/{pooling}/{size}/dev_accuracy"]["seeds"] == seeds
     assert measures["frozen/mean/20/held_out_accuracy"]["raw"] == [1.0, 1.0]
+    assert measures["frozen/cls/20/held_out_accuracy"]["max"] < 0.95
 
 
 def judged(rate: float, trained_out: float) -> dict[str, str]:

@@ -15,16 +15,17 @@ from transformers import get_linear_schedule_with_warmup
 from labkit.bert import training as bert
 from labkit.bert.model import POOLINGS, ClassifierSpec, find, load_encoder
 from labkit.bert.training import (
-    BertTraining,
     FineTuning,
     FrozenVectors,
+    PiecesTraining,
     Reading,
     Trainer,
     in_pieces,
     pad,
 )
 from labkit.film import corpus as reviews
-from labkit.film.training import draw, held_out
+from labkit.film.model import ReviewSpec
+from labkit.film.training import TrainSpec, draw, held_out
 from labkit.lab import machine, store
 
 from .test_bert_model import encoder
@@ -148,10 +149,10 @@ def test_a_rate_stays_or_is_halved_after_each_third():
     assert steps == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
-def training(reading: Reading, **options) -> BertTraining:
+def training(reading: Reading, **options) -> PiecesTraining:
     spec = FineTuning(epochs=2, batch_size=8, **RATES)
     whole = {"model": ClassifierSpec(pooling="mean"), "training": spec, "seed": 0} | options
-    return BertTraining(reading=reading, **whole)
+    return PiecesTraining(reading=reading, **whole)
 
 
 @pytest.fixture
@@ -161,32 +162,27 @@ def make(reading):
 
     def make(pooling: str = "mean", dropout: float = 0.0, **spec) -> Trainer:
         spec = FineTuning(**{"epochs": 3, "batch_size": 8, **RATES} | spec)
-        model = ClassifierSpec(pooling=pooling, dropout=dropout)
-        task = training(reading, model=model, training=spec)
-        return Trainer(task.make_model(), corpus, task)
+        task = training(reading, model=ClassifierSpec(pooling=pooling, dropout=dropout))
+        return Trainer(task.make_model(), corpus, spec, torch.device("cpu"))
 
     return make
 
 
 TRAIN, DEV = torch.arange(60, 84), torch.arange(90, 120)
-
-
-def fit(trainer: Trainer, train=TRAIN, dev=DEV, seed: int = 0) -> dict:
-    return trainer.fit(train, dev, torch.Generator().manual_seed(seed), silent)
+INDEX = {"train": TRAIN, "dev": DEV}
 
 
 def test_a_step_is_that_of_plain_torch(make):
     index, rates = TRAIN[::3], {"epochs": 1, "warmup": 0.0}
     given, plain = make(clip=0.05, **rates), make(**rates)
     before = [p.detach().clone() for p in given.model.parameters()]
-    row = given.train_epoch(index, 1, torch.Generator().manual_seed(0), silent)
+    row = given.train_epoch(index, torch.Generator().manual_seed(0))
     X, mask = pad(plain.corpus, index)
     logits, y = plain.model(X, mask), plain.corpus.label[index]
     loss = F.cross_entropy(logits, y)
     loss.backward()
     assert torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.05) > 0.1
     assert row["train_loss"] == pytest.approx(loss.item())
-    assert row["train_accuracy"] == (logits.argmax(1) == y).double().mean()
     parameters = (given.model.parameters(), plain.model.parameters(), before)
     for one, other, old in zip(*parameters, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
@@ -198,56 +194,60 @@ def test_every_step_takes_the_rate_of_its_number(make):
     given.optimiser.register_step_pre_hook(
         lambda optimiser, *_: rates.append([group["lr"] for group in optimiser.param_groups])
     )
-    fit(given)
+    given.fit(INDEX, 0)
     shares = [1 - k / 9 for k in range(9)]  # 3 epochs of 3 batches
     assert rates == [pytest.approx([0.002 * s] * 2 + [0.004 * s] * 2) for s in shares]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_answers_do_not_depend_on_batches_nor_on_padding(make, pooling, monkeypatch):
-    """The last position alone needs padding of a fixed length, and gets it."""
-    given = make(pooling)
+    """The last position alone needs padding of a fixed length."""
+    given = make(pooling, pad_to=12 * (pooling == "last_position"))
     X, mask = pad(given.corpus, DEV, 12)
     plain = given.model.eval()(X, mask).softmax(1)[:, 1].detach()
     for size in (64, 3):
-        monkeypatch.setattr(bert, "BATCH", {"cpu": size})
+        monkeypatch.setattr(Trainer, "evaluation_batch", {"cpu": size})
         torch.testing.assert_close(given.probabilities(DEV), plain, rtol=0, atol=1e-6)
 
 
-def test_a_word_that_decides_is_learned_and_the_best_epoch_is_kept(make):
-    given = make(dropout=0.1, epochs=8, lr=0.01, schedule="constant")
-    train = torch.cat([TRAIN, torch.arange(90, 108)])
-    dev = torch.cat([DEV[20:], TRAIN[:12]])
-    history = fit(given, train, dev, 1)
-    best = int(history["dev_accuracy"].argmax())
-    assert history["dev_accuracy"][best] > 0.9
-    assert history["best_epoch"] == best + 1
-    right = (given.probabilities(dev) >= 0.5) == given.corpus.label[dev].bool()
-    assert right.double().mean() == history["dev_accuracy"][best]
-
-
-def test_without_a_choice_the_last_epoch_counts_and_alone_is_scored(make):
+def test_without_a_choice_the_last_epoch_counts_and_alone_is_scored(make, monkeypatch):
+    """Dev would choose an earlier one: its labels are the wrong ones."""
     options = {"epochs": 5, "lr": 0.01, "schedule": "constant"}
-    chosen, last = make(**options), make(choose=False, **options)
-    all_epochs, history = fit(chosen, TRAIN, TRAIN), fit(last, TRAIN, TRAIN)
-    assert history["best_epoch"] == 5
-    assert history["dev_loss"] == all_epochs["dev_loss"][-1:]
-    assert np.array_equal(history["train_loss"], all_epochs["train_loss"])
+    histories, label = {}, make().corpus.label
+    label[DEV] = 1 - label[DEV]
+    for choose in (True, False):
+        given, scored = make(choose=choose, **options), []
+        probabilities = given.probabilities
+        monkeypatch.setattr(
+            given, "probabilities", lambda i, p=probabilities, s=scored: s.append(p(i)) or s[-1]
+        )
+        history = histories[choose] = given.fit(INDEX, 0)
+        assert len(scored) == (5 if choose else 1)
+        assert history["best_epoch"] == 5 or choose
+    assert histories[True]["best_epoch"] < 5
+    assert torch.equal(*(history["train_loss"] for history in histories.values()))
+    assert histories[False]["dev_accuracy"].max() == histories[True]["dev_accuracy"][-1]
+    assert torch.equal(given.probabilities(DEV), scored[0])
 
 
-def test_a_loss_that_is_no_number_stops_the_training(make):
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf): take a smaller lr, or clip"):
-        fit(make(lr=1e38, clip=0.0, warmup=0.0))
+RIVAL = {
+    "model": ReviewSpec(bidirectional=True, pooling="mean_max", skip=True),
+    "training": TrainSpec(epochs=2, batch_size=8, max_len=1),
+}
 
 
-def test_a_training_returns_what_it_promises(reading):
-    progress, task = [], training(replace(reading, test="all"), keep=True)
+@pytest.mark.parametrize("rival", [{}, RIVAL], ids=["BERT", "recurrent"])
+def test_a_training_returns_what_it_promises(reading, rival):
+    progress, task = [], training(replace(reading, test="all"), keep=True, **rival)
     arrays = task.train(lambda done, total: progress.append(total))
     assert set(progress) == {6}
     assert arrays["dev_accuracy"].shape == arrays["seconds"].shape == (2,)
-    model, corpus = task.make_model(arrays), reading.encode()[0]
-    trainer, index = Trainer(model, corpus, task), task.reading.draw(corpus, 0)["test"]
-    np.testing.assert_array_equal(trainer.probabilities(index), arrays["test_probability"])
+    model, corpus = task.make_model(arrays).eval(), reading.encode()[0]
+    index = task.reading.draw(corpus, 0)["test"]
+    X, mask = pad(corpus, index)
+    with torch.no_grad():
+        p = model(X, mask.sum(1) if rival else mask).softmax(1)[:, 1]  # it reads all of a review
+    np.testing.assert_allclose(p, arrays["test_probability"], atol=1e-6)
     assert arrays["num_parameters"] == sum(p.numel() for p in model.parameters())
 
 
@@ -267,10 +267,10 @@ def test_the_seed_alone_starts_the_model(reading):
     assert not torch.equal(one, another)
 
 
-def test_the_code_behind_a_training_is_three_modules():
-    """Whatever becomes of chapter 04's trainings, those of this chapter stay."""
-    rooms = {"labkit.bert.model", "labkit.bert.training", "labkit.film.corpus"}
-    assert {*store.code_in_memory(bert.__name__)} == rooms
+def test_the_code_behind_a_training_draws_and_judges_nothing():
+    code = {*store.code_in_memory(bert.__name__)}
+    assert {"labkit.bert.model", "labkit.film.training"} <= code
+    assert not [name for name in code if name.endswith(("figures", "study", "studies", "claims"))]
 
 
 def test_vectors_are_what_the_frozen_encoder_gives(reading):

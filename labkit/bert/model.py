@@ -1,6 +1,6 @@
-"""Classifiers of reviews: BERT, or a recurrent rival, one vector for a review, a head.
+"""BERT as a classifier: encoder, one vector for a review, head; and where the encoder comes from.
 
-Shapes: B reviews, T word pieces, H numbers a piece, C = 2 classes. Padding never reaches a result,
+Shapes: B reviews, T word pieces, H hidden units, C = 2 classes. Padding never reaches a result,
 but for the pooling "last_position", which repeats the mistake of a source. A pretrained model is a
 folder of safetensors, JSON and text: nothing is unpickled.
 """
@@ -15,18 +15,19 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from pydantic import Field, NonNegativeInt
+from pydantic import NonNegativeInt
 from safetensors.torch import save
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
 
 from labkit.film import corpus as reviews
+from labkit.film.model import Share
 from labkit.lab import code, machine
 from labkit.lab.fetch import DownloadError, offline
 from labkit.lab.store import specification
@@ -34,48 +35,25 @@ from labkit.lab.store import specification
 transformers.utils.logging.set_verbosity_error()  # its advice and its bars are for other programs
 transformers.utils.logging.disable_progress_bar()
 
+Pooling = Literal["cls", "mean", "last_position"]
 Precision = Literal["float32", "bfloat16"]
-POOLINGS = ("cls", "mean", "last_position")  # that are compared
+POOLINGS = get_args(Pooling)
 
 
 @specification
 class ClassifierSpec:
-    """What a classifier is, apart from its seed.
+    """What a BERT classifier is, apart from its seed.
 
-    `encoder`: a BERT with its pretrained weights, the same BERT from a random start, or a BiLSTM
-    from a random start. `pooling`: what stands for a review. "cls": the vector of [CLS], its first
-    piece; "mean": the mean over its pieces, [CLS] and [SEP] among them; "mean_max": that beside
-    their maximum; "last_position": the vector at the last of a fixed number of positions, padding
-    in a short review.
+    `encoder`: a BERT with its pretrained weights, or the same from a random start. `pooling`: what
+    stands for a review. "cls": the vector of [CLS], its first piece; "mean": the mean over its
+    pieces, [CLS] and [SEP] among them; "last_position": the vector at the last of a fixed number of
+    positions, padding in a short review.
     """
 
-    encoder: Literal["pretrained", "random", "bilstm"] = "pretrained"
-    pooling: Literal["cls", "mean", "mean_max", "last_position"] = "mean"
+    encoder: Literal["pretrained", "random"] = "pretrained"
+    pooling: Pooling = "mean"
     head_size: NonNegativeInt = 0  # units of the head's hidden layer; 0: none
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the pooled vector
-
-
-class BiLSTM(nn.Module):
-    """Chapter 04's best recurrent network without its pooling: states beside the pieces' vectors.
-
-    Word pieces (B, T) in, vectors (B, T, 192) out: 64 numbers from each direction, 64 of the piece.
-    """
-
-    def __init__(self, num_pieces: int, size: int = 64) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(num_pieces, size)
-        nn.init.normal_(self.embedding.weight, std=0.1)  # small: a rare piece stays near zero
-        self.dropout = nn.Dropout(0.3)
-        self.forwards = nn.LSTM(size, size, batch_first=True)
-        self.backwards = nn.LSTM(size, size, batch_first=True)
-
-    def forward(self, X: Tensor, mask: Tensor) -> Tensor:
-        pieces = self.dropout(self.embedding(X))  # (B, T, 64)
-        step, length = torch.arange(X.shape[1], device=X.device), mask.sum(1, keepdim=True)
-        back = torch.where(mask.bool(), length - 1 - step, step)  # (B, T), each its own inverse
-        row = torch.arange(len(X), device=X.device).unsqueeze(1)
-        after = self.backwards(pieces[row, back])[0][row, back]
-        return torch.cat([self.forwards(pieces)[0], after, pieces], dim=-1)
+    dropout: Share = 0.1  # of the pooled vector
 
 
 class Classifier(nn.Module):
@@ -83,35 +61,29 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: transformers.BertModel, spec: ClassifierSpec) -> None:
         super().__init__()
-        self.spec, config = spec, encoder.config
+        self.spec = spec
         if spec.encoder == "random":
-            encoder = type(encoder)(config, add_pooling_layer=False)
-        self.encoder = BiLSTM(config.vocab_size) if spec.encoder == "bilstm" else encoder
-        H, size = (192 if spec.encoder == "bilstm" else config.hidden_size), spec.head_size
-        H *= 2 if spec.pooling == "mean_max" else 1
+            encoder = type(encoder)(encoder.config, add_pooling_layer=False)
+        self.encoder = encoder
         self.dropout = nn.Dropout(spec.dropout)
+        H, size = encoder.config.hidden_size, spec.head_size
         hidden = [nn.Linear(H, size), nn.ReLU()] if size else []
         self.head = nn.Sequential(*hidden, nn.Linear(size or H, 2))
 
     def forward(self, X: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.encoder(X, mask)  # (B, T, H)
-        if self.spec.encoder != "bilstm":
-            hidden = hidden.last_hidden_state
+        hidden = self.encoder(X, mask).last_hidden_state  # (B, T, H)
         pooled = pool(hidden, mask, self.spec.pooling)  # (B, H)
         return self.head(self.dropout(pooled))  # (B, C)
 
 
-def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """One vector (B, H) for each review, from those of its positions (B, T, H)."""
     if pooling == "cls":
         return hidden[:, 0]
     if pooling == "last_position":
         return hidden[:, -1]
     pieces = mask.bool().unsqueeze(-1)  # (B, T, 1)
-    mean = hidden.masked_fill(~pieces, 0).sum(1) / pieces.sum(1)
-    if pooling == "mean":
-        return mean
-    return torch.cat([mean, hidden.masked_fill(~pieces, -torch.inf).amax(1)], dim=1)
+    return hidden.masked_fill(~pieces, 0).sum(1) / pieces.sum(1)
 
 
 def fastest_precision(device: torch.device) -> Precision:
@@ -193,10 +165,10 @@ def _known(name: str) -> Path:
 
 
 @cache
-def untaught() -> Path:
-    """The folder of a tiny BERT with random weights and the word pieces of the generated reviews.
+def untaught(**sizes: int) -> Path:
+    """The folder of a BERT with random weights and the word pieces of the generated reviews.
 
-    Every process makes it anew, so it cannot be damaged.
+    It is tiny unless `sizes` say otherwise. Every process makes it anew, so it cannot be damaged.
     """
     texts = [review.text.replace("<br />", " ") for review in reviews.read("generated")]
     texts = [texts[n] for n in reviews.load("generated").split()["train"].tolist()]
@@ -206,10 +178,9 @@ def untaught() -> Path:
     learner = BertWordPieceTokenizer(lowercase=True)
     learner.train_from_iterator(texts, 1_500, special_tokens=special, show_progress=False)
     words = words_of(learner)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=2,
-    )  # fmt: skip
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small |= {"vocab_size": len(words), "intermediate_size": 128}
+    config = transformers.BertConfig(**small | sizes)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed CUDA, too
         weights = transformers.BertModel(config, add_pooling_layer=False).state_dict()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,24 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from labkit.bert.model import POOLINGS, ClassifierSpec
-from labkit.bert.training import BertTraining, FineTuning, FrozenVectors, Reading
+from labkit.bert.training import PiecesTraining, Reading
 from labkit.film.corpus import Corpus
 from labkit.film.studies import logistic_regression
 from labkit.lab.store import Arrays
 from labkit.measure.claims import MISSING, Claim, Condition, Row, judge, number_row
 from labkit.measure.statistics import Measure, holm, paired_difference, summarise
 
-Probes = dict[str, dict[int, dict[str, Any]]]  # what was fitted, by name and seed
+Measures = dict[str, Measure]
 FEW = 200  # the report's smaller number of reviews
 
 
 def source_trainings(
-    settings: Mapping[str, dict], like: BertTraining, reviews: Sequence[int],
+    settings: Mapping[str, dict], like: PiecesTraining, reviews: Sequence[int],
     epochs: Sequence[int], rate: float, seeds: Sequence[int],
-) -> dict[str, list[BertTraining]]:  # fmt: skip
+) -> dict[str, list[PiecesTraining]]:  # fmt: skip
     """The report's settings, as data/published.toml has them, "source/<setting>" -> trainings.
 
     `reviews` stand for its 200 and 2,000, `epochs` are those of either, and `rate`, if not 0, for
@@ -40,10 +41,9 @@ def source_trainings(
         many, lr = int(setting["reviews"] > FEW), setting["lr"]
         lr = rate if rate and name in "345" else lr
         model = ClassifierSpec(pooling="last_position", head_size=64, dropout=setting["dropout"])
-        training = FineTuning(
-            epochs=epochs[many], lr=lr, head_lr=lr, batch_size=like.training.batch_size,
-            schedule=setting["schedule"], warmup=0.0, weight_decay=0.0, clip=0.0,
-            precision=like.training.precision, choose=False,
+        training = replace(
+            like.training, epochs=epochs[many], lr=lr, head_lr=lr, schedule=setting["schedule"],
+            warmup=0.0, weight_decay=0.0, clip=0.0, pad_to=like.reading.max_len, choose=False,
         )  # fmt: skip
         reading = replace(like.reading, num_train=reviews[many])
         plan = replace(like, reading=reading, model=model, training=training)
@@ -51,58 +51,46 @@ def source_trainings(
     return trainings
 
 
-def frozen_runs(vectors: Arrays, task: FrozenVectors, sizes: Sequence[int]) -> Probes:
-    """A linear head on the frozen encoder's vectors, by "<pooling>/<number of reviews>"."""
-    probes: Probes = {}
-    for size, seed, corpus, index in _draws(task.reading, sizes, task.seeds):
-        y = {name: corpus.label[of].numpy() for name, of in index.items()}
-        places = {n: np.searchsorted(vectors["index"], of.numpy()) for n, of in index.items()}
-        for pooling in POOLINGS:
-            X = {name: vectors[pooling][place] for name, place in places.items()}
-            models = [
-                make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1_000))
-                for C in (0.0003, 0.003, 0.03, 0.3)  # the inverse of the L2 penalty's weight
-            ]
-            scores = {m.fit(X["train"], y["train"]): m.score(X["dev"], y["dev"]) for m in models}
-            best = max(scores, key=scores.get)
-            fitted = {
-                "dev_accuracy": scores[best],
-                "test_accuracy": best.score(X["test"], y["test"]),
-            }
-            probes.setdefault(f"{pooling}/{size}", {})[seed] = fitted
-    return probes
+def fit_each(
+    name: str, reading: Reading, sizes: Sequence[int], seeds: Sequence[int],
+    vectors: Arrays | None = None,
+) -> Measures:  # fmt: skip
+    """Logistic regression for each number of reviews and each draw; of all reviews there is one.
 
-
-def linear_runs(reading: Reading, sizes: Sequence[int], seeds: Sequence[int]) -> Probes:
-    """Chapter 04's logistic regression, on pieces and pairs of them, and its "seconds"."""
-    probes: Probes = {}
-    for size, seed, corpus, index in _draws(reading, sizes, seeds):
-        began = time.perf_counter()
-        fitted = logistic_regression(corpus, "tfidf_pairs", **index, max_len=reading.max_len)
-        fitted["seconds"] = time.perf_counter() - began
-        probes.setdefault(f"{size}", {})[seed] = fitted
-    return probes
-
-
-def _draws(
-    reading: Reading, sizes: Sequence[int], seeds: Sequence[int]
-) -> Iterator[tuple[int, int, Corpus, dict]]:
-    """Number of reviews, seed, the reviews and `Reading.draw`; of all reviews there is one draw."""
-    corpus, _ = reading.encode()
+    It reads pieces and pairs of them, as in chapter 04, or the frozen encoder's `vectors`. Returns
+    summaries over the seeds, "<name>/<size>/held_out_accuracy" and ".../dev_accuracy"; with vectors
+    <name> is followed by the pooling.
+    """
+    values, (corpus, _) = defaultdict(dict), reading.encode()
     for size in sizes:
         for seed in seeds if size < len(corpus.split()["train"]) else seeds[:1]:
-            yield size, seed, corpus, replace(reading, num_train=size).draw(corpus, seed)
+            index = replace(reading, num_train=size).draw(corpus, seed)
+            if vectors:
+                fits = {f"{name}/{p}": linear_head(vectors, p, corpus, index) for p in POOLINGS}
+            else:
+                whole = {"max_len": reading.max_len, **index}
+                fits = {name: logistic_regression(corpus, "tfidf_pairs", **whole)}
+            for key, fitted in fits.items():
+                for part, quantity in (("test", "held_out"), ("dev", "dev")):
+                    by_seed = values[f"{key}/{size}/{quantity}_accuracy"]
+                    by_seed[seed] = fitted[f"{part}_accuracy"]
+    return {key: summarise([*of.values()], seeds=[*of]) for key, of in values.items()}
 
 
-def probe_measures(prefix: str, probes: Probes) -> dict[str, Measure]:
-    """Summaries "<prefix>/<name>/held_out_accuracy" and ".../dev_accuracy" over the seeds."""
-    return {
-        f"{prefix}/{name}/{quantity}_accuracy": summarise(
-            [fitted[f"{key}_accuracy"] for fitted in by_seed.values()], seeds=list(by_seed)
-        )
-        for name, by_seed in probes.items()
-        for key, quantity in (("test", "held_out"), ("dev", "dev"))
-    }
+def linear_head(
+    vectors: Arrays, pooling: str, corpus: Corpus, index: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Accuracy on dev and test of a head on standardised vectors; dev chooses its L2 penalty."""
+    y = {part: corpus.label[of].numpy() for part, of in index.items()}
+    places = {part: np.searchsorted(vectors["index"], of.numpy()) for part, of in index.items()}
+    X = {part: vectors[pooling][place] for part, place in places.items()}
+    models = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1_000))
+        for C in (0.0003, 0.003, 0.03, 0.3)  # the inverse of the penalty's weight
+    ]
+    scores = {m.fit(X["train"], y["train"]): m.score(X["dev"], y["dev"]) for m in models}
+    best = max(scores, key=scores.get)
+    return {"dev_accuracy": scores[best], "test_accuracy": best.score(X["test"], y["test"])}
 
 
 # verdicts
@@ -118,61 +106,42 @@ def compare(measures: Mapping[str, Any], a: str, b: str) -> tuple[str, Measure]:
 
 def judge_claims(
     measures: Mapping[str, Any], settings: Mapping[str, Any], published: Mapping[str, Any]
-) -> tuple[dict[str, Measure], list[Claim]]:
-    """The differences that decide the claims, and their verdicts.
+) -> tuple[Measures, list[Claim]]:
+    """The differences that decide the claims of data/published.toml, and their verdicts.
 
     "size" and "text" are judged only where the random start is trained out. What the report's
     settings change is read together, after Holm.
     """
-    bert, size = published["bert"], settings["main_size"]
+    bert, size, rate = published["bert"], settings["main_size"], settings["source_rate"]
     model = Path(settings["model_name"]).name
     test, lstm = bert["held_out"], published["imdb_glove"]["held_out"]
     facts = test["bert_accuracy"], lstm["bilstm_accuracy"], test["weights"]
-    claimed = {
-        "beats": (
-            "BERT is better than the BiLSTM: {} against {}, {} of weights.".format(*facts),
-            {"on the same pieces": ("tuned", "equal/recurrent"),
-             "against whole reviews": ("tuned", "recurrent")},
-        ),
-        "size": (
-            "Size alone helps: a large network that has read nothing beats the recurrent one.",
-            {"difference": ("random", "equal/recurrent")},
-        ),
-        "text": (
-            "Text helps: the pretrained network beats the same network from a random start.",
-            {"difference": ("tuned", "random")},
-        ),
-    }  # fmt: skip
     last = measures[f"random/{size}/train_accuracy/{settings['random_epochs']}"]
+    what = f"held-out accuracy after training on {size:,} reviews, with {model}"
     differences, claims = {}, []
-    for name, (text, pairs) in claimed.items():
-        if name == "beats" or last["min"] >= TRAINED_OUT:
-            found = {
-                k: compare(measures, *(f"{n}/{size}" for n in pair)) for k, pair in pairs.items()
-            }
+    for claim in bert["claims"]:
+        if claim["id"] == "beats" or last["min"] >= TRAINED_OUT:
+            pairs = claim["pairs"].items()
+            found = {k: compare(measures, f"{a}/{size}", f"{b}/{size}") for k, (a, b) in pairs}
             differences |= dict(found.values())
             conditions = [Condition(label, *difference) for label, difference in found.items()]
-            what = f"held-out accuracy after training on {size:,} reviews, with {model}"
-            claims.append(judge(name, text, what, conditions))
+            claims.append(judge(claim["id"], claim["claim"].format(*facts), what, conditions))
 
-    printed = {str(run["id"]): run["test_accuracy"] for run in bert["runs"]}
-    rate = settings["source_rate"]
-    base = f"1/{rate:g}" if rate else "2"  # no dropout, and the rate of the settings 3 to 5
-    steps = {  # id: the setting, the one that it changes, its number, and what is changed
-        "rate": ("2", "1/5e-05", "1", "A rate of 1e-6 in place of 5e-5"),
-        "dropout": ("3", base, "2", "Dropout 0.3 in place of none"),
-        "reviews": ("4", "3", "3", "2,000 training reviews in place of 200"),
-        "decay": ("5", "4", "4", "A rate that is halved twice, and dropout 0.5 in place of 0.3"),
-    }
-    pairs = [compare(measures, f"source/{a}", f"source/{b}") for a, b, *_ in steps.values()]
-    corrected = holm(dict(pairs))
-    for (name, (a, _, before, what)), (difference, _) in zip(steps.items(), pairs, strict=True):
-        rises = printed[a] > printed[before]
-        text = f"{what} {'raises' if rises else 'lowers'} the accuracy: "
-        text += f"{printed[a]} against {printed[before]}."
+    before = {run["id"]: run["against"] for run in bert["runs"] if "against" in run}
+    if rate:  # the one without dropout that has the rate of the settings 3 to 5
+        before[3] = f"1/{rate:g}"
+    pairs = {n: compare(measures, f"source/{n}", f"source/{b}") for n, b in before.items()}
+    corrected = holm(dict(pairs.values()))
+    printed = {run["id"]: run["test_accuracy"] for run in bert["runs"]}
+    for run in (run for run in bert["runs"] if run["id"] in pairs):
+        number, (difference, _) = run["id"], pairs[run["id"]]
+        rises = printed[number] > printed[number - 1]
+        text = f"{run['change']} {'raises' if rises else 'lowers'} the accuracy: "
+        text += f"{printed[number]} against {printed[number - 1]}."
         side = "above" if rises else "below"
         condition = Condition("difference", difference, corrected[difference], side)
-        claims.append(judge(f"setting/{name}", text, f"held-out accuracy of {model}", [condition]))
+        what = f"held-out accuracy of {model}"
+        claims.append(judge(f"setting/{run['claim']}", text, what, [condition]))
     return differences | corrected, claims
 
 
@@ -195,7 +164,6 @@ def about(published: dict) -> str:
 def rows(measures: dict, settings: dict, published: dict) -> dict[str, list[Row]]:
     """The published figures beside ours: the report's five settings, held-out reviews, peers."""
     model, bert = Path(settings["model_name"]).name, published["bert"]
-    main, largest = settings["main_size"], settings["sizes"][-1]
 
     def row(what: str, value: float, name: str) -> Row:
         if name not in measures:
@@ -207,14 +175,11 @@ def rows(measures: dict, settings: dict, published: dict) -> dict[str, list[Row]
         return replace(ours, ours=f"{model} {ours.ours}", verdict=ANOTHER, reason=reason)
 
     printed = {str(run["id"]): run["test_accuracy"] for run in bert["runs"]}
-    source = [
-        row(
-            f"run {name.replace('/', ', rate ')}",
-            printed[name[0]],
-            f"source/{name}/held_out_accuracy",
-        )
-        for name in bert["settings"]
-    ]
+    source = []
+    for name in bert["settings"]:
+        what = f"run {name.replace('/', ', rate ')}"
+        source.append(row(what, printed[name[0]], f"source/{name}/held_out_accuracy"))
+    main, largest = settings["main_size"], settings["sizes"][-1]
     what, value = f"held-out slice (ours on {main:,} reviews)", bert["held_out"]["bert_accuracy"]
     best = [row(what, value, f"tuned/{main}/held_out_accuracy")]
     for peer, value in published["peers"].items():

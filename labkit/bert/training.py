@@ -1,30 +1,25 @@
-"""Reviews as word pieces, trainings of classifiers on them, and the vectors of an encoder.
-
-Of chapter 04 only the reviews are used: all rivals of this chapter read the same word pieces.
-"""
+"""Reviews as word pieces, trainings of classifiers on them, and the vectors of an encoder."""
 
 from __future__ import annotations
 
 import math
 import time
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from labkit.bert import model as bert
 from labkit.bert.model import Classifier, ClassifierSpec, Precision
 from labkit.film import corpus as reviews
+from labkit.film import training as film
 from labkit.film.corpus import Corpus
+from labkit.film.model import ReviewClassifier, ReviewSpec, Share
 from labkit.lab import code, store
 from labkit.lab.store import Arrays, Progress, Seeds, Specification, specification
-
-BATCH = {"cpu": 64, "cuda": 256}  # reviews that are answered at once
-KEPT = "parameters."  # how the names of kept parameters begin among a training's arrays
 
 
 @specification
@@ -73,33 +68,10 @@ class Reading:
         """Indices of training reviews, drawn by the seed, of dev, the same for all, and of test."""
         split = corpus.split()
         return {
-            "train": draw(corpus, split["train"], self.num_train, seed),
-            "dev": draw(corpus, split["dev"], self.num_dev, 0),
-            "test": split["test"] if self.test == "all" else held_out(corpus),
+            "train": film.draw(corpus, split["train"], self.num_train, seed),
+            "dev": film.draw(corpus, split["dev"], self.num_dev, 0),
+            "test": split["test"] if self.test == "all" else film.held_out(corpus),
         }
-
-
-def draw(corpus: Corpus, index: Tensor, count: int, seed: int) -> Tensor:
-    """`count` of the reviews `index`, half of either label, drawn by the seed; all for 0."""
-    if not count:
-        return index
-    generator, parts = torch.Generator().manual_seed(seed), []
-    for label in (0, 1):
-        same = index[corpus.label[index] == label]
-        parts.append(same[torch.randperm(len(same), generator=generator)[: count // 2]])
-    return torch.cat(parts).sort().values
-
-
-def held_out(corpus: Corpus) -> Tensor:
-    """Indices of the sources' last test, test/neg[5000:6000] and test/pos[2500:3500], by number.
-
-    A smaller corpus has smaller slices.
-    """
-    parts = []
-    for label, first, last in ((0, 0.40, 0.48), (1, 0.20, 0.28)):
-        index = (corpus.is_test & (corpus.label == label)).nonzero().flatten()
-        parts.append(index[round(first * len(index)) : round(last * len(index))])
-    return torch.cat(parts).sort().values
 
 
 def in_pieces(name: str, pretrained: bert.Pretrained) -> Corpus:
@@ -146,11 +118,13 @@ class FineTuning:
     head_lr: PositiveFloat
     batch_size: PositiveInt = 16
     schedule: Literal["linear", "constant", "halve"] = "linear"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Share = 0.1
     weight_decay: NonNegativeFloat = 0.01
     clip: NonNegativeFloat = 1.0
     precision: Precision = "float32"
+    pad_to: NonNegativeInt = 0  # pieces; 0: as many as the longest review of a batch has
     choose: bool = True
+    loss = "ce"
 
     def rate(self, share: float) -> float:
         """What the next step takes of the learning rates, after this share of all steps."""
@@ -161,98 +135,58 @@ class FineTuning:
         return 0.5 ** int(3 * share) if self.schedule == "halve" else 1.0
 
 
-class Trainer:
-    """Trains a classifier, and answers with it. The reviews lie on the device; no step waits."""
+class Trainer(film.Trainer):
+    """Trains a BERT classifier by chapter 04's loop, with AdamW and two learning rates."""
 
-    def __init__(self, model: Classifier, corpus: Corpus, task: BertTraining) -> None:
-        self.model, self.spec = model.to(task.device), task.training
-        self.device, self.corpus = torch.device(task.device), corpus
-        self.on_device = corpus.to(self.device)
-        self.pad_to = task.reading.max_len if task.model.pooling == "last_position" else 0
+    evaluation_batch: ClassVar = {"cpu": 64, "cuda": 256}
+    epochs_left = 0  # after the one that runs
+
+    def __init__(
+        self, model: Classifier, corpus: Corpus, spec: FineTuning, device: torch.device
+    ) -> None:
+        self.model, self.spec, self.device = model.to(device), spec, device
+        self.corpus, self.on_device = corpus, corpus.to(device)
+        self.length, self.inner = corpus.length, [*model.parameters()]
+        self._start = [p.detach().clone() for p in self.inner]
         groups = []
-        for part, lr in ((model.encoder, self.spec.lr), (model.head, self.spec.head_lr)):
-            for decay, is_matrix in ((self.spec.weight_decay, True), (0.0, False)):
+        for part, lr in ((model.encoder, spec.lr), (model.head, spec.head_lr)):
+            for decay, is_matrix in ((spec.weight_decay, True), (0.0, False)):
                 chosen = [p for p in part.parameters() if (p.ndim > 1) == is_matrix]
                 groups.append({"params": chosen, "initial_lr": lr, "weight_decay": decay})
         self.optimiser = torch.optim.AdamW(groups, fused=True)
 
-    def logits(self, index: Tensor) -> Tensor:
-        """Logits (B, C) of the reviews `index` (B,), padded to the longest of them."""
-        to = self.pad_to or int(self.corpus.length[index].max())
-        X, mask = pad(self.on_device, index.to(self.device, non_blocking=True), to)  # (B, T)
+    def _set_rate(self, epochs_done: float) -> None:
+        self.epochs_left = self.spec.epochs - 1 - int(epochs_done)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * self.spec.rate(epochs_done / self.spec.epochs)
+
+    def _forward(
+        self, index: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        to = self.spec.pad_to or int(self.length[index].max())
+        index = index.to(self.device, non_blocking=True)
+        X, mask = pad(self.on_device, index, to)  # (B, T)
         with bert.mixed(self.device.type, self.spec.precision):
-            return self.model(X, mask).float()
+            logits = self.model(X, mask).float()
+        return logits, self.on_device.label[index]
 
-    def train_epoch(
-        self, train: Tensor, epoch: int, generator: torch.Generator, progress: Progress
-    ) -> dict[str, float]:
-        """Read the reviews `train` once; loss and accuracy are means while the model changes."""
-        began, spec, sums = time.perf_counter(), self.spec, 0
-        batches = reviews.by_length(self.corpus.length[train], spec.batch_size, generator)
-        self.model.train()
-        for number, batch in enumerate(batches, start=(epoch - 1) * len(batches)):
-            for group in self.optimiser.param_groups:
-                share = number / (spec.epochs * len(batches))
-                group["lr"] = spec.rate(share) * group["initial_lr"]
-            logits = self.logits(train[batch])  # (B, C)
-            y = self.corpus.label[train[batch]].to(self.device)
-            loss = F.cross_entropy(logits, y)
-            self.optimiser.zero_grad()
-            loss.backward()
-            if spec.clip:
-                nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip)
-            self.optimiser.step()
-            sums += torch.stack([len(y) * loss.detach(), (logits.argmax(1) == y).sum()]).double()
-            if number % 20 == 0:
-                progress(number, spec.epochs * len(batches))
-        loss, accuracy = (sums / len(train)).tolist()
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss}: take a smaller lr, or clip")
-        seconds = time.perf_counter() - began
-        return {"train_loss": loss, "train_accuracy": accuracy, "seconds": seconds}
-
-    def fit(
-        self, train: Tensor, dev: Tensor, generator: torch.Generator, progress: Progress
-    ) -> Arrays:
-        """Train, and leave the model at its best dev accuracy, or as the last epoch left it.
-
-        Returns what `train_epoch` does, "dev_loss" and "dev_accuracy", each an array over the
-        epochs, and "best_epoch", from 1.
-        """
-        rows, best = [], (-1.0, self.spec.epochs, self.model.state_dict())
-        for epoch in range(1, self.spec.epochs + 1):
-            rows.append(self.train_epoch(train, epoch, generator, progress))
-            if self.spec.choose or epoch == self.spec.epochs:
-                p, y = self.probabilities(dev), self.corpus.label[dev].float()
-                loss, accuracy = F.binary_cross_entropy(p, y), ((p >= 0.5) == y).double().mean()
-                rows[-1] |= {"dev_loss": float(loss), "dev_accuracy": float(accuracy)}
-                if accuracy > best[0]:
-                    state = {name: v.clone() for name, v in self.model.state_dict().items()}
-                    best = float(accuracy), epoch, state
-        self.model.load_state_dict(best[2])
-        arrays = {name: np.array([r[name] for r in rows if name in r]) for name in rows[-1]}
-        return arrays | {"best_epoch": np.array(best[1])}
-
-    @torch.no_grad()
-    def probabilities(self, index: Tensor) -> Tensor:
-        """P(positive) of the reviews `index`, (n,), on the CPU."""
-        self.model.eval()
-        order = self.corpus.length[index].argsort(stable=True)
-        batches = order.split(BATCH[self.device.type])
-        p = torch.cat([self.logits(index[batch]).softmax(1)[:, 1] for batch in batches])
-        return p.cpu()[order.argsort()]
+    def score(self, index: Tensor) -> tuple[float, float]:
+        """Loss and accuracy; without a choice the last epoch alone has any, and so is the best."""
+        scored = self.spec.choose or not self.epochs_left
+        return super().score(index) if scored else (math.inf, -1.0)
 
 
 @specification
-class BertTraining(Specification):
-    """One training of a classifier, whose seed draws reviews, starts the head, orders and drops.
+class PiecesTraining(Specification):
+    """One training on word pieces, whose seed draws reviews, starts the model, orders and drops.
 
-    `keep` returns the parameters.
+    BERT is fine-tuned; a network of chapter 04 is trained as there. Its padding is never read, so
+    [PAD] may have another number than there. `keep` returns the parameters.
     """
 
     reading: Reading
-    model: ClassifierSpec
-    training: FineTuning
+    model: ClassifierSpec | ReviewSpec
+    training: FineTuning | film.TrainSpec
     seed: NonNegativeInt
     keep: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
@@ -260,38 +194,35 @@ class BertTraining(Specification):
 
     @property
     def title(self) -> str:
-        return f"{self.model.encoder}, {self.reading.num_train or 'all'} reviews, seed {self.seed}"
+        kind = getattr(self.model, "encoder", "recurrent")
+        return f"{kind}, {self.reading.num_train or 'all'} reviews, seed {self.seed}"
 
     @property
     def cost(self) -> float:
         """About how long it takes, in no unit."""
-        epochs = self.training.epochs * (0.1 if self.model.encoder == "bilstm" else 1)
+        epochs = self.training.epochs * (0.1 if isinstance(self.model, ReviewSpec) else 1)
         return epochs * self.reading.max_len * (self.reading.num_train or 20_000)
 
-    def make_model(self, arrays: Arrays | None = None) -> Classifier:
+    def make_model(self, arrays: Arrays | None = None) -> Classifier | ReviewClassifier:
         """The model as its seed starts it, or with the parameters that a training has kept."""
         encoder = bert.load_encoder(bert.find(self.reading.model))
         torch.manual_seed(self.seed)
-        model = Classifier(encoder, self.model)
-        if arrays is not None:
-            kept = {n.removeprefix(KEPT): v for n, v in arrays.items() if n.startswith(KEPT)}
-            model.load_state_dict({name: torch.as_tensor(value) for name, value in kept.items()})
-        return model
+        if isinstance(self.model, ReviewSpec):
+            model = ReviewClassifier(self.model, encoder.config.vocab_size)
+        else:
+            model = Classifier(encoder, self.model)
+        return film.restore(model, arrays)
 
     def train(self, progress: Progress) -> Arrays:
-        """What `Trainer.fit` returns; "test_probability" (n,) of "positive" and "test_seconds";
-        "num_parameters"; and to `keep` them "parameters.<name>"."""
+        """What `film.Trainer.carry_out` returns; `num_parameters` counts the embedding, too."""
         corpus, _ = self.reading.encode()
-        index, generator = self.reading.draw(corpus, self.seed), torch.Generator()
-        trainer = Trainer(self.make_model(), corpus, self)
-        generator.manual_seed(self.seed)
-        arrays = trainer.fit(index["train"], index["dev"], generator, progress)
-        began = time.perf_counter()
-        arrays["test_probability"] = trainer.probabilities(index["test"]).numpy()
-        arrays["test_seconds"] = np.array(time.perf_counter() - began)
-        arrays["num_parameters"] = np.array(sum(p.numel() for p in trainer.model.parameters()))
-        state = trainer.model.state_dict() if self.keep else {}
-        return arrays | {KEPT + name: value.cpu().numpy() for name, value in state.items()}
+        model, spec, device = self.make_model(), self.training, torch.device(self.device)
+        kind = Trainer
+        if isinstance(spec, film.TrainSpec):
+            kind, spec = film.Trainer, replace(spec, max_len=self.reading.max_len)
+        trainer, index = kind(model, corpus, spec, device), self.reading.draw(corpus, self.seed)
+        arrays = trainer.carry_out(index, self.seed, self.keep, progress)
+        return arrays | {"num_parameters": np.array(sum(p.numel() for p in model.parameters()))}
 
 
 @specification
@@ -314,7 +245,7 @@ class FrozenVectors(Specification):
         draws = [self.reading.draw(corpus, seed) for seed in self.seeds]
         index = torch.cat([part for parts in draws for part in parts.values()]).unique()
         encoder = bert.load_encoder(bert.find(self.reading.model)).to(self.device)
-        batches = index.split(BATCH[self.device])
+        batches = index.split(Trainer.evaluation_batch[self.device])
         for number, batch in enumerate(batches):
             X, mask = (t.to(self.device) for t in pad(corpus, batch, self.reading.max_len))
             with torch.no_grad(), bert.mixed(self.device, self.precision):
