@@ -114,7 +114,7 @@ def test_linear_rivals_get_the_pieces_that_the_networks_get(reading, monkeypatch
         assert all(torch.equal(given[name], wanted[name]) for name in wanted)
 
 
-def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(reading):
+def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(reading, monkeypatch):
     """Vectors in which the mean tells the label, and nothing else does."""
     rng, (corpus, _) = np.random.default_rng(0), reading.encode()
     N = len(corpus.label)
@@ -126,6 +126,20 @@ def test_a_linear_head_is_fitted_for_every_pooling_size_and_draw(reading):
             assert measures[f"frozen/{pooling}/{size}/dev_accuracy"]["seeds"] == seeds
     assert measures["frozen/mean/20/held_out_accuracy"]["raw"] == [1.0, 1.0]
     assert measures["frozen/cls/20/held_out_accuracy"]["max"] < 0.95
+
+    scores = []
+
+    class Recorded(study.LogisticRegression):
+        def score(self, X, y):
+            scores.append(super().score(X, y))
+            return scores[-1]
+
+    monkeypatch.setattr(study, "LogisticRegression", Recorded)
+    index = replace(reading, num_train=20).draw(corpus, 0)
+    fitted = study.linear_head(vectors, "cls", corpus, index)
+    *on_dev, on_test = scores
+    assert fitted == {"dev_accuracy": max(on_dev), "test_accuracy": on_test}
+    assert min(on_dev) < max(on_dev)
 
 
 def judged(rate: float, trained_out: float) -> dict[str, str]:
