@@ -383,7 +383,7 @@ MINIATURES = {  # of the chapters, for the rehearsal
     "01": ["parity_shapes=2", "gradient_seeds=2"],
     "02": ["num_seeds=2", "steps=200", "explosion_seeds=2", "explosion_epochs=4"],
     "03": ["steps=200"],
-    "04": ["epochs=1", "small_epochs=1", "best_epochs=1", "speed_rounds=1"],
+    "04": ["epochs=1", "small_epochs=1", "sgd_epochs=1", "speed_rounds=1"],
     "05": ["source_epochs=[1, 1]", "tuned_epochs=[1, 1]", "recurrent_epochs=[1, 1]"],
     "06": ["batches=100", "scan_batches=10", "num_seeds=2"],
 }

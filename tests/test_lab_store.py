@@ -297,6 +297,14 @@ def test_without_a_scheduler_or_a_worker_the_next_step_is_said(
             assert "start one with `dask scheduler`" in str(caught.value)
 
 
+def test_a_single_worker_trains_and_not_the_caller(cache, three, scheduler, monkeypatch):
+    monkeypatch.setenv("LABKIT_DASK", scheduler)
+    monkeypatch.setattr(store, "key", lambda s, own=store.key: own(s)[::-1])
+    wrong = pytest.raises(store.ClusterError, match="holds other code, or another torch, than")
+    with started("labkit", "worker", scheduler, "--processes", "1"), wrong:
+        store.train(three[:1], name="x")
+
+
 def test_a_worker_computes_as_a_kernel_does_and_asks_no_cluster(scheduler, monkeypatch):
     calls = []
     monkeypatch.setenv("LABKIT_DASK", scheduler)

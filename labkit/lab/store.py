@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -149,19 +149,24 @@ def _finished(
         for k, specification in missing.items():
             yield _carry_out(k, specification, partial(tell, specification.title))
         return
-    where = {"backend": "threading"} if road.shared and not scheduler else {}
-    carry_out = _in_thread if where else _in_worker
-    with _cluster(scheduler) if scheduler else nullcontext():
-        options = {"batch_size": 1, "return_as": "generator_unordered", **where}
-        parallel = joblib.Parallel(n_jobs=-1 if scheduler else count, **options)
-        jobs = (
-            joblib.delayed(carry_out)(k, s, None if scheduler else partial(tell, s.title))
-            for k, s in missing.items()
-        )
-        for k, content in parallel(jobs):
-            if scheduler:
+    if scheduler:
+        from distributed import as_completed
+
+        with _cluster(scheduler) as client:
+            # not through joblib: with a single worker it would carry everything out here
+            futures = [
+                client.submit(_in_worker, k, s, None, pure=False) for k, s in missing.items()
+            ]
+            for future in as_completed(futures):
+                k, content = future.result()
                 tell(missing[k].title, 1, 1)
-            yield k, content
+                yield k, content
+        return
+    where = {"backend": "threading"} if road.shared else {}
+    carry_out = _in_thread if where else _in_worker
+    options = {"batch_size": 1, "return_as": "generator_unordered", **where}
+    jobs = (joblib.delayed(carry_out)(k, s, partial(tell, s.title)) for k, s in missing.items())
+    yield from joblib.Parallel(n_jobs=count, **options)(jobs)
 
 
 def _in_thread(k: str, specification: Specification, progress: Progress) -> tuple[str, bytes]:
@@ -264,8 +269,8 @@ def _load(k: str, path: Path) -> Arrays | None:
 
 
 @contextmanager
-def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
-    """joblib on the workers of a Dask cluster; ClusterError where it cannot be used."""
+def _cluster(scheduler: str, wait: bool = True) -> Iterator[Any]:
+    """A client of a Dask cluster that has workers; ClusterError where it cannot be used."""
     import distributed
     from distributed.comm import connect
     from distributed.utils import LoopRunner
@@ -293,8 +298,7 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[None]:
                 f"`python -m labkit worker {scheduler}`"
             ) from error
         try:
-            with joblib.parallel_config(backend="dask", client=client):
-                yield
+            yield client
         except distributed.KilledWorker as error:
             raise ClusterError(
                 f"several workers died over one training ({error}); look into a worker's log, "
