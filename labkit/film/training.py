@@ -125,9 +125,8 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """Train for `spec.epochs` and leave the model at its best dev accuracy.
 
-        `index` holds the reviews "train" and "dev", and "curve" where one is wanted. Returns what
-        `train_epoch` does, one value an epoch; likewise the loss and accuracy of dev and curve,
-        such as `dev_loss`; and `best_epoch`, from 1.
+        `index` holds the reviews "train" and "dev". Returns what `train_epoch` does, one value an
+        epoch; likewise `dev_loss` and `dev_accuracy`; and `best_epoch`, from 1.
         """
         generator = torch.Generator().manual_seed(seed)
         rows: list[dict[str, float]] = []
@@ -135,8 +134,6 @@ class Trainer:
         for epoch in range(1, self.spec.epochs + 1):
             row = self.train_epoch(index["train"], generator, epoch, progress)
             row["dev_loss"], row["dev_accuracy"] = self.score(index["dev"])
-            if "curve" in index:
-                row["curve_loss"], row["curve_accuracy"] = self.score(index["curve"])
             rows.append(row)
             if row["dev_accuracy"] > best_accuracy:
                 best_epoch, best_accuracy = epoch, row["dev_accuracy"]
