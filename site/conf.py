@@ -15,6 +15,7 @@ project = author = "LSTM course lab"
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables in Markdown outputs are tables
 myst_enable_extensions = ["amsmath", "dollarmath", "html_image"]
 myst_heading_anchors = 4
 suppress_warnings = ["misc.highlighting_failure", "myst.header"]  # "!" of IPython; skipped levels

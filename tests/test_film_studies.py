@@ -454,27 +454,31 @@ def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():
 def test_dev_chooses_the_best_network_and_the_same_reviews_compare_it(monkeypatch):
     corpus = corpus_of([("good", n % 2, True) for n in range(20)])
     right = corpus.label.double().numpy()
-    dev = {"one": 0.7, "two": 0.9}
+    dev = {"mean": 0.7, "max": 0.8, "mean_max": 0.9}
     asked = []
 
     def train(trainings, name):
         def arrays(task):
-            p = right if name == "best network" else 1 - right  # only the chosen is asked twice
-            setting = "two" if task.model.pooling == "max" else "one"
-            asked.append((name, setting, task.seed))
-            fields = {"dev_accuracy": np.array([0.5, dev[setting]]), "best_epoch": np.array(2)}
+            pooling, plain = task.model.pooling, task.model.cell == "none"
+            asked.append((name, pooling, task.seed))
+            p = 1 - right if plain or name != "best network" else right
+            fields = {"dev_accuracy": np.array([0.5, dev[pooling]]), "best_epoch": np.array(2)}
             return fields | {"seconds": np.ones(2), "test_probability": p}
 
         return {name: {t.seed: arrays(t) for t in group} for name, group in trainings.items()}
 
     monkeypatch.setattr(studies, "train", train)
+    monkeypatch.setattr(studies.evidence, "kept", lambda corpus: None)
     settings = {"one": {"pooling": "mean"}, "two": {"pooling": "max"}}
+    settings["no_layer"] = {"cell": "none", "pooling": "mean_max"}  # the best of dev, no candidate
     first_wrong = torch.from_numpy(right).clone()
     first_wrong[:7] = 1 - first_wrong[:7]
     measures = studies.best_network(corpus, BASE, settings, [3, 4], {"linear": first_wrong})
-    assert asked[:2] == [("candidates", "one", 3), ("candidates", "two", 3)]
-    assert asked[2:] == [("best network", "two", 3), ("best network", "two", 4)]
+    assert {(name, pooling) for name, pooling, _ in asked[:3]} == {("candidates", p) for p in dev}
+    assert asked[3:5] == [("best network", "max", 3), ("best network", "max", 4)]
     assert (measures["best/chosen"], measures["best/candidates/one"]) == ("two", 0.7)
     assert measures["best/model/test_accuracy"]["raw"] == [1.0, 1.0]
+    assert measures["best/no_layer/test_accuracy"]["raw"] == [0.0, 0.0]
     assert (measures["best/only_ours/linear"], measures["best/only_theirs/linear"]) == (7, 0)
     assert measures["best/sign_test_p/linear"] == pytest.approx(2 * 0.5**7)
+    assert measures["best/only_ours/no_layer"] == 20

@@ -20,7 +20,9 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from labkit.film import evidence
 from labkit.film.corpus import KINDS, Corpus, numericalize, tokenize
+from labkit.film.evidence import EvidenceTraining
 from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, accuracy, held_out, positive
 from labkit.lab import machine, store
@@ -49,7 +51,8 @@ CORE, VARIATIONS, BEST = _settings("core"), _settings("variations"), _settings("
 MISTAKES, SOUND_B, STACK = _settings("mistakes"), _settings("sound"), _settings("stack")
 SOURCE_B, SOURCE_SGD = _settings("source"), _settings("source_sgd")
 STUDY_B = {"mistake": MISTAKES, "source": SOURCE_B | SOURCE_SGD, "sound": SOUND_B, "stack": STACK}
-AVERAGED, RATING = _settings("others").values()
+NO_LAYER = "best/no_layer"
+AVERAGED, RATING, BESIDE_WORDS = _settings("others").values()
 STUDY_A = CORE | VARIATIONS
 PUBLISHED_A: dict[str, str] = TABLES["published"]  # the table of data/published.toml by setting
 
@@ -201,29 +204,33 @@ def logistic_regression(
 
 
 def best_network(
-    corpus: Corpus, base: FilmTraining, settings: Mapping[str, Setting], seeds: Sequence[int],
-    linear: Mapping[str, Tensor],
+    corpus: Corpus, base: EvidenceTraining, settings: Mapping[str, Setting], seeds: Sequence[int],
+    others: Mapping[str, Tensor],
 ) -> dict[str, Any]:  # fmt: skip
-    """Choose a setting by the dev accuracy of the first seed, train it with all, compare with
-    linear models, whose P(positive) of the test reviews are given by name.
+    """Choose a recurrent setting by the dev accuracy of the first seed, train it with all.
 
-    "best/chosen", "best/candidates/<setting>"; "best/model/<quantity>" as in `measures_of`; and,
-    with the first seed, "best/only_ours/<name>", "best/only_theirs/<name>" and
-    "best/sign_test_p/<name>".
+    `others` are the P(positive) of the test reviews of linear models by name. Returns
+    "best/chosen", "best/candidates/<setting>"; "best/model/<quantity>" as in `measures_of`, and
+    "best/no_layer/<quantity>" of the setting without a recurrent layer; and, with the first seed,
+    "best/only_ours/<name>", "best/only_theirs/<name>" and "best/sign_test_p/<name>" for each other.
     """
+    evidence.kept(corpus)  # before the processes need it
     candidates = study("best", settings, base, seeds[:1])
     tried = train(candidates, "candidates")
     dev = {name: float(runs[seeds[0]]["dev_accuracy"].max()) for name, runs in tried.items()}
-    chosen = max(dev, key=dev.get)
-    group = [replace(candidates[chosen][0], seed=seed) for seed in seeds]
-    runs = train({"best/model": group}, "best network")
+    chosen = max(dev.keys() - {NO_LAYER}, key=dev.get)
+    names = {"best/model": chosen, NO_LAYER: NO_LAYER}
+    groups = {n: [replace(candidates[c][0], seed=seed) for seed in seeds] for n, c in names.items()}
+    runs = train(groups, "best network")
     measures = measures_of(runs, corpus, epochs=[]) | {"best/chosen": chosen.split("/")[1]}
     measures |= {name.replace("/", "/candidates/"): score for name, score in dev.items()}
     y = corpus.label[corpus.split()["test"]].bool()
-    ours = (torch.from_numpy(runs["best/model"][seeds[0]]["test_probability"]) >= 0.5) == y
-    for name, p in linear.items():
-        theirs = (p >= 0.5) == y
+    p = {n: torch.from_numpy(r[seeds[0]]["test_probability"]) for n, r in runs.items()}
+    right = {n: (q >= 0.5) == y for n, q in (others | p).items()}
+    ours = right.pop("best/model")
+    for name, theirs in right.items():
         counts = [int((one & ~other).sum()) for one, other in ((ours, theirs), (theirs, ours))]
+        name = name.removeprefix("best/")
         measures[f"best/only_ours/{name}"], measures[f"best/only_theirs/{name}"] = counts
         measures[f"best/sign_test_p/{name}"] = sign_test(*counts)
     return measures
