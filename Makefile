@@ -8,7 +8,6 @@
 # Settings, as in `make reproduce PROFILE=cpu CHAPTERS="02 03"`. The command line checks them.
 #   PROFILE=    quick, cpu, full or auto: full where CUDA is there, else cpu
 #   CHAPTERS=   chapters by number or name, such as "02 03"; all without it
-#   THREADS=    threads that torch uses in each process
 #   WORKERS=    processes that train, or test, at once
 #   DASK=       the scheduler of a Dask cluster to train on, such as tcp://host:8786
 #   FORCE=1     run chapters that are up to date too
@@ -18,7 +17,7 @@
 #   TORCH=      auto, cpu, cu130 or another build of torch that uv knows
 #   PYTHON=     the Python that .venv is made with, such as 3.12 or /path/to/python
 on = $(filter-out 0 no off false,$($(1)))
-run_options := $(if $(PROFILE),--profile '$(PROFILE)') $(if $(THREADS),--threads '$(THREADS)') \
+run_options := $(if $(PROFILE),--profile '$(PROFILE)') \
   $(if $(WORKERS),--workers '$(WORKERS)') $(if $(DASK),--dask '$(DASK)') \
   $(if $(call on,FORCE),--force)
 
@@ -111,7 +110,7 @@ lint: setup  ## Check style and formatting
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-gpu-check: setup  ## Check and time every road of the lab on a GPU, in at most eight minutes
+gpu-check: setup  ## Check and time the roads of the lab on a GPU, in a few minutes
 	@$(PY) benchmarks/gpu_check.py
 
 lock: setup  ## Renew requirements.lock after a change of pyproject.toml

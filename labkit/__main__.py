@@ -30,7 +30,6 @@ app = typer.Typer(
 )
 Chapters = Annotated[list[str] | None, typer.Argument(help="02 or its full name; else all")]
 Count = Annotated[int | None, typer.Option(min=1)]
-Threads = Annotated[int, typer.Option(min=1, help="threads of each process")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +51,6 @@ def run(
     chapters: Chapters = None,
     profile: Literal["quick", "cpu", "full", "auto"] = "auto",
     given: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE")] = None,
-    threads: Threads = 1,
     workers: Count = None,
     force: Annotated[bool, typer.Option("--force", help="also what is up to date")] = False,
     cell_timeout: Annotated[int | None, typer.Option(min=1, metavar="SECONDS")] = None,
@@ -72,7 +70,7 @@ def run(
             typer.echo(f"labkit: there is no GPU here: {message}", err=True)
         profile = "full" if gpu or profile == "full" else "cpu"
     settings = tuple(given or ())
-    options = run.Options(profile, settings, threads, workers, force, cell_timeout)
+    options = run.Options(profile, settings, workers, force, cell_timeout)
     return run.run(chapters or [], options)
 
 
@@ -103,18 +101,6 @@ def report() -> None:
 
 
 @app.command()
-def compare(
-    a: Path, b: Path, identical: Annotated[bool, typer.Option("--identical")] = False
-) -> int:
-    """Compare two records, or two folders of them; with --identical bit for bit."""
-    from labkit.lab import record
-
-    differences = record.compare(a, b, identical)
-    typer.echo("\n".join(differences) or "no differences")
-    return int(bool(differences))
-
-
-@app.command()
 def notebooks(chapters: Chapters = None) -> int:
     """Run chapters in the profile quick and store their outputs in the notebooks."""
     from labkit.lab import notebooks, run
@@ -127,11 +113,11 @@ def notebooks(chapters: Chapters = None) -> int:
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def lab(context: typer.Context, threads: Threads = 1) -> int:
+def lab(context: typer.Context) -> int:
     """Open JupyterLab on working copies of the chapters; other options are JupyterLab's."""
     from labkit.lab import notebooks
 
-    return notebooks.open_lab(threads, context.args)
+    return notebooks.open_lab(context.args)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -35,13 +34,6 @@ def test_the_folders_are_the_repositorys_and_can_be_moved(tmp_path):
     assert machine.shown(Path("/elsewhere/y")) == "/elsewhere/y"
 
 
-@pytest.mark.parametrize("threads", ["0", "two", "-1", "1.5", "²"])
-def test_wrong_thread_variables_are_refused(monkeypatch, threads):
-    monkeypatch.setenv("LABKIT_THREADS", threads)
-    with pytest.raises(ValueError, match=f"LABKIT_THREADS must be a whole number.*'{threads}'"):
-        machine.prepare(device="cpu")
-
-
 def test_prepare_seeds_every_generator():
     def draws(seed: int) -> tuple[float, ...]:
         assert machine.prepare(seed, "cpu") == torch.device("cpu")
@@ -52,15 +44,14 @@ def test_prepare_seeds_every_generator():
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
-def test_prepare_asks_for_determinism_and_as_many_threads_as_are_named(monkeypatch):
+def test_prepare_asks_for_determinism_and_one_thread(monkeypatch):
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = True
+    torch.set_num_threads(2)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    for threads in (2, 1):
-        monkeypatch.setenv("LABKIT_THREADS", str(threads))
-        machine.prepare(device="cpu")
-        assert torch.get_num_threads() == threads
+    machine.prepare(device="cpu")
+    assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.allow_tf32
@@ -78,69 +69,38 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, gpu):
             machine.prepare(device="cuda")
 
 
-ROADS = {  # kind of work: on the CPU, on a GPU alone, with Triton, with MPS
-    "replicas": ("cores/cpu/16", "graphs/cuda/4", "kernel/cuda/6", "graphs/cuda/4"),
-    "stacks": ("cores/cpu/16", *["graphs/cuda/4"] * 3),
-    "reviews": ("cores/cpu/16", "gpu/cuda/4", "gpu/cuda/4", "gpu/cuda/12"),
-    "encoder": ("cores/cpu/16", *["gpu/cuda/6"] * 3),
-    "small": ("cores/cpu/16",) * 4,
+ROADS = {  # kind of work: on a GPU, on one with Triton
+    "replicas": ("graphs/cuda/4", "kernel/cuda/6"),
+    "stacks": ("graphs/cuda/4",) * 2,
+    "reviews": ("gpu/cuda/4",) * 2,
+    "encoder": ("gpu/cuda/6",) * 2,
+    "small": ("cores/cpu/16",) * 2,
 }
 
 
-def words(road: machine.Road) -> str:
-    return f"{road.name}/{road.device}/{road.workers}"
+@pytest.mark.parametrize("triton", [False, True])
+def test_each_kind_of_work_takes_its_fastest_road_unless_it_is_named(monkeypatch, triton):
+    def road(*given: str) -> str:
+        road = machine.find_road(*given)
+        assert road.shared == (road.name in ("kernel", "graphs"))
+        return f"{road.name}/{road.device}/{road.workers}"
 
-
-@pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("has", ["", "triton", "mps"])
-def test_each_kind_of_work_takes_its_fastest_road_unless_it_is_named(monkeypatch, gpu, has):
-    assert {*ROADS} == {*machine.GPU_ROADS}
-    if has == "mps":
-        monkeypatch.setenv(machine.MPS_FOLDERS[0], "/a folder")
+    assert {*ROADS} == {*machine.GPU_ROADS, "small"}
+    facts = SimpleNamespace(total_memory=80e9)
     monkeypatch.delenv("LABKIT_WORKERS", raising=False)
     monkeypatch.setattr("joblib.cpu_count", lambda: 16)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    facts = SimpleNamespace(total_memory=80e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
-    monkeypatch.setattr(machine.util, "find_spec", lambda name: name if name == has else None)
-    for work, (cores, *on_gpu) in ROADS.items():
-        road = machine.find_road(work)
-        expected = on_gpu[["", "triton", "mps"].index(has)] if gpu else cores
-        assert words(road) == expected
-        assert road.shared == (road.name in ("kernel", "graphs"))
-        assert words(machine.find_road(work, "cpu")) == cores
-    if gpu:
-        assert words(machine.find_road("small", "cuda")) == "gpu/cuda/1"
-        assert words(machine.find_road("encoder", "cuda")) == "gpu/cuda/6"
-        facts.total_memory = 24e9  # a smaller card holds fewer at once
-        assert words(machine.find_road("encoder", "cuda")) == "gpu/cuda/2"
+    monkeypatch.setattr(machine.util, "find_spec", lambda name: name if triton else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert {road(work) for work in ROADS} == {"cores/cpu/16"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert {work: road(work) for work in ROADS} == {w: r[triton] for w, r in ROADS.items()}
+    assert {road(work, "cpu") for work in ROADS} == {"cores/cpu/16"}
+    assert road("small", "cuda") == "gpu/cuda/1"
+    facts.total_memory = 24e9  # a smaller card holds fewer at once
+    assert road("encoder", "cuda") == "gpu/cuda/2"
     monkeypatch.setenv("LABKIT_WORKERS", "3")
     assert {machine.find_road(work).workers for work in ROADS} == {3}
-
-
-@pytest.mark.parametrize("works", [True, False])
-def test_processes_share_a_gpu_where_mps_works_and_it_is_ended(tmp_path, monkeypatch, works):
-    said, control = tmp_path / "said", tmp_path / machine.MPS
-    control.write_text(f'#!/bin/sh\necho "$* $(cat)" $CUDA_MPS_PIPE_DIRECTORY >>{said}\n')
-    control.chmod(0o755)
-    with machine.shared_gpu():  # there is none
-        assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(machine, "MPS_CLIENT", f"assert {works}")
-    with machine.shared_gpu(False):
-        assert not said.exists()
-    with contextlib.suppress(KeyError), machine.shared_gpu():
-        folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
-        assert bool(folder) == works
-        assert machine.find_road("small").device == "cpu"
-        raise KeyError
-    assert not {*machine.MPS_FOLDERS} & {*os.environ}
-    (started, place), (ended, where) = (
-        line.split(maxsplit=1) for line in said.read_text().splitlines()
-    )
-    assert (started, ended) == ("-d", "quit")
-    assert place.strip() == where.strip()
-    assert not Path(where.strip()).exists()
 
 
 def test_a_chapters_road_is_printed_and_recorded(capsys):

@@ -1,4 +1,4 @@
-"""Records: their one form, their publication as a folder, verification, the report, comparison."""
+"""Records: their one form, their publication as a folder, verification, the report."""
 
 from __future__ import annotations
 
@@ -234,28 +234,23 @@ def test_moved_sources_make_results_stale(place, reason):
 
 
 def test_what_changes_no_number_ages_nothing(place):
-    place.publish()
+    words = place.root / "data" / "downloads" / "words.txt"
+    words.parent.mkdir()
+    words.write_text("a")
+    place.publish(data=code.data_digests("published.toml#toy", "downloads/words.txt"))
     report.write()
     place.write_notebook("import labkit.measure.claims  # a comment", "# 01 A toy\n\nMore words.")
     rewrite(place.root / "data" / "published.toml", "y = 2", "y = 3")
+    words.unlink()  # downloads may be absent, but not different
     assert not report.verify()
+    words.write_text("b")
+    assert report.stale_reasons(CHAPTER, "cpu")
 
 
 def test_a_run_with_other_settings_than_the_profile_is_stale(place):
     place.publish(values=VALUES | {"seed": 9})
     assert report.stale_reasons(CHAPTER, "cpu")
     assert report.stale_reasons(CHAPTER, "cpu", VALUES | {"seed": 9}) == []
-
-
-def test_downloads_may_be_absent_but_not_different(place):
-    words = place.root / "data" / "downloads" / "words.txt"
-    words.parent.mkdir()
-    words.write_text("a")
-    place.publish(data=code.data_digests("downloads/words.txt"))
-    words.write_text("b")
-    assert report.stale_reasons(CHAPTER, "cpu")
-    words.unlink()
-    assert not report.stale_reasons(CHAPTER, "cpu")
 
 
 # the report
@@ -269,7 +264,7 @@ def test_the_report_sets_out_what_the_chapters_wrote(place):
     assert f"| [01](#01-a-toy) | **a** It learns. | **holds** | {decided} |" in text
     assert "## 01 A toy\n\nPublished: a toy.\n\nOurs ([record](cpu/01_toy/record.json))" in text
     assert "| LSTM | 0.80 | 0.76 | inside our seeds | rank \\| 3 |" in text
-    assert "Published numbers: 1; inside our seeds." in text
+    assert "Published numbers: 1; inside our seeds 1." in text
     alt = "A line that falls from left to right, for the tests."
     assert text.count(f'<img src="cpu/01_toy/loss.png" alt="{alt}"') == text.count("<img") == 1
     assert "Figures: [loss](cpu/01_toy/loss.png), [more](cpu/01_toy/more.png)." in text
@@ -292,24 +287,18 @@ def test_an_archive_learns_what_each_file_is_and_what_made_it_when_and_where(pla
     report.write()
     assert report.render() == report.render()
     crate = ROCrate(place.results)  # complains of a part that is not linked or has no type
-    root = crate.root_dataset
-    assert {"name", "description", "license", "datePublished", "author"} <= {*root.properties()}
-    assert content["timing"]["started"].startswith(root["datePublished"])
-    files = {file.id: place.results / file.id for file in root["hasPart"]}
+    files = {file.id: place.results / file.id for file in crate.root_dataset["hasPart"]}
     published = {path for path in place.results.rglob("[!.]*.*") if path.is_file()}
     assert {*files.values()} == published - {place.results / crate.metadata.id}
-    for file in root["hasPart"]:
+    for file in crate.root_dataset["hasPart"]:
         assert file["sha256"] == code.sha256(files[file.id].read_bytes())
-        assert file["description"] and file["encodingFormat"]  # noqa: PT018
-    (run,) = root["mentions"]
+    (run,) = crate.root_dataset["mentions"]
     source, computer = run["instrument"]
-    assert run["startTime"] <= run["endTime"]
+    assert content["timing"]["started"][:10] == run["startTime"][:10]
     assert source["identifier"] == f"sha256:{code.sha256(code.canonical(content['code']))}"
     assert content["provenance"]["device_name"] in computer["name"]
     made = [f"cpu/{CHAPTER}/{name}" for name in ("record.json", "loss.png")]
     assert [file.id for file in run["result"]] == made
-    for entity in (run, source, computer, root["license"], root["author"]):
-        assert entity["name"]
 
 
 def test_what_decided_a_claim_is_said_in_few_words():
@@ -327,26 +316,21 @@ def test_what_decided_a_claim_is_said_in_few_words():
 
 
 def test_rows_that_differ_only_in_the_epoch_become_a_curve():
-    def rows(name: str, published: list[float], ours: list[str], verdicts: str) -> list[dict]:
-        values = zip(published, ours, verdicts, strict=True)
+    def rows(name: str) -> list[dict]:
+        values = zip(("0.5", "0.4", "0.2"), ("0.6", "0.4", "0.3"), "xxy", strict=True)
         return [
-            vars(Row(name.format(k), str(p), o, v, f"reason {k}"))
-            for k, (p, o, v) in enumerate(values, start=1)
+            vars(Row(name.format(k, k), published, ours, verdict, f"reason {k}"))
+            for k, (published, ours, verdict) in enumerate(values, start=1)
         ]
 
-    loss = rows("loss, epoch {}", [0.5, 0.4, 0.2], ["0.6, n = 3", "0.4", "0.25 [0.2, 0.3]"], "xxy")
     rest = [vars(Row("at 10 digits", "1", "2", "v", "r"))] * 2  # what differs otherwise stays
-    missing = rows("accuracy at epoch {}", [0.5, 0.7], ["0.6, n = 3", "–"], "xx")
-    batches = [row | {"what": f"batches {k}1 to {k + 1}0"} for k, row in enumerate(loss)]
-    none = rows("step {}, error", [1, 2], ["–", "–"], "zz")
-    apart, size = "furthest apart at epoch 1: 0.5 and 0.6", ("0.5 → 0.2", "0.6 → 0.25 [0.2, 0.3]")
-    assert report.folded([*loss, *rest, *missing, *none, *batches]) == [
-        ("loss, epochs 1 to 3", *size, "x 2, y 1", apart),
+    ends = ("0.5 → 0.2", "0.6 → 0.3", "x 2, y 1", "reason 3")
+    curves = rows("loss, epoch {}"), rows("batches {}1 to {}9")
+    assert report.folded([*curves[0], *rest, *curves[1]]) == [
+        ("loss, epochs 1 to 3", *ends),
         *[("at 10 digits", "1", "2", "v", "r")] * 2,
-        ("accuracy at epochs 1 to 2", "0.5 → 0.7", "0.6, n = 3 at epoch 1", "x", apart),
-        ("steps 1 to 2, error", "1 → 2", "–", "z", "reason 2"),
-        ("batches 01 to 30", *size, "x 2, y 1", apart.replace("epoch 1", "batches 01 to 10")),
-    ]  # fmt: skip
+        ("batches 11 to 39", *ends),
+    ]
 
 
 def test_full_is_reported_before_cpu_and_quick_never(place):
@@ -370,7 +354,7 @@ def test_a_newer_record_makes_the_report_stale_and_a_damaged_one_stops_it(place)
     names = ("REPORT.md", "report.csv", crate)
     assert report.verify() == [older.format(name) for name in names]
     (place.folder / "record.json").write_text("{")
-    with pytest.raises(ValueError, match=r"results/cpu/01_toy/record\.json is damaged"):
+    with pytest.raises(ValueError, match=r"results/cpu/01_toy/record\.json is not sound"):
         report.render()
 
 
@@ -386,36 +370,3 @@ def test_reported_results_are_shown_with_their_run(place, monkeypatch):
     assert display.call_args.kwargs["metadata"] == {"labkit": {"record": run_id}}
     record.show_claims(CHAPTER, "no such claim")
     assert "|" not in display.call_args.args[0].data
-
-
-# comparison
-
-
-@pytest.mark.parametrize(
-    "a, b, agree, same",
-    [
-        (1.0, 1.00005, True, False),
-        (1.0, 1.001, False, False),
-        (0.0, 1e-7, True, False),
-        (1, True, False, False),
-        ([1.0, 2.0], [1.0, 2.0001], True, False),
-        ([1.0], [1.0, 2.0], False, False),
-        (ACCURACY, summarise([v + 0.05 for v in ACCURACY["raw"]], seeds=range(8)), True, False),
-        (ACCURACY, summarise([v + 0.5 for v in ACCURACY["raw"]], seeds=range(8)), False, False),
-        (ACCURACY, summarise(ACCURACY["raw"][:7], seeds=range(7)), False, False),
-        (summarise([1.0], timing=True), summarise([9.0], timing=True), True, True),
-    ],
-)
-def test_the_declared_tolerance(a, b, agree, same):
-    assert record.agree(a, b) == agree
-    assert record.agree(a, b, identical=True) == same
-
-
-def test_what_differs_is_named(place):
-    place.publish()
-    place.publish("full", values=VALUES | {"seed": 3}, measures={"accuracy": ACCURACY}, claims=[])
-    assert record.compare(place.results / "cpu", place.results / "full") == [
-        "01_toy, measures, words: 7 and None",
-        "01_toy, settings, seed: 0 and 3",
-        "01_toy, verdicts, a: holds and None",
-    ]

@@ -100,9 +100,9 @@ def test_wrong_given_values_are_named(values, given, message):
      ({"cell": CELL + "more: int = 1"}, "the parameters cell and Settings differ in: more"),
      ({"cells": 2}, "needs one code cell tagged 'parameters', has 2"),
      ({"text": None}, "No such file or directory"),
-     ({"text": "[quick]\n"}, "it begins with a line such as settings ="),
+     ({"text": "[quick]\n"}, "it needs a line such as settings ="),
      ({"text": text_of(PROFILES, "toy_settings:Setting")}, "has no attribute 'Setting'"),
-     ({"text": text_of({"cpu": ""}).replace("[", "quick = 1\nfull = 3\n[")}, "have the tables"),
+     ({"text": text_of({"cpu": ""})}, "and the tables quick, cpu and full"),
      ({"text": text_of(PROFILES | {"cpu": "seeds = 1"})}, "unknown parameter 'seeds' from note"),
      ({"text": text_of(PROFILES | {"cpu": "num_n = 0"})}, "got 0 from notebooks/profiles/01_a.")],
 )  # fmt: skip

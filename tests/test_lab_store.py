@@ -188,17 +188,17 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_said_and_its_training_carried_out_again(cache, three, capsys, damage):
+def test_a_damaged_file_is_said_and_its_training_carried_out_again(cache, three, capsys):
     first = store.train(three[:2], name="x", workers=1)
     kept = contents(cache)
     name, other = kept
-    (cache / name).write_bytes(DAMAGES[damage](kept[name], kept[other]))
-    assert contents(cache) != kept
-    assert_same(first, store.train(three[:2], name="x", workers=1))
-    said = capsys.readouterr().err.splitlines()
-    assert said == [f"{cache / name} is damaged: what it held is computed again"]
-    assert contents(cache) == kept
+    for damage in DAMAGES.values():
+        (cache / name).write_bytes(damage(kept[name], kept[other]))
+        assert contents(cache) != kept
+        assert_same(first, store.train(three[:2], name="x", workers=1))
+        said = capsys.readouterr().err.splitlines()
+        assert said == [f"{cache / name} is damaged: what it held is computed again"]
+        assert contents(cache) == kept
 
 
 def test_what_takes_long_is_kept_by_its_facts(cache):
@@ -289,12 +289,10 @@ def test_without_a_scheduler_or_a_worker_the_next_step_is_said(
     with pytest.raises(store.ClusterError, match=f"start some with `.* labkit worker {scheduler}`"):
         store.train(three, name="x")
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        other = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
-        for address in ("teacher.example", "http://127.0.0.1:1", "tls://127.0.0.1:1", other):
-            with pytest.raises(store.ClusterError) as caught:
-                store.become_worker(address, 1)
-            assert str(caught.value).startswith(f"no Dask scheduler at {address} (")
-            assert "start one with `dask scheduler`" in str(caught.value)
+        for address in ("teacher.example", f"tcp://127.0.0.1:{mute.getsockname()[1]}"):
+            monkeypatch.setenv("LABKIT_DASK", address)
+            with pytest.raises(store.ClusterError, match=rf"no Dask scheduler at {address} \("):
+                store.train(three, name="x")
 
 
 def test_a_single_worker_trains_and_not_the_caller(cache, three, scheduler, monkeypatch):
@@ -303,6 +301,7 @@ def test_a_single_worker_trains_and_not_the_caller(cache, three, scheduler, monk
     wrong = pytest.raises(store.ClusterError, match="holds other code, or another torch, than")
     with started("labkit", "worker", scheduler, "--processes", "1"), wrong:
         store.train(three[:1], name="x")
+    assert not cache.exists()
 
 
 def test_a_worker_computes_as_a_kernel_does_and_asks_no_cluster(scheduler, monkeypatch):
@@ -312,8 +311,11 @@ def test_a_worker_computes_as_a_kernel_does_and_asks_no_cluster(scheduler, monke
     monkeypatch.setattr(store.joblib, "cpu_count", lambda: 3)  # knows of Slurm and containers
     store.become_worker(scheduler, None)
     ((program, arguments, variables),) = calls
-    options = f"-m dask worker {scheduler} --nworkers 3 --nthreads 1 --no-dashboard"
-    assert (program, arguments) == (sys.executable, [sys.executable, *options.split()])
+    assert (program, arguments[:5]) == (
+        sys.executable,
+        [program, "-m", "dask", "worker", scheduler],
+    )
+    assert " --nworkers 3 --nthreads 1" in " ".join(arguments)
     assert machine.kernel_environment().items() <= variables.items()
     assert "LABKIT_DASK" not in variables
 
@@ -333,13 +335,7 @@ def test_a_cluster_gives_the_bits_of_a_local_run(
     assert_same(local, store.train(three, name="x"))
 
 
-def test_errors_and_other_code_of_a_worker_are_the_callers(
-    cache, toy, three, scheduler, workers, monkeypatch
-):
+def test_an_error_in_a_worker_is_the_callers(cache, toy, scheduler, workers, monkeypatch):
     monkeypatch.setenv("LABKIT_DASK", scheduler)
     with pytest.raises(ValueError, match="a training without steps"):
         store.train([toy.Toy(seeds=[1], steps=0)], name="x")
-    monkeypatch.setattr(store.metadata, "version", lambda name: "another")
-    with pytest.raises(store.ClusterError, match="holds other code, or another torch, than"):
-        store.train(three[:1], name="x")
-    assert not cache.exists()

@@ -98,9 +98,9 @@ def make(*arguments: str, folder: Path = ROOT, **variables: str) -> subprocess.C
 
 
 def test_make_passes_settings_on() -> None:
-    settings = ("PROFILE=cpu", "CHAPTERS=02 03", "THREADS=2", "WORKERS=3", "DASK=tcp://host:8786")
+    settings = ("PROFILE=cpu", "CHAPTERS=02 03", "WORKERS=3", "DASK=tcp://host:8786")
     text = " ".join(make("-n", "reproduce", *settings).stdout.split())
-    wanted = "--profile 'cpu' --threads '2' --workers '3' --dask 'tcp://host:8786'"
+    wanted = "--profile 'cpu' --workers '3' --dask 'tcp://host:8786'"
     assert f"labkit run 02 03 {wanted}" in text
 
 

@@ -98,23 +98,20 @@ class Exercise:
                 return f"{len(right)} values are wanted, got {_kind(value)}"
             pairs = zip(value, right, strict=True)
             return next(filter(None, (self._difference(*pair) for pair in pairs)), "")
-        if isinstance(right, bool | int | float):
-            try:
-                same = bool(np.isclose(float(value), right, self.rtol, self.atol))
-            except (TypeError, ValueError):
-                return f"a number is wanted, got {_kind(value)}"
-            return "" if same else f"got {value!r}, {right!r} is right"
-        if not hasattr(right, "__array__"):
+        if not isinstance(right, bool | int | float) and not hasattr(right, "__array__"):
             return "" if value == right else f"got {value!r}, {right!r} is right"
         try:
             given, wanted = _array(value), _array(right)
         except (TypeError, ValueError):
-            return f"a tensor of shape {tuple(right.shape)} is wanted, got {_kind(value)}"
+            kind = f"a tensor of shape {tuple(right.shape)}" if np.ndim(right) else "a number"
+            return f"{kind} is wanted, got {_kind(value)}"
         if given.shape != wanted.shape:
             return f"the shape is {given.shape}, {wanted.shape} is right"
         close = np.isclose(given, wanted, self.rtol, self.atol, equal_nan=True)
         if close.all():
             return ""
+        if not given.shape:
+            return f"got {value!r}, {right!r} is right"
         place = tuple(int(index) for index in np.argwhere(~close)[0])
         return f"element {place} is {given[place]:.4g}, {wanted[place]:.4g} is right"
 
@@ -146,9 +143,7 @@ class Prediction:
 
 
 def _array(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach()
-    return np.asarray(value)
+    return np.asarray(value.detach() if hasattr(value, "detach") else value, dtype=float)
 
 
 def _kind(value: Any) -> str:

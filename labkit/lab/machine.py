@@ -9,12 +9,8 @@ import os
 import platform
 import random
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
@@ -67,27 +63,15 @@ class Road:
         return f"{self.name} on {self.device}, {self.workers} at once: {self.why}"
 
 
-# The roads on a GPU for each kind of work, the fastest first: name, what it needs, trainings at
-# once, and why. Work without such a road gains nothing from a GPU.
-GPU_ROADS: dict[str, list[tuple[str, str, int, str]]] = {
-    "replicas": [
-        ("kernel", "triton", 6, "one kernel trains all replicas, many steps in a launch"),
-        ("graphs", "", 4, "a step is one captured graph, for there is no Triton"),
-    ],
-    "stacks": [("graphs", "", 4, "a step is one captured graph of many small kernels")],
-    "reviews": [
-        ("gpu", "mps", 12, "cuDNN's layers, several processes on the GPU by MPS"),
-        ("gpu", "", 4, "cuDNN's layers, several processes take turns on the GPU"),
-    ],
-    "encoder": [("gpu", "", 6, "large products, several processes fill each other's gaps")],
-    "small": [],
+# The road on a GPU for each kind of work: name, trainings at once, and why. Work that is not named
+# gains nothing from a GPU.
+GPU_ROADS = {
+    "replicas": ("kernel", 6, "one kernel trains all replicas, many steps in a launch"),
+    "stacks": ("graphs", 4, "a step is one captured graph of many small kernels"),
+    "reviews": ("gpu", 4, "cuDNN's layers, several processes take turns on the GPU"),
+    "encoder": ("gpu", 6, "large products, several processes fill each other's gaps"),
 }
 GIGABYTES = {"reviews": 3, "encoder": 9}  # of the GPU's memory, for each process
-MPS = "nvidia-cuda-mps-control"
-MPS_FOLDERS = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
-MPS_CLIENT = """import ctypes
-cuda = ctypes.CDLL("libcuda.so.1")
-assert not (cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), 0))"""
 
 
 def notebook(chapter: str) -> Path:
@@ -100,10 +84,10 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def kernel_environment(threads: int = 1) -> dict[str, str]:
-    """Variables that must be set before a process starts, for `threads` threads of arithmetic."""
-    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LABKIT_THREADS")
-    return dict.fromkeys(pools, str(threads)) | {
+def kernel_environment() -> dict[str, str]:
+    """Variables that must be set before a process starts: one thread, and what repeats itself."""
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(pools, "1") | {
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "JUPYTER_PREFER_ENV_PATH": "1",
@@ -111,14 +95,6 @@ def kernel_environment(threads: int = 1) -> dict[str, str]:
         "MATPLOTLIBRC": os.devnull,  # a reader's settings would change the figures
         **MALLOC,
     }
-
-
-def count_from(variable: str) -> int | None:
-    """The number of at least 1 that a variable of the environment holds, None when unset."""
-    given = os.environ.get(variable)
-    if given and not (given.isdecimal() and int(given)):
-        raise ValueError(f"{variable} must be a whole number of at least 1, got {given!r}")
-    return int(given) if given else None
 
 
 def device(name: str = "auto") -> torch.device:
@@ -130,54 +106,27 @@ def device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-@contextmanager
-def shared_gpu(wanted: bool = True) -> Iterator[None]:
-    """Let processes that begin meanwhile compute on a GPU at the same time, and not in turns.
-
-    NVIDIA's MPS does so. Where it is missing or does not work, nothing changes; no result does.
-    """
-    control = shutil.which(MPS) if wanted and MPS_FOLDERS[0] not in os.environ else None
-    if not control:
-        yield
-        return
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 60}
-    with tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as folder:
-        variables = dict.fromkeys(MPS_FOLDERS, folder)
-        started = {**quiet, "env": os.environ | variables}
-        try:
-            with suppress(OSError, subprocess.SubprocessError):
-                subprocess.run([control, "-d"], check=True, **started)
-                subprocess.run([sys.executable, "-c", MPS_CLIENT], check=True, **started)
-                os.environ |= variables
-            yield
-        finally:
-            for name in MPS_FOLDERS:
-                os.environ.pop(name, None)
-            with suppress(OSError, subprocess.SubprocessError):
-                subprocess.run([control], input=b"quit\n", **started)
-
-
 def find_road(work: str, device_name: str = "auto") -> Road:
-    """The fastest sound road for a kind of `work`, one of `GPU_ROADS`, on this machine; a device
-    given by name, and `LABKIT_WORKERS`, are obeyed."""
+    """The fastest sound road for a kind of `work` on this machine; a device given by name, and
+    `LABKIT_WORKERS`, are obeyed."""
     import joblib
     import torch
 
-    cuda, cores = device(device_name).type == "cuda", joblib.cpu_count()
-    if cuda and work in GIGABYTES:
+    cuda, workers = device(device_name).type == "cuda", joblib.cpu_count()
+    if work == "replicas" and not util.find_spec("triton"):
+        work = "stacks"
+    if cuda and work in GPU_ROADS:
+        name, most, why = GPU_ROADS[work]
         memory = torch.cuda.get_device_properties(0).total_memory / 1e9
-        cores = min(cores, max(1, int(memory / GIGABYTES[work])))
-    has = {"": cuda, "triton": util.find_spec("triton"), "mps": MPS_FOLDERS[0] in os.environ}
-    roads = [
-        Road(name, "cuda", min(workers, cores), why)
-        for name, needs, workers, why in GPU_ROADS[work]
-        if cuda and has[needs]
-    ]
-    if device_name == "cuda":
-        roads.append(Road("gpu", "cuda", 1, "the device was asked for by name"))
-    why = "launches would take longer than the work" if cuda else "no GPU is used"
-    found = [*roads, Road("cores", "cpu", cores, why)][0]
-    return replace(found, workers=count_from("LABKIT_WORKERS") or found.workers)
+        workers = min(workers, most, max(1, int(memory / GIGABYTES.get(work, 1))))
+        road = Road(name, "cuda", workers, why)
+    elif device_name == "cuda":
+        road = Road("gpu", "cuda", 1, "the device was asked for by name")
+    else:
+        why = "launches would take longer than the work" if cuda else "no GPU is used"
+        road = Road("cores", "cpu", workers, why)
+    given = os.environ.get("LABKIT_WORKERS")
+    return replace(road, workers=int(given)) if given else road
 
 
 def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> torch.device:
@@ -185,8 +134,7 @@ def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> tor
 
     A chapter names its kind of work, and the road is printed; without one, `device` alone decides.
     Seeds the generators of Python, numpy and torch (`seed` is in 0..2**32-1), chooses torch's
-    deterministic kernels, turns cuDNN's search and TF32 off, and sets as many threads as
-    `LABKIT_THREADS` says.
+    deterministic kernels, turns cuDNN's search and TF32 off, and sets one thread.
     """
     import numpy as np
     import torch
@@ -200,7 +148,7 @@ def prepare(seed: int = 0, device: str = "auto", work: str | None = None) -> tor
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.set_num_threads(count_from("LABKIT_THREADS") or 1)
+    torch.set_num_threads(1)
     _prepared.append(chosen)
     if work:
         print(chosen)
@@ -221,7 +169,7 @@ def provenance() -> dict[str, Any]:
         "cpu": cpu,
         "cpu_capability": None,
         "cuda": None,
-        "threads": count_from("LABKIT_THREADS") or 1,
+        "threads": 1,
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **versions},
     }

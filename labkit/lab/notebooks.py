@@ -1,18 +1,17 @@
 """The chapters' notebooks: read, stored with their outputs, and copied for students to work on.
 
 `notebooks/` holds the chapters as their authors stored them. Students work in `work/`, which git
-ignores: copies that are renewed when a chapter changes, and never at the cost of what was written.
+ignores: copies that are renewed when a chapter changes, and kept beside the new ones.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -76,12 +75,10 @@ def describe_cell(notebook: NotebookNode, index: int) -> str:
     return f"code cell {number} (`{one_line(notebook.cells[index].source)[:60]}`{under})"
 
 
-def check_cells(
-    notebook: NotebookNode, place: str, next_step: str, other_steps: Mapping[str, str]
-) -> None:
+def check_cells(notebook: NotebookNode, place: str, next_step: Callable[[str], str]) -> None:
     """Raise ChapterError for the first code cell that failed or never ran.
 
-    `other_steps` are the next steps after errors of some names, which no change of a cell mends.
+    `next_step` says what to do after an error of a name.
     """
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or not cell.source.strip():
@@ -89,11 +86,10 @@ def check_cells(
         where = f"{place}, {describe_cell(notebook, index)}"
         for output in cell.outputs:
             if output.output_type == "error":
-                step = other_steps.get(output.ename, next_step)
                 cause = textwrap.shorten(f"{output.ename}: {output.evalue}", 400, placeholder=" …")
-                raise ChapterError(where, cause, step)
+                raise ChapterError(where, cause, next_step(output.ename))
         if cell.execution_count is None:
-            raise ChapterError(where, "the cell never ran", next_step)
+            raise ChapterError(where, "the cell never ran", next_step(""))
 
 
 # the kernel
@@ -108,8 +104,8 @@ def install_kernel() -> None:
     from ipykernel.kernelspec import get_kernel_dict
 
     shared = Path(sys.prefix, "share")
-    variables = {n: v for n, v in machine.kernel_environment().items() if "THREADS" not in n}
-    variables |= {"IPYTHONDIR": str(shared / machine.KERNEL), "PYTHONSTARTUP": ""}
+    variables = machine.kernel_environment() | {"PYTHONSTARTUP": ""}
+    variables["IPYTHONDIR"] = str(shared / machine.KERNEL)
     content = get_kernel_dict(python_arguments=["-Xfrozen_modules=off"])
     content |= {"display_name": KERNEL_NAME, "env": variables}
     path = shared / "jupyter" / "kernels" / machine.KERNEL / "kernel.json"
@@ -148,7 +144,7 @@ def store_outputs(chapter: str) -> None:
 # working copies
 
 
-def open_lab(threads: int, options: Sequence[str]) -> int:
+def open_lab(options: Sequence[str]) -> int:
     """Become JupyterLab at the repository's root, on copies of the chapters; does not return."""
     install_kernel()
     for message in make_copies():
@@ -162,34 +158,25 @@ def open_lab(threads: int, options: Sequence[str]) -> int:
     ]
     if os.geteuid() == 0 and "--allow-root" not in command:  # as in a container
         command.append("--allow-root")
-    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment(threads)})
+    os.execve(sys.executable, command, {**os.environ, **machine.kernel_environment()})
 
 
 def make_copies() -> list[str]:
-    """Bring the copies in work/ up to date with the chapters; return what a student should know.
+    """Copy to work/ each chapter that has changed; return what a student should know.
 
-    Beside each copy lies, hidden, the chapter as it was then. A copy that was edited since, or that
-    cannot be read, is kept under a dated name when a newer chapter takes its place.
+    Beside each copy lies, hidden, the chapter as it was then. The copy that a newer chapter takes
+    the place of, and what was written in it, stays under a dated name.
     """
     messages = []
-    for chapter in chapters():
-        path = machine.notebook(chapter)
+    for path in map(machine.notebook, chapters()):
         copy = machine.ROOT / "work" / path.relative_to(machine.NOTEBOOKS)
         original = copy.with_name(f".{copy.name}")
+        if copy.exists() and original.exists() and original.read_bytes() == path.read_bytes():
+            continue
         if copy.exists():
-            same = original.exists() and original.read_bytes() == path.read_bytes()
-            cells = _cells(copy)
-            if same and cells is not None:
-                continue
-            if cells is None or cells != _cells(original):
-                kept = copy.with_stem(f"{chapter}-{datetime.now():%Y-%m-%d-%H%M%S}")
-                os.replace(copy, kept)
-                messages.append(f"{shown(copy)} is new; what you wrote is in {shown(kept)}")
+            kept = copy.with_stem(f"{copy.stem}-{datetime.now():%Y-%m-%d-%H%M%S}")
+            os.replace(copy, kept)
+            messages.append(f"{shown(copy)} is new; what you wrote is in {shown(kept)}")
         for target in (copy, original):
             code.write_atomically(target, path.read_bytes())
     return messages
-
-
-def _cells(path: Path) -> list[tuple[str, str]] | None:
-    with contextlib.suppress(ChapterError):
-        return [(cell.cell_type, cell.source) for cell in read_notebook(path).cells]

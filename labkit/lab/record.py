@@ -6,8 +6,8 @@ A published chapter is a folder, `results/<profile>/<chapter>/`: `record.json`, 
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import re
 import tomllib
@@ -23,13 +23,11 @@ from pydantic_core import to_json
 from labkit.lab import code, machine
 from labkit.lab.machine import shown
 from labkit.measure.claims import Claim, Row
-from labkit.measure.statistics import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUMS = "SHA256SUMS"
-RTOL, ATOL = 1e-4, 1e-6  # the declared tolerance between machines
 _started = datetime.now(UTC)
 
 STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # pydantic's settings
@@ -83,7 +81,8 @@ class Record(BaseModel, **STRICT):
     timing: dict[str, JsonValue]
 
     @model_validator(mode="after")
-    def _claims_rest_on_measures(self) -> Record:
+    def _numbers_are_finite_and_claims_rest_on_measures(self) -> Record:
+        code.canonical(self.model_dump())  # ValueError for NaN in lists and curves
         ids = [claim.id for claim in self.claims]
         for claim in self.claims:
             if ids.count(claim.id) > 1:
@@ -121,10 +120,10 @@ def write(
     for figure in figures:
         from labkit.measure.plots import png_bytes
 
-        file, image = f"{figure.labkit_name}.png", png_bytes(figure)
-        images[file] = image
-        entry = {"file": file, "sha256": code.sha256(image), "alt": figure.labkit_alt}
-        entries[figure.labkit_name] = entry
+        name, image = figure.labkit_name, png_bytes(figure)
+        images[f"{name}.png"] = image
+        digest = code.sha256(image)
+        entries[name] = {"file": f"{name}.png", "sha256": digest, "alt": figure.labkit_alt}
     content = {
         "schema_version": 2,
         "chapter": chapter,
@@ -159,20 +158,13 @@ def write(
 
 def parse(text: bytes, place: str) -> dict[str, Any]:
     """The record in a text; ValueError that names `place` and what is wrong with it."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a finite number")
-
     try:
-        content = json.loads(text, parse_constant=refuse)
         Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join([*map(str, first["loc"]), first["msg"]])
         raise ValueError(f"{place} is not sound: {where}") from None
-    except ValueError as error:
-        raise ValueError(f"{place} is damaged: {error}") from error
-    return content
+    return json.loads(text)
 
 
 # publishing
@@ -190,8 +182,7 @@ def publish(
     if content["run_id"] != run_id:
         raise ValueError("its record is not of this run")
     content |= {"settings": dict(settings), "code": dict(digests)}
-    complete = staging / "complete"
-    complete.mkdir()
+    complete, before = staging / "complete", staging / "before"
     for figure in content["figures"].values():
         image = (staging / figure["file"]).read_bytes()
         if code.sha256(image) != figure["sha256"]:
@@ -200,15 +191,13 @@ def publish(
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     code.write_atomically(complete / "record.json", text.encode())
     write_sums(complete, sorted(path.name for path in complete.iterdir()))
-    target, before = machine.RESULTS / profile / chapter, staging / "before"
-    if target.exists():
-        os.replace(target, before)
-    try:
+    target = machine.RESULTS / profile / chapter
+    with contextlib.ExitStack() as undo:
+        if target.exists():
+            os.replace(target, before)
+            undo.callback(os.replace, before, target)
         os.replace(complete, target)
-    except OSError:
-        if before.exists():
-            os.replace(before, target)
-        raise
+        undo.pop_all()
     return content
 
 
@@ -220,12 +209,11 @@ def write_sums(folder: Path, names: Sequence[str]) -> None:
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of a folder's `SHA256SUMS`; ValueError where a line is no such pair."""
-    sums = {}
-    for line in (folder / SUMS).read_text("utf-8").splitlines():
-        if not (match := re.fullmatch(r"([0-9a-f]{64})  ((?:[\w-]+/)*[\w-]+(?:\.\w+)?)", line)):
-            raise ValueError(f"{shown(folder / SUMS)} is damaged: {line[:80]!r}")
-        sums[match[2]] = match[1]
-    return sums
+    lines = (folder / SUMS).read_text("utf-8").splitlines()
+    pairs = [re.fullmatch(r"([0-9a-f]{64})  ((?:[\w-]+/)*[\w-]+(?:\.\w+)?)", x) for x in lines]
+    if not all(pairs):
+        raise ValueError(f"{shown(folder / SUMS)} is damaged")
+    return {pair[2]: pair[1] for pair in pairs}
 
 
 # reading
@@ -294,53 +282,3 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     cells = [[" ".join(str(text).split()).replace("|", "\\|") for text in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-# comparing
-
-
-def compare(a: Path, b: Path, identical: bool = False) -> list[str]:
-    """Where the records in two files, or in two folders, differ; a line each, [] where they agree.
-
-    Texts must be equal. Numbers may differ by 1e-6 or 1e-4 of their size, two summaries by the sum
-    of the half-widths of their intervals; with `identical` nothing may differ. Times, and what was
-    made from times, are not compared.
-    """
-    one, other = _compared(a, identical), _compared(b, identical)
-    return [
-        f"{name}: {number(one.get(name))} and {number(other.get(name))}"
-        for name in sorted(one.keys() | other.keys())
-        if not agree(one.get(name), other.get(name), identical)
-    ]
-
-
-def _compared(path: Path, identical: bool) -> dict[str, Any]:
-    """The values in a record, or in those of a folder, each by chapter, part and name."""
-    values = {}
-    files = [*path.glob("record.json"), *path.glob("*/record.json")] if path.is_dir() else [path]
-    for file in files:
-        content = read(file)
-        content["verdicts"] = {claim["id"]: claim["verdict"] for claim in content["claims"]}
-        for part in ("data", "settings", "verdicts", "measures", *["curves"] * identical):
-            for name, value in content[part].items():
-                values[f"{content['chapter']}, {part}, {name}"] = value
-    if not values:
-        raise ValueError(f"there are no records in {path}")
-    return values
-
-
-def agree(a: Any, b: Any, identical: bool = False) -> bool:
-    """Whether two values are equal, or times, or within the declared tolerance."""
-    reach = ATOL
-    if isinstance(a, dict) and isinstance(b, dict) and "timing" in a:
-        if a["timing"] and b["timing"]:
-            return True
-        same_kind = all(a[key] == b[key] for key in ("n", "statistic", "unit"))
-        if not identical and same_kind:
-            reach = sum((s["high"] - s["low"]) / 2 for s in (a, b) if s["low"] is not None)
-            a, b = a[a["statistic"]], b[b["statistic"]]
-    if not identical and isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(agree, a, b))
-    if not identical and {type(a), type(b)} <= {int, float}:
-        return math.isclose(a, b, rel_tol=RTOL, abs_tol=reach)
-    return code.canonical(a) == code.canonical(b)

@@ -31,7 +31,6 @@ NUMBERS = ("low", "high", "n")  # in the text of ours
 DATA = ("chapter", "kind", "heading", *ROW[:3], *NUMBERS, *ROW[3:], "figure", "record")
 OURS = re.compile(r"(?P<ours>.*?)(?: \[(?P<low>[^][]+), (?P<high>[^][]+)\])?(?:, n = (?P<n>\d+))?")
 CURVE = re.compile(r"\b(epoch|step|batche)s? (\d+)(?: to (\d+))?")  # what may fold rows into one
-NUMBER = re.compile(r"(?<![\w.-])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 WIDTH = 120  # of a reason on the page; the record and the data have all of it
 
 HEAD = """\
@@ -45,16 +44,7 @@ records; `make verify` reports an edit by hand.
 """
 
 FORMATS = {"md": "text/markdown", "csv": "text/csv", "json": "application/json", "png": "image/png"}
-DESCRIPTION = "Classroom experiments on recurrent networks, run again over many seeds"
-LICENCE, ABOUT = {"@id": "https://spdx.org/licenses/MIT"}, {"@id": "./"}
-CRATE = [  # the entities that need no record; the second is the whole, and gets its parts
-    {"@id": "ro-crate-metadata.json", "@type": "CreativeWork", "about": ABOUT},
-    {**ABOUT, "@type": "Dataset", "license": LICENCE, "author": {"@id": "#authors"}},
-    {**LICENCE, "@type": "CreativeWork", "name": "MIT License"},
-    {"@id": "#authors", "@type": "Organization", "name": "The LSTM course lab authors"},
-]
-CRATE[0]["conformsTo"] = {"@id": "https://w3id.org/ro/crate/1.2"}
-CRATE[1] |= {"name": "LSTM course lab: records and report", "description": DESCRIPTION}
+LICENCE, CRATE = "https://spdx.org/licenses/MIT", "ro-crate-metadata.json"
 
 
 def render() -> dict[str, str]:
@@ -90,47 +80,49 @@ def render() -> dict[str, str]:
     writer.writerows(lines)
     text = "\n".join([*page, *sections]).rstrip() + "\n"
     pages = {"REPORT.md": text, "report.csv": file.getvalue()}
-    return pages | ({CRATE[0]["@id"]: crate(pages, records)} if records else {})
+    return pages | ({CRATE: crate(pages, records)} if records else {})
 
 
 def crate(pages: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> str:
-    """An RO-Crate of all files: what each is, and which code made it, when and on which machine.
+    """An RO-Crate of all files: what each is, and which code made it, when and on which machine."""
+    from rocrate.rocrate import ContextEntity, ROCrate
 
-    Written without a library: that would put today's date and random ids in it.
-    """
+    crate = ROCrate(version="1.2")
 
-    def file(name: str, digest: str, text: str) -> dict[str, str]:
-        entity = {"@id": name, "@type": "File", "name": name, "description": text, "sha256": digest}
-        return entity | {"encodingFormat": FORMATS[name.rpartition(".")[2]]}
+    def file(name: str, digest: str, text: str) -> Any:
+        kind = FORMATS[name.rpartition(".")[2]]
+        facts = {"name": name, "description": text, "sha256": digest, "encodingFormat": kind}
+        return crate.add_file(dest_path=name, properties=facts)
 
-    def refer(entities: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        return [{"@id": entity["@id"]} for entity in entities]
+    def entity(name: str, kind: str, **facts: str) -> ContextEntity:
+        return crate.add(ContextEntity(crate, name, {"@type": kind, **facts}))
 
-    files, runs, used = [], [], []
     for name, text in pages.items():
-        files.append(file(name, code.sha256(text.encode()), "Claims and numbers, all chapters"))
+        file(name, code.sha256(text.encode()), "Claims and numbers, all chapters")
+    ends = []
     for content in records:
         folder, timing = f"{content['profile']}/{content['chapter']}", content["timing"]
-        start, seconds = datetime.fromisoformat(timing["started"]), timing["duration_seconds"]
+        start = datetime.fromisoformat(timing["started"])
+        ends.append((start + timedelta(seconds=timing["duration_seconds"])).isoformat())
         digest = code.sha256((machine.RESULTS / folder / "record.json").read_bytes())
         made = [file(f"{folder}/record.json", digest, "All that was measured, and how")]
         for figure in content["figures"].values():
             made.append(file(f"{folder}/{figure['file']}", figure["sha256"], figure["alt"]))
-        source = {"@id": f"#code/{folder}", "@type": "SoftwareSourceCode"}
-        source["name"] = "labkit and the notebook; the identifier is of the digests in the record"
-        source["identifier"] = f"sha256:{code.sha256(code.canonical(content['code']))}"
-        place = {"@id": f"#machine/{folder}", "@type": "IndividualProduct"}
-        place["name"] = record.machine_line(content)
-        run = {"@id": f"#run/{folder}", "@type": "CreateAction", "startTime": start.isoformat()}
-        run["endTime"] = (start + timedelta(seconds=seconds)).isoformat()
-        run["name"] = record.command(content["chapter"], content["profile"])
-        runs.append(run | {"instrument": refer([source, place]), "result": refer(made)})
-        files, used = files + made, [*used, source, place]
-    parts = {"hasPart": refer(files), "mentions": refer(runs)}
-    parts["datePublished"] = max(run["endTime"] for run in runs)[:10]
-    graph = [CRATE[0], CRATE[1] | parts, *CRATE[2:], *files, *runs, *used]
-    content = {"@context": "https://w3id.org/ro/crate/1.2/context", "@graph": graph}
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        what = "labkit and the notebook; the identifier is of the digests in the record"
+        digest = f"sha256:{code.sha256(code.canonical(content['code']))}"
+        source = entity(f"#code/{folder}", "SoftwareSourceCode", name=what, identifier=digest)
+        where = record.machine_line(content)
+        place = entity(f"#machine/{folder}", "IndividualProduct", name=where)
+        facts = {"name": record.command(content["chapter"], content["profile"])}
+        facts |= {"startTime": start.isoformat(), "endTime": ends[-1]}
+        crate.add_action([source, place], f"#run/{folder}", result=made, properties=facts)
+    crate.name = "LSTM course lab: records and report"
+    crate.description = "Classroom experiments on recurrent networks, run again over many seeds"
+    crate.license = entity(LICENCE, "CreativeWork", name="MIT License")
+    authors = entity("#authors", "Organization", name="The LSTM course lab authors")
+    crate.root_dataset["author"] = authors
+    crate.datePublished = max(ends)[:10]
+    return json.dumps(crate.metadata.generate(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _short(text: str) -> str:
@@ -168,14 +160,13 @@ def _section(content: Mapping[str, Any], folder: str) -> Iterator[str]:
 
 def _tally(rows: Sequence[Mapping[str, str]]) -> str:
     verdicts = Counter(row["verdict"] for row in rows).most_common()
-    counts = ", ".join(f"{verdict} {count}" for verdict, count in verdicts)
-    return counts if len(verdicts) > 1 else verdicts[0][0]
+    return ", ".join(f"{verdict} {count}" for verdict, count in verdicts)
 
 
 def folded(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
     """Rows as they stand on the page: those that differ only in epoch, step or batch are one.
 
-    Such a curve shows its ends and where the published one lies furthest from ours.
+    Such a curve shows its ends, how many of its points got which verdict, and the last reason.
     """
     curves: dict[Any, list[Mapping[str, str]]] = {}
     for index, row in enumerate(rows):
@@ -186,22 +177,10 @@ def folded(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
 
 def _curve(rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     first, last = rows[0], rows[-1]
-    place, end = CURVE.search(first["what"]), CURVE.search(last["what"])
-    what = f"{place[1]}s {place[2]} to {end[3] or end[2]}"
-    ours, reason = last["ours"], last["reason"]
-    if some := [row for row in rows if NUMBER.search(row["ours"])]:
-        furthest = max(some, key=lambda row: abs(_value(row["published"]) - _value(row["ours"])))
-        where, centre = CURVE.search(furthest["what"])[0], OURS.fullmatch(furthest["ours"])["ours"]
-        reason = f"furthest apart at {where}: {furthest['published']} and {centre}"
-        start = f"{OURS.fullmatch(some[0]['ours'])['ours']} → " if len(some) > 1 else ""
-        until = "" if some[-1] is last else f" at {CURVE.search(some[-1]['what'])[0]}"
-        ours = start + some[-1]["ours"] + until
-    published = f"{first['published']} → {last['published']}"
-    return first["what"].replace(place[0], what), published, ours, _tally(rows), reason
-
-
-def _value(text: str) -> float:
-    return float(NUMBER.search(text)[0].replace(",", ""))
+    end = CURVE.search(last["what"])
+    what = CURVE.sub(rf"\1s \2 to {end[3] or end[2]}", first["what"], count=1)
+    published, ours = (f"{first[name]} → {last[name]}" for name in ("published", "ours"))
+    return what, published, ours, _tally(rows), last["reason"]
 
 
 def data(content: Mapping[str, Any], folder: str) -> Iterator[dict[str, Any]]:
@@ -246,9 +225,6 @@ def verify() -> list[str]:
         missing -= {chapter}
         if changed := _changed(folder, complete=True):
             tampered += changed
-        elif chapter not in chapters():
-            gone = "its notebook is gone; remove its folder of results"
-            stale.append(f"{chapter} ({profile}): {gone}")
         else:
             reasons, again = stale_reasons(chapter, profile), record.command(chapter, profile)
             stale += [f"{chapter} ({profile}): {reason}; {again}" for reason in reasons]
@@ -308,14 +284,13 @@ def stale_reasons(chapter: str, profile: str, values: Mapping[str, Any] | None =
     # downloads may be absent: a fresh clone has none, and they are checked when they are used
     data = {name: code.data_digest(name) for name in content["data"]}
     data |= {n: content["data"][n] for n in data if not data[n] and n.startswith("downloads/")}
-    reasons = []
-    for what, then, now in (
-        ("the code has moved on", content["code"], digests),
-        ("its settings are not these", content["settings"], values),
-        ("the data have moved on", content["data"], data),
-    ):
-        names = sorted({*then, *now} - {"profile"})
-        if moved := [name for name in names if then.get(name) != now.get(name)]:
-            names = textwrap.shorten(", ".join(moved), 150, placeholder=" ...")
-            reasons.append(f"{what} ({names})")
-    return reasons
+    reasons = {
+        "the code has moved on": (content["code"], digests),
+        "its settings are not these": (content["settings"], values),
+        "the data have moved on": (content["data"], data),
+    }
+    moved = {
+        reason: [n for n in sorted({*a, *b} - {"profile"}) if a.get(n) != b.get(n)]
+        for reason, (a, b) in reasons.items()
+    }
+    return [f"{reason} ({_short(', '.join(names))})" for reason, names in moved.items() if names]

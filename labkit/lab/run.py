@@ -47,6 +47,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 LOOK_EVERY = 0.5  # seconds between two looks at the progress file
 LOG_EVERY = 60.0  # seconds between two progress lines in a log
+STEPS = {  # the next step after errors that no change of a cell mends; {} runs the chapter again
+    "TerminatedWorkerError": "close other programs, then {} --workers 1 (kept trainings stay)",
+    **dict.fromkeys(("OSError", "PermissionError"), "free some space or mend the folder, then {}"),
+    **dict.fromkeys(("DownloadError", "ClusterError"), "{}"),
+    "CellTimeoutError": "{} --cell-timeout SECONDS",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,6 @@ class Options:
 
     profile: str = "quick"
     given: tuple[str, ...] = ()
-    threads: int = 1
     workers: int | None = None
     force: bool = False
     cell_timeout: int | None = None  # seconds
@@ -108,8 +113,8 @@ class Progress(tqdm):
         path.touch()
         self.index = -1  # of the cell that runs
         self._events, self._fractions = path.open(encoding="utf-8"), {}
-        self._terminals = [number for number in (0, 1, 2) if os.isatty(number)]
-        wait = {} if sys.stderr.isatty() else {"delay": LOG_EVERY, "mininterval": LOG_EVERY}
+        self._terminal = sys.stderr.isatty()
+        wait = {} if self._terminal else {"delay": LOG_EVERY, "mininterval": LOG_EVERY}
         form = "{desc}, {elapsed}: cell {n_fmt}/{total_fmt}{postfix}"
         super().__init__(
             desc=chapter, total=cells, bar_format=form, leave=False, miniters=0, **wait
@@ -123,7 +128,7 @@ class Progress(tqdm):
 
         The system tells only the leader of the session that, and make does not pass it on.
         """
-        if not all(map(os.isatty, self._terminals)):
+        if self._terminal and not sys.stderr.isatty():
             os.kill(os.getpid(), signal.SIGHUP)
         for line in self._events:
             with contextlib.suppress(ValueError):  # a line that was cut off by a kill
@@ -200,9 +205,6 @@ class Execution:
         self.staging = machine.RESULTS / options.profile / f".running-{chapter}"
         self.failed = machine.RESULTS / ".failed" / options.profile / chapter
         self.notebook = self.staging / self.path.name
-        self.kept = shown(self.failed / self.path.name)
-        self.mend = f"read {self.kept}, correct the cell, then {self.again}"
-        self.smaller = f"close other programs, then {self.again} --workers 1 (kept trainings stay)"
 
     def accepts_parameters(self) -> bool:
         """Resolve the chapter's parameters; report those that cannot be used."""
@@ -215,6 +217,11 @@ class Execution:
             step = "correct it and run again; nothing was run"
             self._fail(ChapterError(shown(self.path), str(error), step))
         return self.status != "failed"
+
+    def _next_step(self, error: str) -> str:
+        """What to do after an error of this name."""
+        step = f"read {shown(self.failed / self.path.name)}, correct the cell, then {self.again}"
+        return STEPS[error].format(self.again) if error in STEPS else step
 
     def _fail(self, error: ChapterError) -> None:
         self.status = "failed"
@@ -243,15 +250,8 @@ class Execution:
         try:
             self.staging.mkdir(parents=True)
             digests = code.chapter_code(self.chapter)
-            with machine.shared_gpu(self.values["device_name"] != "cpu"):
-                self._execute()
-            other_steps = {
-                "TerminatedWorkerError": self.smaller,  # joblib's, often for its memory
-                "OSError": f"free some space or mend the folder, then {self.again}",
-                "PermissionError": f"mend the folder's permissions, then {self.again}",
-                **dict.fromkeys(("DownloadError", "ClusterError"), self.again),
-            }
-            check_cells(read_notebook(self.notebook), shown(self.path), self.mend, other_steps)
+            self._execute()
+            check_cells(read_notebook(self.notebook), shown(self.path), self._next_step)
             self._publish(digests)
         except Exception as error:  # whatever a cell's outputs do to papermill: no other chapter's
             with contextlib.suppress(OSError):  # there may be no room for what is left
@@ -260,9 +260,7 @@ class Execution:
                 os.replace(self.staging, self.failed)
             if isinstance(error, ChapterError):
                 raise
-            disk = isinstance(error, OSError)
-            step = "mend the folder or free some space" if disk else f"read {self.kept}"
-            step = f"{step}, then {self.again}"
+            step = self._next_step("OSError" if isinstance(error, OSError) else "")
             raise ChapterError(shown(self.path), str(error), step) from error
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
@@ -272,7 +270,7 @@ class Execution:
 
         for name in ("papermill", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the failure line says it
-        variables = machine.kernel_environment(self.options.threads) | {
+        variables = machine.kernel_environment() | {
             "LABKIT_ROOT": str(machine.ROOT),
             "LABKIT_CACHE": str(machine.CACHE),
             "LABKIT_STAGING": str(self.staging),
@@ -316,15 +314,14 @@ class Execution:
 
     def _without_kernel(self, index: int, error: RuntimeError | TimeoutError) -> ChapterError:
         """What is said of a kernel that did not start, that died, or whose cell took too long."""
-        cause, step = one_line(str(error)), self.mend
+        cause, step = one_line(str(error)), self._next_step(type(error).__name__)
         status = Manager.process.poll() if Manager.process else None
-        if isinstance(error, TimeoutError):
-            step = f"{self.again} --cell-timeout SECONDS"
-        elif status is not None:
+        if status is not None and not isinstance(error, TimeoutError):
             how = f"by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             cause = f"the kernel died, {how}"
             if status == -signal.SIGKILL:
-                cause, step = f"{cause}; often the memory ran out", self.smaller
+                cause += "; often the memory ran out"
+                step = self._next_step("TerminatedWorkerError")
         if index < 0:
             step = f"read {shown(self.failed)}/kernel.log; make setup installs the kernel anew"
             return ChapterError(shown(self.path), f"no kernel started: {cause}", step)

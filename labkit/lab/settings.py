@@ -65,30 +65,24 @@ def resolve(
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:  # said by a validator of the whole, which names the parameters
-            raise SettingsError(message) from None
-        name, *inner = first["loc"]
-        place = name + "".join(f"[{index}]" for index in inner if isinstance(index, int))
-        raise SettingsError(
-            f"parameter '{place}': {message}, got {values[name]!r} from {origin[name]}"
-        ) from None
+        if first["loc"]:  # else a validator of the whole says it, which names the parameters
+            name, *inner = first["loc"]
+            place = name + "".join(f"[{index}]" for index in inner if isinstance(index, int))
+            message = f"parameter '{place}': {message}, got {values[name]!r} from {origin[name]}"
+        raise SettingsError(message) from None
 
 
 def _read_profiles(chapter: str) -> tuple[type[ChapterSettings], dict[str, dict[str, Any]]]:
     path = machine.NOTEBOOKS / "profiles" / f"{chapter}.toml"
-    place = machine.shown(path)
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-        model = pkgutil.resolve_name(content.pop("settings"))
-    except (OSError, KeyError, AttributeError, ImportError, ValueError) as error:
+        model = pkgutil.resolve_name(content["settings"])
+        return model, {profile: dict(content[profile]) for profile in machine.PROFILES}
+    except (OSError, KeyError, TypeError, AttributeError, ImportError, ValueError) as error:
         raise SettingsError(
-            f'{place}: {error}; it begins with a line such as settings = "labkit.sine:Settings"'
+            f"{machine.shown(path)}: {error!r}; it needs a line such as settings = "
+            '"labkit.sine:Settings" and the tables quick, cpu and full'
         ) from error
-    if {*content} != {*machine.PROFILES} or not all(isinstance(t, dict) for t in content.values()):
-        raise SettingsError(
-            f"{place} must have the tables quick, cpu and full, not {', '.join(content)}"
-        )
-    return model, content
 
 
 def defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -140,31 +139,18 @@ def _finished(
     missing: Mapping[str, Specification], tell: Callable[..., None], workers: int | None
 ) -> Iterator[tuple[str, bytes]]:
     """The key and the file's content of each training as it ends."""
-    scheduler = os.environ.get("LABKIT_DASK")
     if not missing:
+        return
+    if scheduler := os.environ.get("LABKIT_DASK"):
+        for k, content in _on_cluster(scheduler, missing):
+            tell(missing[k].title, 1, 1)
+            yield k, content
         return
     road = min((s.road for s in missing.values()), key=lambda road: road.workers)
     count = min(workers or road.workers, len(missing))
-    if not scheduler and count == 1:
-        for k, specification in missing.items():
-            yield _carry_out(k, specification, partial(tell, specification.title))
-        return
-    if scheduler:
-        from distributed import as_completed
-
-        with _cluster(scheduler) as client:
-            # not through joblib: with a single worker it would carry everything out here
-            futures = [
-                client.submit(_in_worker, k, s, None, pure=False) for k, s in missing.items()
-            ]
-            for future in as_completed(futures):
-                k, content = future.result()
-                tell(missing[k].title, 1, 1)
-                yield k, content
-        return
-    where = {"backend": "threading"} if road.shared else {}
-    carry_out = _in_thread if where else _in_worker
-    options = {"batch_size": 1, "return_as": "generator_unordered", **where}
+    carry_out = _carry_out if count == 1 else _in_thread if road.shared else _in_worker
+    backend = {"backend": "threading"} if road.shared else {}
+    options = {"batch_size": 1, "return_as": "generator_unordered", **backend}
     jobs = (joblib.delayed(carry_out)(k, s, partial(tell, s.title)) for k, s in missing.items())
     yield from joblib.Parallel(n_jobs=count, **options)(jobs)
 
@@ -184,19 +170,22 @@ def _in_thread(k: str, specification: Specification, progress: Progress) -> tupl
         return _carry_out(k, specification, keep_up)
 
 
-def _in_worker(
-    k: str, specification: Specification, progress: Progress | None
-) -> tuple[str, bytes]:
-    """Carry out one training in a process of its own, here or on a cluster."""
-    if progress is None and key(specification) != k:
+def _in_worker(k: str, specification: Specification, progress: Progress) -> tuple[str, bytes]:
+    """Carry out one training in a process of its own, which ends with the one that asks."""
+    _end_with_parent()
+    machine.prepare(device=getattr(specification, "device", "cpu"))
+    return _carry_out(k, specification, progress)
+
+
+def _of_cluster(k: str, specification: Specification) -> tuple[str, bytes]:
+    """Carry out one training in a worker of a cluster; ClusterError where its code is another."""
+    if key(specification) != k:
         raise ClusterError(
             f"the worker on {platform.node()} holds other code, or another torch, than the machine "
             "that asks: bring both to the same state, and start the worker anew"
         )
-    if progress is not None:
-        _end_with_parent()
     machine.prepare(device=getattr(specification, "device", "cpu"))
-    return _carry_out(k, specification, progress or (lambda done, total: None))
+    return _carry_out(k, specification, lambda done, total: None)
 
 
 def _carry_out(k: str, specification: Specification, progress: Progress) -> tuple[str, bytes]:
@@ -268,9 +257,10 @@ def _load(k: str, path: Path) -> Arrays | None:
     return None
 
 
-@contextmanager
-def _cluster(scheduler: str, wait: bool = True) -> Iterator[Any]:
-    """A client of a Dask cluster that has workers; ClusterError where it cannot be used."""
+def _on_cluster(
+    scheduler: str, missing: Mapping[str, Specification]
+) -> Iterator[tuple[str, bytes]]:
+    """What the workers of a Dask cluster return; ClusterError where it cannot be used."""
     import distributed
     from distributed.comm import connect
     from distributed.utils import LoopRunner
@@ -290,20 +280,16 @@ def _cluster(scheduler: str, wait: bool = True) -> Iterator[Any]:
     with client:
         print(f"Dask: {scheduler}, dashboard {client.dashboard_link}", file=sys.stderr, flush=True)
         try:
-            if wait:
-                client.wait_for_workers(1, timeout=PATIENCE)
+            client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
             raise ClusterError(
                 f"no worker has joined {scheduler} within {PATIENCE} s: start some with "
                 f"`python -m labkit worker {scheduler}`"
             ) from error
-        try:
-            yield client
-        except distributed.KilledWorker as error:
-            raise ClusterError(
-                f"several workers died over one training ({error}); look into a worker's log, "
-                "memory first"
-            ) from error
+        # not through joblib: with a single worker it would carry everything out here
+        futures = [client.submit(_of_cluster, k, s, pure=False) for k, s in missing.items()]
+        for future in distributed.as_completed(futures):
+            yield future.result()
 
 
 def become_worker(scheduler: str, processes: int | None) -> None:
@@ -311,10 +297,8 @@ def become_worker(scheduler: str, processes: int | None) -> None:
 
     Each trains one task at a time, in the environment of a chapter's kernel: it computes the same.
     """
-    with _cluster(scheduler, wait=False):
-        pass  # a wrong address is said here; dask itself would try it for ever
     command = [
-        sys.executable, "-m", "dask", "worker", scheduler,
+        sys.executable, "-m", "dask", "worker", scheduler, "--death-timeout", str(PATIENCE),
         "--nworkers", str(processes or joblib.cpu_count()), "--nthreads", "1", "--no-dashboard",
     ]  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if name != "LABKIT_DASK"}
