@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-SET_UP = "run make setup, then use make, or the Python that it names"
 ROOT = str(Path(__file__).resolve().parents[1])
 
 if __name__ == "__main__" and os.environ.get("PYTHONPATH") not in (None, "", ROOT):
     print("labkit: PYTHONPATH is left out: the lab has its own packages", file=sys.stderr)
     os.environ["PYTHONPATH"] = ROOT  # kernels and workers find labkit there
     os.execv(sys.executable, sys.orig_argv)
-try:
-    import typer
-except ModuleNotFoundError as error:
-    sys.exit(f"labkit: {sys.executable} has no {error.name}: {SET_UP}")
+
+import typer  # noqa: E402 (from the lab's own packages)
 
 app = typer.Typer(
     help="Runs the course lab.",
@@ -38,9 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(arguments, prog_name="python -m labkit")
     except SystemExit as end:
         return int(end.code or 0)
-    except ModuleNotFoundError as error:
-        typer.echo(f"labkit: {sys.executable} has no {error.name}: {SET_UP}", err=True)
-        return 1
     except (ValueError, OSError) as error:
         typer.echo(f"labkit: {error}", err=True)
         return 2 if isinstance(error, ValueError) else 1

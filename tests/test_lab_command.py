@@ -67,13 +67,3 @@ def test_the_readers_pythonpath_is_left_out_and_said(tmp_path):
     said = done.stderr.splitlines()
     assert said[0] == "labkit: PYTHONPATH is left out: the lab has its own packages"
     assert said[1].startswith("labkit: unknown chapter '99'. There are 01_")
-
-
-def test_a_python_without_the_packages_is_told_what_to_do(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "labkit.lab.report", None)
-    monkeypatch.delattr("labkit.lab.report", raising=False)
-    assert command.main(["report"]) == 1
-    assert "has no labkit.lab.report: run make setup" in capsys.readouterr().err
-    root = Path(command.__file__).parents[1]
-    bare = shell(f"cd {root} && {sys.executable} -S -m labkit --help")
-    assert bare.stderr == f"labkit: {sys.executable} has no typer: {command.SET_UP}\n"

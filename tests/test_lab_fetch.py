@@ -125,13 +125,6 @@ def test_the_next_url_is_asked_and_every_reason_is_kept(server, downloads, capsy
         fetch.fetch(replace(PLAIN, urls=urls[:2]))
 
 
-def test_a_shared_folder_that_is_read_only_serves(downloads, monkeypatch):
-    downloads.mkdir()
-    (downloads / "file.bin").write_bytes(CONTENT)
-    monkeypatch.setattr(Path, "mkdir", None)  # nothing may be made
-    assert fetch.fetch(PLAIN) == downloads / "file.bin"
-
-
 @pytest.mark.parametrize("function, number", [("fcntl.flock", 37), ("shutil.move", 28)])
 def test_no_locks_and_a_full_disk_are_said(server, downloads, monkeypatch, function, number):
     server.answers["/file.bin"] = CONTENT

@@ -333,9 +333,3 @@ def test_a_cluster_gives_the_bits_of_a_local_run(
     assert re.search(r"Dask: tcp://\S+, dashboard http://\S+:\d+/status", capsys.readouterr().err)
     monkeypatch.setenv("LABKIT_DASK", "tcp://127.0.0.1:1")  # what is kept asks nobody
     assert_same(local, store.train(three, name="x"))
-
-
-def test_an_error_in_a_worker_is_the_callers(cache, toy, scheduler, workers, monkeypatch):
-    monkeypatch.setenv("LABKIT_DASK", scheduler)
-    with pytest.raises(ValueError, match="a training without steps"):
-        store.train([toy.Toy(seeds=[1], steps=0)], name="x")

@@ -1,6 +1,5 @@
 """What surrounds the code: the lock, the environments, the Makefile, README and docs."""
 
-import json
 import os
 import re
 import subprocess
@@ -71,18 +70,6 @@ def test_a_citation_names_what_the_package_does() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
     assert citation["authors"] == PROJECT["authors"]
-
-
-def test_binder_and_the_container_have_what_make_needs_and_set_up_with_it() -> None:
-    binder = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text("utf-8"))
-    python, *programs = binder["dependencies"]
-    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
-    assert python.replace("=", ":") in container["image"]
-    assert {"make", "uv"} <= {*programs}
-    post_build = ROOT / ".binder" / "postBuild"
-    assert os.access(post_build, os.X_OK)
-    for command in (post_build.read_text("utf-8"), container["postCreateCommand"]):
-        assert re.search(r"\bmake setup( TORCH=cpu)?$", command.strip())
 
 
 # make
@@ -177,28 +164,17 @@ def test_set_up_brings_uv_and_an_environment_and_the_second_time_does_nothing(la
     assert calls(lab) == []
 
 
-@pytest.mark.parametrize("change", ["pyproject.toml", "requirements.lock", "folder", "python"])
-def test_what_the_environment_was_made_from_outdates_it(lab: Path, change: str) -> None:
-    setup(lab)
-    if change == "folder":
-        lab = lab.rename(lab.with_name("other"))
-    elif change == "python":  # as after an upgrade of the system's Python
-        (lab / ".venv" / "bin" / "python").unlink()
-    else:
-        (lab / change).write_text("# new\n")
-    assert "labkit and all other packages" in setup(lab).stdout
-
-
-@pytest.mark.parametrize("step", ["-m venv", "-m pip", "venv --clear", "torch==", "-e .", "kernel"])
+@pytest.mark.parametrize("step", ["-m venv", "torch==", "kernel"])
 def test_a_failed_step_is_shown_and_set_up_goes_on_from_there(lab: Path, step: str) -> None:
     (lab / "fail").write_text(step)
     failed = setup(lab)
     assert failed.returncode == 2
     assert "no space left" in failed.stderr
     assert "setup: this step failed, .cache/setup.log has all of it" in failed.stderr
-    assert "Next" not in failed.stdout
     (lab / "fail").unlink()
     assert setup(lab).returncode == 0
+    (lab / "requirements.lock").write_text("# new\n")
+    assert "labkit and all other packages" in setup(lab).stdout
 
 
 def test_reproduce_reports_and_verifies_though_a_chapter_failed(lab: Path) -> None:

@@ -94,8 +94,8 @@ def crate(pages: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> str
         facts = {"name": name, "description": text, "sha256": digest, "encodingFormat": kind}
         return crate.add_file(dest_path=name, properties=facts)
 
-    def entity(name: str, kind: str, **facts: str) -> ContextEntity:
-        return crate.add(ContextEntity(crate, name, {"@type": kind, **facts}))
+    def entity(id_: str, kind: str, **facts: str) -> ContextEntity:
+        return crate.add(ContextEntity(crate, id_, {"@type": kind, **facts}))
 
     for name, text in pages.items():
         file(name, code.sha256(text.encode()), "Claims and numbers, all chapters")

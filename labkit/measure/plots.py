@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -48,13 +47,9 @@ def new_figure(
     """A figure with a name, an alternative text and axes, laid out so that nothing overlaps.
 
     `figsize` is in inches; `subplots` goes to `Figure.subplots` (sharex, squeeze, ...). Returns
-    the figure and one Axes, or an array of them as `Figure.subplots` shapes it. ValueError for a
-    name that is not a plain file stem or for an empty alternative text.
+    the figure and one Axes, or an array of them as `Figure.subplots` shapes it. A record takes only
+    names that are plain file stems, and no figure without a text.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"figure name {name!r}: use lower-case letters, digits and underscores")
-    if not alt.strip():
-        raise ValueError(f"figure {name!r} needs an alternative text that says what it shows")
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=figsize, dpi=DPI, layout="constrained")
         axes = fig.subplots(nrows, ncols, **subplots)
