@@ -99,7 +99,7 @@ def crate(pages: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> str
 
     for name, text in pages.items():
         file(name, code.sha256(text.encode()), "Claims and numbers, all chapters")
-    ends = []
+    runs, ends = [], []
     for content in records:
         folder, timing = f"{content['profile']}/{content['chapter']}", content["timing"]
         start = datetime.fromisoformat(timing["started"])
@@ -115,12 +115,13 @@ def crate(pages: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> str
         place = entity(f"#machine/{folder}", "IndividualProduct", name=where)
         facts = {"name": record.command(content["chapter"], content["profile"])}
         facts |= {"startTime": start.isoformat(), "endTime": ends[-1]}
-        crate.add_action([source, place], f"#run/{folder}", result=made, properties=facts)
+        run = crate.add_action([source, place], f"#run/{folder}", result=made, properties=facts)
+        runs.append(run)
     crate.name = "LSTM course lab: records and report"
     crate.description = "Classroom experiments on recurrent networks, run again over many seeds"
     crate.license = entity(LICENCE, "CreativeWork", name="MIT License")
     authors = entity("#authors", "Organization", name="The LSTM course lab authors")
-    crate.root_dataset["author"] = authors
+    crate.root_dataset["author"], crate.root_dataset["mentions"] = authors, runs
     crate.datePublished = max(ends)[:10]
     return json.dumps(crate.metadata.generate(), indent=1, ensure_ascii=False) + "\n"
 
