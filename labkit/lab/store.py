@@ -298,7 +298,7 @@ def become_worker(scheduler: str, processes: int | None) -> None:
     Each trains one task at a time, in the environment of a chapter's kernel: it computes the same.
     """
     command = [
-        sys.executable, "-m", "dask", "worker", scheduler, "--death-timeout", str(PATIENCE),
+        sys.executable, "-m", "dask", "worker", scheduler, "--death-timeout", "300",
         "--nworkers", str(processes or joblib.cpu_count()), "--nthreads", "1", "--no-dashboard",
     ]  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if name != "LABKIT_DASK"}
