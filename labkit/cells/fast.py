@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -107,11 +106,6 @@ LABELS["torch"] = "nn.LSTM"
 Seconds = dict[str, list[float]]  # of each way of computing, one value a round
 
 
-def size_text(shape: Sequence[int]) -> str:
-    """A shape (B, T, I, H) in words, for titles."""
-    return " ".join(f"{name}={size}" for name, size in zip("BTIH", shape, strict=True))
-
-
 def versions(naive: LSTM) -> dict[str, nn.Module]:
     """`naive` computed by each rung and by `nn.LSTM` ("torch"), with copies of its weights."""
     fused, backward = copy.deepcopy(naive), copy.deepcopy(naive)
@@ -135,33 +129,17 @@ def time_in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: i
     return seconds
 
 
-def time_layers(
-    shape: Sequence[int], *, rounds: int, warmup: int, device: torch.device | str = "cpu"
-) -> dict[str, Seconds]:
-    """Seconds of every rung and of `nn.LSTM` at `shape` (B, T, I, H), `rounds` runs each: "forward"
-    without gradients, "forward_backward" as in training."""
+def time_layers(shape: Sequence[int], *, rounds: int, warmup: int) -> Seconds:
+    """Seconds of a forward and backward pass by every rung and by `nn.LSTM`, at `shape`
+    (B, T, I, H)."""
     B, T, input_size, hidden_size = shape
-    layers = versions(LSTM(input_size, hidden_size, device=device))
-    X = torch.randn(B, T, input_size, device=device, requires_grad=True)
+    layers = versions(LSTM(input_size, hidden_size))
+    X = torch.randn(B, T, input_size, requires_grad=True)
 
-    def run(layer: nn.Module, train: bool) -> None:
-        with torch.set_grad_enabled(train):
-            output, _ = layer(X)
-        if train:
-            layer.zero_grad()
-            X.grad = None
-            output.sum().backward()
-        if X.is_cuda:
-            torch.cuda.synchronize()  # the call returns before the work is done
+    def run(layer: nn.Module) -> None:
+        layer.zero_grad()
+        X.grad = None
+        layer(X)[0].sum().backward()
 
-    seconds = {}
-    for passes, train in {"forward": False, "forward_backward": True}.items():
-        calls = {name: partial(run, layer, train) for name, layer in layers.items()}
-        seconds[passes] = time_in_turns(calls, rounds, warmup)
-    return seconds
-
-
-def ratios_to_torch(seconds: Seconds) -> Seconds:
-    """Each rung's times over those of `nn.LSTM` in the same round."""
-    rungs = [name for name in seconds if name != "torch"]
-    return {name: np.divide(seconds[name], seconds["torch"]).tolist() for name in rungs}
+    calls = {name: partial(run, layer) for name, layer in layers.items()}
+    return time_in_turns(calls, rounds, warmup)

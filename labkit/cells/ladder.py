@@ -1,13 +1,13 @@
-"""Appendix 01a: its settings, its pictures, its predictions, and the speeds measured on a GPU."""
+"""Appendix 01a: its settings, its pictures and its prediction."""
 
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
+import seaborn as sns
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -17,7 +17,7 @@ from labkit.lab import machine
 from labkit.lab.exercises import Prediction
 from labkit.lab.settings import ChapterSettings, Count
 from labkit.measure.diagrams import arrow, box, canvas, label
-from labkit.measure.plots import PALETTE, legend_below, new_figure
+from labkit.measure.plots import PALETTE, new_figure
 
 
 class LadderSettings(ChapterSettings):
@@ -56,19 +56,6 @@ def launches_diagram() -> Figure:
     return fig
 
 
-def _dots(ax: Any, heights: Sequence[float], values: Sequence[Any], colour: Any, name: str) -> None:
-    """A dot for the median of each of `values`, a line for the middle half, with its own label."""
-    low, middle, high = np.array([np.quantile(v, (0.25, 0.5, 0.75)) for v in values]).T
-    ax.errorbar(
-        middle, heights, xerr=(middle - low, high - middle), fmt="o", color=colour, label=name
-    )
-
-
-def _rings(ax: Any, heights: Sequence[float], values: Sequence[Any], name: str) -> None:
-    style = {"markerfacecolor": "none", "color": "black", "markersize": 9, "zorder": 4}
-    ax.plot([np.median(v) for v in values], heights, "o", label=name, **style)
-
-
 def steps_plot(
     seconds: Mapping[str, Sequence[float]], yours: Mapping[str, Sequence[float]] | None = None
 ) -> Figure:
@@ -80,47 +67,19 @@ def steps_plot(
         f"rounds, its line the middle half. From the top: {', '.join(seconds)}.{rings}",
         figsize=(8.0, 0.9 + 0.42 * len(seconds)),
     )
-    heights = range(len(seconds))
-    scaled = [np.multiply(values, 1e6) for values in seconds.values()]
-    _dots(ax, heights, scaled, PALETTE[0], "reported")
-    for height, values in zip(heights, scaled, strict=True):
-        text = f"{np.median(values):,.0f} µs"
-        ax.annotate(text, (np.median(values), height), (0, 7), textcoords="offset points", size=8)
+    scaled = {name: np.multiply(values, 1e6) for name, values in seconds.items()}
+    style = {"estimator": "median", "errorbar": ("pi", 50), "linestyle": "none"}
+    sns.pointplot(scaled, ax=ax, orient="h", log_scale=True, color=PALETTE[0], **style)
+    for height, middle in enumerate(map(np.median, scaled.values())):
+        place = {"xytext": (0, 7), "textcoords": "offset points", "size": 8}
+        ax.annotate(f"{middle:,.0f} µs", (middle, height), **place)
     if yours:
-        _rings(ax, heights, [np.multiply(yours[name], 1e6) for name in seconds], "you")
-        legend_below(fig)
-    ax.set(xscale="log", xlabel="µs a model and step", ylim=(len(seconds) - 0.5, -0.7))
+        style = {"markerfacecolor": "none", "color": "black", "markersize": 9, "zorder": 4}
+        ax.plot([np.median(yours[name]) * 1e6 for name in seconds], [*seconds], "o", **style)
+    ax.set(xlabel="µs a model and step", ylim=(len(seconds) - 0.5, -0.7))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
-    ax.set_yticks(heights, seconds)
-    return fig
-
-
-def ladder_plot(
-    ratios: Mapping[str, Mapping[str, Sequence[float]]],
-    yours: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
-) -> Figure:
-    """Times over `nn.LSTM`'s of the same round, `ratios[size][rung]`."""
-    rungs, rings = [*next(iter(ratios.values()))], " Rings mark your run." if yours else ""
-    fig, ax = new_figure(
-        "ladder",
-        "Time of a forward and backward pass over that of nn.LSTM in the same round, logarithmic. "
-        "A dot is the median over rounds, its line the middle half, a colour stands for a size. "
-        f"Rows, from the top: {', '.join(rungs)}. Sizes: {'; '.join(ratios)}.{rings}",
-        figsize=(8.0, 3.6),
-    )
-    for number, (size, by_rung) in enumerate(ratios.items()):
-        heights = [row + 0.2 * (number - (len(ratios) - 1) / 2) for row in range(len(rungs))]
-        _dots(ax, heights, [by_rung[rung] for rung in rungs], PALETTE[number], size)
-        if yours:
-            _rings(ax, heights, [yours[size][rung] for rung in rungs], "you")
-    ax.axvline(1.0, color="black", linestyle="--", linewidth=1)
-    ax.set(xscale="log", xlabel="time / nn.LSTM's time", ylim=(len(rungs) - 0.5, -0.5))
-    ax.set_xticks(ticks := (0.5, 1, 2, 5, 10, 20), map(str, ticks))
-    ax.set_yticks(range(len(rungs)), rungs)
-    ax.minorticks_off()
-    legend_below(fig, ncols=2)
     return fig
 
 
@@ -131,21 +90,6 @@ def show_functions(module: str, *names: str) -> None:
     for name in names:
         text = ast.get_source_segment(source, found[name])
         display(Markdown(f"`labkit/{module}`, `{name}`\n\n```python\n{text}\n```"))
-
-
-def on_gpu() -> tuple[str, dict[str, float]]:
-    """The GPU of the last `make gpu-check`, and its ms a step by what was timed; "" and nothing
-    where there was none."""
-    path = machine.ROOT / "benchmarks" / "gpu.json"
-    if not path.exists():
-        return "", {}
-    rows = [
-        r for step in json.loads(path.read_text("utf-8"))["steps"].values() for r in step["rows"]
-    ]
-    values = {row["what"]: row["value"] for row in rows}
-    end = ": ms a step"
-    times = {what.removesuffix(end): v for what, v in values.items() if what.endswith(end)}
-    return str(values.get("device_name", "")), times
 
 
 forty_models = Prediction(

@@ -91,7 +91,7 @@ def _values(
 def speed(rounds: int) -> dict[str, Measure]:
     """How many times as long chapter 01's LSTM takes as one with its gates in one product, and as
     torch's, for a training step of 64 sequences of 200 steps, 64 inputs and 64 units."""
-    seconds = fast.time_layers((64, 200, 64, 64), rounds=rounds, warmup=1)["forward_backward"]
+    seconds = fast.time_layers((64, 200, 64, 64), rounds=rounds, warmup=1)
     return {
         f"speed/eight_products_over_{name}": summarise(
             np.divide(seconds["naive"], seconds[rung]).tolist(), timing=True, student=True
