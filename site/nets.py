@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from labkit.lab import code, machine, record, store
-from labkit.memory.gate_figures import EXPLORER, explored
+from labkit.memory.figures import EXPLORER, explored
 from labkit.memory.model import Ensemble, ModelSpec
 from labkit.memory.training import DigitSumTraining
 

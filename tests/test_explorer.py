@@ -11,8 +11,8 @@ import torch
 
 from labkit.lab import record
 from labkit.memory import data
-from labkit.memory.gate_figures import EXPLORER
-from labkit.memory.gate_figures import explorer as explorer_page
+from labkit.memory.figures import EXPLORER
+from labkit.memory.figures import explorer as explorer_page
 from labkit.memory.model import Ensemble, ModelSpec
 
 DATA = json.loads((EXPLORER / "nets.json").read_text())

@@ -10,7 +10,7 @@ from labkit.lab import machine, record
 from labkit.lab.notebooks import read_notebook
 from labkit.lab.settings import SettingsError, resolve
 from labkit.measure.statistics import summarise
-from labkit.memory import figures, gate_figures
+from labkit.memory import figures
 from labkit.memory.training import place
 
 SWEEP, GATES = "02_digit_sum_sweep", "03_gate_analysis"
@@ -85,7 +85,7 @@ def test_a_measure_that_should_be_there_and_is_not_is_an_error():
     ],
 )
 def test_the_row_of_chapter_03_counts_the_models_that_predict_the_same(predictions, ours, verdict):
-    (row,) = gate_figures.gate_rows({"prediction": predictions}, PUBLISHED)["Numbers"]
+    (row,) = figures.gate_rows({"prediction": predictions}, PUBLISHED)["Numbers"]
     assert (row.published, row.ours, row.verdict) == ("13", ours, verdict)
 
 
@@ -93,5 +93,5 @@ def test_the_committed_records_hold_these_rows():
     sweep, gates = map(record.reported, (SWEEP, GATES))
     rows = figures.sweep_rows(sweep["measures"], sweep["settings"], PUBLISHED)
     assert sweep["rows"] == {heading: [*map(vars, group)] for heading, group in rows.items()}
-    (row,) = gate_figures.gate_rows(gates["measures"], PUBLISHED)["Numbers"]
+    (row,) = figures.gate_rows(gates["measures"], PUBLISHED)["Numbers"]
     assert gates["rows"] == {"Numbers": [vars(row)]}

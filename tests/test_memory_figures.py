@@ -3,16 +3,14 @@
 import json
 from itertools import product
 
-import IPython.display
 import numpy as np
 import pytest
 import torch
 
 from labkit.lab import record
-from labkit.measure import plots
 from labkit.measure.audit import audit
 from labkit.measure.statistics import summarise
-from labkit.memory import figures, gate_figures
+from labkit.memory import figures
 from labkit.memory.model import Ensemble, ModelSpec
 
 SEQUENCE = [6, 7, 0, 0, 1, 0, 0, 0, 0, 0]
@@ -99,7 +97,7 @@ def test_printed_accuracies_stand_in_the_panel_of_the_start_that_their_code_has(
 
 def test_the_picture_shows_units_down_digits_across_and_the_published_scales():
     trace = {k: v[0, 0] for k, v in ENSEMBLE.trace(torch.tensor([SEQUENCE])).items()}
-    fig = gate_figures.gate_maps(trace, SEQUENCE, 13, "seed 3", framed=4)
+    fig = figures.gate_maps(trace, SEQUENCE, 13, "seed 3", framed=4)
     for ax, name in zip(fig.axes[:4], "ifoc", strict=True):
         mesh = ax.collections[0]
         assert mesh.get_array().reshape(32, 10).tolist() == trace[name].T.tolist()
@@ -113,7 +111,7 @@ def test_the_effect_of_the_digit_is_the_difference_of_two_gates_and_each_has_its
     one, zero = (
         ENSEMBLE.trace(torch.tensor([row]))["f"][0, 0] for row in (SEQUENCE, [6, 7] + [0] * 8)
     )
-    fig = gate_figures.effect_maps(one, zero, SEQUENCE, 4, "seed 3")
+    fig = figures.effect_maps(one, zero, SEQUENCE, 4, "seed 3")
     shown = [ax.collections[0].get_array().reshape(32, 10) for ax in fig.axes[:3]]
     np.testing.assert_allclose(shown[2], shown[0] - shown[1], atol=1e-6)
     assert (shown[2][:, :4] == 0).all()
@@ -122,33 +120,29 @@ def test_the_effect_of_the_digit_is_the_difference_of_two_gates_and_each_has_its
     assert texts == ["6700100000", "6700000000", "6700100000"]
 
 
-def test_what_falls_is_drawn_downwards_and_what_rises_upwards():
-    ways = {"falls": 0.3, "rises": 0.1}
-    gates = [f"{gate}{kind}" for gate in "ifoc" for kind in ("", "_seen")]
+def test_the_opening_picture_tells_the_two_comparisons_apart():
+    means = {"falls": 0.3, "rises": 0.1, "_seen/falls": 0.7, "_seen/rises": 0.5}
     measures = {
-        f"gates/zero/digit_1/{gate}/{way}": summarise([share, share + 0.01])
-        for gate in gates
-        for way, share in ways.items()
+        f"gates/zero/digit_1/{gate}{kind if '/' in kind else f'/{kind}'}": summarise([mean] * 8)
+        for gate in "ifoc"
+        for kind, mean in means.items()
     }
-    (ax,) = gate_figures.digit_responses(measures, "zero").axes
-    marks = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "_"]
-    assert marks == pytest.approx([-0.305, 0.105] * 4)
-    dots = [collection.get_offsets()[:, 1].tolist() for collection in ax.collections]
-    assert dots == [pytest.approx(y) for y in ([-0.3, -0.31], [0.1, 0.11])] * 4
+    for ax, expected in zip(
+        figures.digit_responses(measures, "zero").axes, ([0.3, 0.7], [0.1, 0.5]), strict=True
+    ):
+        assert [line.get_ydata().tolist() for line in ax.lines] == [[m] * 4 for m in expected]
 
 
-def test_the_explorer_holds_the_networks_and_is_a_figure_where_nobody_explores(monkeypatch):
+def test_the_explorer_is_shown_with_its_networks_but_not_in_a_run(monkeypatch, capsys):
     shown = []
-    monkeypatch.setattr(plots, "show", shown.append)
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    gate_figures.explore({"xavier": ENSEMBLE}, SEQUENCE)  # the lab runs the notebook
-    assert "seed 3, xavier start" in shown[0].labkit_alt
-    assert "the column of step 5 is framed" in shown[0].labkit_alt
+    monkeypatch.setattr(figures, "display", shown.append)
+    figures.explore({"xavier": ENSEMBLE}, SEQUENCE)  # the lab runs the notebook
+    assert not shown
     monkeypatch.delenv("LABKIT_PROGRESS")
-    gate_figures.explore({"xavier": ENSEMBLE}, SEQUENCE)
-    data = gate_figures.explored({"xavier": ENSEMBLE}, SEQUENCE)
+    figures.explore({"xavier": ENSEMBLE}, SEQUENCE)
+    data = figures.explored({"xavier": ENSEMBLE}, SEQUENCE)
     assert [net["seed"] for net in data["nets"]] == [3, 8]
-    assert json.dumps(data) in shown[1].data
+    assert json.dumps(data) in shown[0].data
 
 
 def test_hundredths_fit_a_hundred_and_cannot_tell_it_from_some_others():

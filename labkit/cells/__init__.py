@@ -1,4 +1,4 @@
-"""Chapter 01, the LSTM operator: the layers that the lab uses, and what they are measured by."""
+"""Chapter 01, the LSTM operator, and its appendix: the lab's layers, and how they are measured."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ class Settings(ChapterSettings):
     hidden_size: Count
     warmup_runs: Annotated[int, Field(ge=0)]
     timed_runs: Count
+
+
+class LadderSettings(ChapterSettings):
+    """What the appendix can be set to."""
+
+    warmup_runs: Annotated[int, Field(ge=0)]
+    timed_runs: Count
+    large_runs: Count
+    replicas: Annotated[list[Count], Field(min_length=2)]
+    kernel_steps: Count

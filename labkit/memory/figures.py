@@ -1,32 +1,44 @@
-"""What chapter 02 shows: its diagram, its plots, its rows of the report; `panels` is 03's too.
+"""What chapters 02 and 03 show: plots, an explorer of gates, their rows of the report.
 
 `measures` are those of a record, or of this run; `yours`, where given, are the reader's.
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+import seaborn as sns
+import torch
+from IPython.display import HTML, display
 from matplotlib.artist import setp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from labkit.measure import diagrams, plots
+from labkit.lab import machine
+from labkit.measure import plots
 from labkit.measure.claims import MIN_SEEDS, Row, number_row
 from labkit.measure.plots import COLOURS, LABELS, PALETTE
 from labkit.measure.statistics import Measure, paired_difference
-from labkit.memory.data import CHANCE
+from labkit.memory.data import ADDENDS, CHANCE, DIGITS, all_pairs, with_digit
+from labkit.memory.gates import NAMES, WAYS
+from labkit.memory.model import Ensemble
 from labkit.memory.training import place
 
+EXPLORER = machine.ROOT / "site" / "static" / "explorer"  # the site shows the same one
 FIRST_LOSS = "published/lstm/zero/trained/first_step_loss"  # which write-up A printed
 SOURCES = {"nndl-a": "write-up A", "nndl-b": "write-up B", "nndl-c": "rerun of A"}
 MARKERS = dict(zip(SOURCES, "s^D", strict=True))
 INKS = {"SRN": COLOURS["srn"], "LSTM": COLOURS["lstm"]}  # what a label holds -> its colour
 INKS |= {"zero start": PALETTE[0], "xavier start": PALETTE[1]}
 INKS |= {"falls": PALETTE[0], "rises": PALETTE[1], "untrained": PALETTE[2], "permuted": PALETTE[7]}
+INKS |= {"in its place": PALETTE[0], "step before": PALETTE[7]}
 SETTINGS = {
     "zero/trained": "zero start",
     "zero/frozen": "zero start, frozen embedding",
@@ -86,6 +98,18 @@ def sweep_rows(
         row = number_row(what, loss, measures, FIRST_LOSS, higher_is_better=None)
         next(iter(groups.values())).append(row)
     return {heading: rows for heading, rows in groups.items() if rows}
+
+
+def gate_rows(measures: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """The report's row of chapter 03: how many models predict what the source printed."""
+    table = published["gates"]
+    expected, predictions = table["prediction"], measures["prediction"]
+    hits, n = predictions.count(expected), len(predictions)
+    verdict = {0: "not reproduced", n: "reproduced"}.get(hits, f"reproduced by {hits} of {n} seeds")
+    ours = str(predictions[0]) if len({*predictions}) == 1 else f"{hits} × {expected}"
+    what = f"prediction for {' '.join(map(str, table['sequence']))}"
+    reason = f"{expected} predicted by {hits} of {n} trained models"
+    return {"Numbers": [Row(what, str(expected), f"{ours}, n = {n}", verdict, reason)]}
 
 
 def accuracy(protocol: str, setting: str, kind: str = "") -> str:
@@ -284,30 +308,114 @@ def _crosses(ax: Axes, side: int, mine: Any, label: str) -> None:
         ax.plot(np.full(measure["n"], at), measure["raw"], **style)
 
 
-def unrolled(digits: Sequence[int]) -> Figure:
-    """The network, unrolled over a sequence: what it must carry, and how far."""
-    fig, ax = diagrams.canvas(
-        "unrolled",
-        f"A recurrent network unrolled over the digits {' '.join(map(str, digits))}. Each digit "
-        "goes into a cell; each cell hands its state to the next. After the last digit the head "
-        f"reads the state and answers {sum(digits[:2])}. The first two digits are the addends; the "
-        "rest is to be ignored.",
-        10.6, 2.9,
-    )  # fmt: skip
-    before = None
-    for t, digit in enumerate(digits):
-        x, colour = 0.6 + 0.92 * t, "blue" if t < 2 else "orange" if digit else "grey"
-        read = diagrams.box(ax, x, 0.85, str(digit), colour, width=0.5, height=0.45)
-        cell = diagrams.box(ax, x, 1.85, "cell", "green", width=0.62)
-        diagrams.arrow(ax, read.top, cell.bottom, colour=colour)
-        if before:
-            diagrams.arrow(ax, before.right, cell.left, colour="green")
-        before = cell
-    head = diagrams.box(ax, x + 0.95, 1.85, "head", "purple", width=0.62)
-    diagrams.arrow(ax, before.right, head.left, colour="green")
-    diagrams.arrow(ax, head.top, (head.x, 2.4), colour="purple")
-    diagrams.label(ax, head.x, 2.6, f"sum {sum(digits[:2])}", "purple")
-    diagrams.label(ax, 1.06, 0.3, "addends", "blue")
-    diagrams.label(ax, x / 2 + 1.2, 0.3, "to be ignored", "orange")
-    diagrams.label(ax, x / 2 + 0.3, 2.5, "the state must carry the sum this far", "green")
+# chapter 03
+
+
+def digit_responses(measures: Mapping[str, Measure], start: str) -> Figure:
+    """Units that fall and that rise at a 1, against a zero in its place, and against the step
+    before, which is what one picture shows."""
+    against = {"against a zero in its place": "", "against the step before": "_seen"}
+    names = {gate: name.replace(" ", "\n") for gate, name in NAMES.items()}
+    names["c"] = "size of the\ncell state"
+    content = {
+        f"units that {way.rstrip('s')}": {
+            label: {
+                names[gate]: measures[f"gates/{start}/digit_1/{gate}{kind}/{way}"] for gate in names
+            }
+            for label, kind in against.items()
+        }
+        for way in WAYS
+    }
+    what = f"Shares of the units whose gates, or cell state, fall and rise at a 1, {start} start"
+    return panels("digit_responses", what, content, "", "share of units", width=4.6)
+
+
+def _maps(name: str, alt: str, panels: Mapping[str, tuple], framed: int) -> Figure:
+    """Heat maps side by side: title -> values (T, H), the digits read, and the scale's two ends,
+    which tell a gate (from 0) from what is signed. Step `framed`, from 0, has a frame."""
+    size = {"figsize": (3.1 * len(panels), 5.2), "sharey": True}
+    fig, axes = plots.new_figure(name, alt, ncols=len(panels), **size)
+    for ax, (title, (values, digits, low, high)) in zip(axes, panels.items(), strict=True):
+        values = np.asarray(values).T  # (H, T)
+        colours = sns.color_palette("vlag" if low else "viridis", as_cmap=True).resampled(40)
+        style = {"vmin": low, "vmax": high, "cmap": colours, "cbar_kws": {"shrink": 0.8}}
+        sns.heatmap(values, ax=ax, xticklabels=list(digits), yticklabels=5, **style)
+        ax.tick_params(rotation=0)
+        ax.set(title=title, xlabel="digit read")
+        frame = Rectangle((framed, 0), 1, len(values), fill=False, ec=PALETTE[3], lw=2.5)
+        ax.add_patch(frame)
+    axes[0].set_ylabel("hidden unit")
     return fig
+
+
+def gate_maps(
+    trace: Mapping[str, Any], digits: Sequence[int], predicted: int, model: str, framed: int
+) -> Figure:
+    """Heat maps of `trace`, "i", "f", "o", "c", (T, H) each."""
+    text = " ".join(map(str, digits))
+    alt = (
+        f"Heat maps of an LSTM reading {text}, {model}, which predicts {predicted}: gates i, f and "
+        "o on a scale from 0 to 1, cell state from −5 to 5; hidden units down, digits read across; "
+        f"the column of step {framed + 1} is framed."
+    )
+    ends = {"c": (-5, 5)}
+    shown = {title: (trace[n], digits, *ends.get(n, (0, 1))) for n, title in NAMES.items()}
+    fig = _maps("gate_maps", alt, shown, framed)
+    fig.suptitle(f"{text}  →  {predicted}   ({model})")
+    return fig
+
+
+def effect_maps(f: Any, f_zero: Any, digits: Sequence[int], framed: int, model: str) -> Figure:
+    """The forget gate (T, H) with a digit at step `framed`, with a zero there, the difference."""
+    digit, zeroed = digits[framed], [*digits[:framed], 0, *digits[framed + 1 :]]
+    alt = (
+        f"The forget gate of an LSTM, {model}, reading {' '.join(map(str, digits))}: as it is, "
+        f"with a zero in place of the {digit}, and the first minus the second, on a scale from "
+        "−0.5 to 0.5. The difference is zero until the framed column. Hidden units down, digits "
+        "read across."
+    )
+    shown = {
+        f"with the {digit}": (f, digits, 0, 1),
+        "with a zero there": (f_zero, zeroed, 0, 1),
+        f"what the {digit} does": (f - f_zero, digits, -0.5, 0.5),
+    }
+    return _maps("effect_maps", alt, shown, framed)
+
+
+def explore(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> None:
+    """Display the explorer of these networks; not in a run (`LABKIT_PROGRESS` is set), which
+    nobody explores."""
+    if os.environ.get("LABKIT_PROGRESS"):
+        print("The explorer opens when you run this cell yourself.")
+    else:
+        display(HTML(explorer(explored(ensembles, digits))))
+
+
+def explored(ensembles: Mapping[str, Ensemble], digits: Sequence[int]) -> dict[str, Any]:
+    """What the explorer needs of LSTMs, by start: "numbers" of each network are its parameters and
+    the means of i, f and o, at every step and from step 3 on, that an ablation holds them at."""
+    pairs, places = all_pairs(len(digits)), range(ADDENDS, len(digits))
+    X = torch.cat([with_digit(pairs.X, p, d) for p in places for d in range(DIGITS)])
+    layer = [f"recurrent.layers.0.{kind}_{gate}" for gate in "ifoc" for kind in "WUb"]
+    nets = []
+    for start, ensemble in ensembles.items():
+        trace, spec = ensemble.trace(X), ensemble.spec
+        means = [trace[g][:, :, first:].mean((1, 2)) for first in (0, ADDENDS) for g in "ifo"]
+        for replica, seed in enumerate(ensemble.seeds):
+            p = ensemble.parameters_of(replica)
+            parts = [p[name] for name in ("embedding.weight", *layer, "head.weight", "head.bias")]
+            flat = torch.cat([part.flatten() for part in (*parts, *(m[replica] for m in means))])
+            numbers = base64.b64encode(flat.cpu().numpy().astype("<f4").tobytes()).decode()
+            nets.append({"start": start, "seed": seed, "numbers": numbers})
+    sizes = {"embedding": spec.embedding_size, "hidden": spec.hidden_size}
+    return {"digits": [*digits], **sizes, "nets": nets}
+
+
+def explorer(data: Mapping[str, Any]) -> str:
+    """The explorer of the networks in `data`, as HTML that needs nothing else."""
+    style, script = ((EXPLORER / f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return (
+        f'<style>{style}</style><section class="gate-explorer" aria-label="Gate explorer" '
+        f'data-lm-suppress-shortcuts="true"><script type="application/json">{json.dumps(data)}'
+        f"</script></section><script>{script}</script>"
+    )

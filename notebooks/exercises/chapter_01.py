@@ -156,3 +156,13 @@ doubled_matrix = Prediction(
         "exploded": "the matrix grows by more than the slopes of tanh shrink.",
     },
 )
+
+forty_models = Prediction(
+    "forty_models",
+    {
+        "40 times": "every call takes forty times as long: the arithmetic must have counted, not "
+        "the calls.",
+        "about 20": "half of the time goes into calls, which forty models share.",
+        "less than 10": "a step of one model is mostly calls, and forty models share them.",
+    },
+)
