@@ -11,8 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from labkit.cells import graphs
-from labkit.memory.data import load_published
-from labkit.memory.model import Ensemble, ModelSpec
 from labkit.sine import study
 from labkit.sine.study import SineTraining
 
@@ -107,11 +105,6 @@ def test_a_step_that_waits_for_the_device_cannot_be_captured(made):
         captured(torch.ones(2))
 
 
-def test_on_the_cpu_a_call_stays_what_it_is():
-    call = object()
-    assert graphs.captured(call, torch.device("cpu")) is call
-
-
 @pytest.mark.parametrize("fields", [{}, {"optimiser": "sgd"}, study.FORECASTERS["every/mixed"]])
 def test_a_sine_net_trains_by_graphs_as_without(made, monkeypatch, fields):
     training = SineTraining(seeds=[0, 3], **{**fields, "batches": 40, "batch_size": 3})
@@ -128,25 +121,3 @@ def test_a_sine_net_trains_by_graphs_as_without(made, monkeypatch, fields):
     assert sum(graph.replays for graph in made) == 40 - len(steps[0]._graphs) > 10
     for name, values in plain.items():
         assert (values == by_graphs[name]).all(), name
-
-
-@pytest.mark.parametrize("cell", ["lstm", "srn"])
-def test_replicas_train_by_graphs_as_without(made, cell):
-    data = load_published(5)["train"]
-
-    def trained(wrap) -> torch.Tensor:
-        ensemble = Ensemble(ModelSpec(cell=cell), [0, 1])
-        optimiser = torch.optim.Adam([ensemble.trainable], fused=True)
-
-        def step(X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor]:
-            losses = ensemble.loss_and_gradients(X, y)
-            optimiser.step()
-            return (losses,)
-
-        step = wrap(step)
-        losses = [step(data.X[k : k + n], data.y[k : k + n]) for k in range(9) for n in (8, 4)]
-        return torch.cat([ensemble.trainable.detach(), *(loss for (loss,) in losses)])
-
-    plain, by_graphs = trained(lambda step: step), trained(graphs.Captured)
-    assert [graph.replays for graph in made] == [8, 8]
-    assert torch.equal(plain, by_graphs)

@@ -112,32 +112,6 @@ def ways_diagram() -> Figure:
     return fig
 
 
-def launches_diagram() -> Figure:
-    """Who waits for whom: many calls, and one."""
-    fig, ax = canvas(
-        "launches",
-        "Two rows of boxes over time. Above, many calls: the CPU starts one operation after "
-        "another without a pause; the GPU finishes each in a fraction of that time and waits for "
-        "the next. Below, one call: the CPU starts a single kernel, and the GPU computes without a "
-        "pause.",
-        9.0, 3.6,
-    )  # fmt: skip
-    for y, words in ((2.85, "many calls"), (0.95, "one call")):
-        label(ax, 0.75, y, words)
-        for height, name in ((y + 0.35, "CPU"), (y - 0.35, "GPU")):
-            label(ax, 1.75, height, name, "blue" if name == "CPU" else "orange")
-    for k in range(5):
-        call = box(ax, 2.9 + 1.25 * k, 3.2, "start", "blue", width=1.15)
-        work = box(ax, call.x + 0.6, 2.5, "", "orange", width=0.3)
-        arrow(ax, (call.x + 0.5, call.bottom[1]), (call.x + 0.5, work.top[1]), colour="orange")
-    label(ax, 4.13, 2.5, "waits", "grey", fontsize=9)
-    call = box(ax, 2.9, 1.3, "start", "blue", width=1.15)
-    work = box(ax, 5.55, 0.6, "all steps of all models", "orange", width=4.4)
-    arrow(ax, (call.x + 0.5, call.bottom[1]), (call.x + 0.5, work.top[1]), colour="orange")
-    label(ax, 7.9, 0.1, "time →", fontsize=9)
-    return fig
-
-
 # plots
 
 
@@ -163,10 +137,8 @@ def gradient_plot(
     fig, ax = new_figure(
         "gradient_norm",
         "Norm of the gradient of the last step's loss with respect to the hidden state, over the "
-        "steps travelled back. The axis is logarithmic, the norm at the last step is 1. Lines are "
-        "medians over seeds, bands reach from the lowest seed to the highest. One line is the SRN, "
-        "four are LSTMs whose forget gates are set, by their bias, to "
-        f"{', '.join(f'{f:.2f}' for f in open_by.values())}.{rings}",
+        "steps travelled back, logarithmic. Lines are medians over seeds, bands reach from the "
+        f"lowest seed to the highest: {'; '.join(labels.values())}.{rings}",
         figsize=(8.0, 4.4),
     )
     colours = [COLOURS["srn"], *sns.color_palette("Blues", 7)[2:6]]

@@ -16,7 +16,6 @@ import numpy as np
 import seaborn as sns
 import torch
 from IPython.display import HTML, display
-from matplotlib.artist import setp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -214,10 +213,9 @@ def loss_curves(
 ) -> Figure:  # fmt: skip
     """Training loss of both cells, a panel for each start; the loss of `guessing` is dotted."""
     alt = (
-        f"Training loss over training steps at {length} digits, SRN and LSTM: the median of the "
-        "seeds, and a band that holds the middle half of them. The dotted line is the loss of "
-        "knowing only how often each sum occurs. Dashed is the reader's median, if shown. "
-        f"Panels: {'; '.join(SETTINGS[s] for s in settings)}."
+        f"Training loss over the steps at {length} digits, SRN and LSTM: median of the seeds, and "
+        "a band that holds their middle half; dotted, the loss of knowing only how often each sum "
+        f"occurs; dashed, the reader's run. Panels: {'; '.join(SETTINGS[s] for s in settings)}."
     )
     size = {"figsize": (4.6 * len(settings), 3.8), "sharey": True, "squeeze": False}
     fig, axes = plots.new_figure("loss_curves", alt, ncols=len(settings), **size)
@@ -239,8 +237,8 @@ def loss_curves(
 
 
 def panels(
-    name: str, what: str, content: Panels, xlabel: str, ylabel: str, ncols: int = 0,
-    width: float = 3.6, yours: Panels | None = None, you: str = "you",
+    name: str, what: str, content: Panels, xlabel: str, ylabel: str, width: float = 3.6,
+    yours: Panels | None = None, you: str = "you",
 ) -> Figure:  # fmt: skip
     """Panels of `width` (inches) with shared axes; `content[title][label]` is drawn by its kind.
 
@@ -253,14 +251,13 @@ def panels(
     alt = f"{what}. {MARKS} Drawn: {'; '.join(labels)}. Panels: {'; '.join(content)}."
     if yours:
         alt += f" Black crosses, {you}: the reader's own run."
-    ncols = ncols or len(content)
-    nrows = len(content) // ncols
-    size = {"figsize": (ncols * width + 0.6, nrows * 2.8 + 0.8), "squeeze": False}
-    fig, axes = plots.new_figure(name, alt, nrows, ncols, sharex=True, sharey=True, **size)
-    setp(axes[-1], xlabel=xlabel)
-    setp(axes[:, 0], ylabel=ylabel)
-    for ax, (title, drawn) in zip(axes.flat, content.items(), strict=True):
+    size = {"figsize": (len(content) * width + 0.6, 3.6), "squeeze": False}
+    shared = {"sharex": True, "sharey": True}
+    fig, ((first, *_),) = plots.new_figure(name, alt, ncols=len(content), **size, **shared)
+    first.set_ylabel(ylabel)
+    for ax, (title, drawn) in zip(fig.axes, content.items(), strict=True):
         ax.set_title(title, fontsize=10)
+        ax.set_xlabel(xlabel)
         for side, (label, value) in zip((-1, 1, *[0] * len(drawn)), drawn.items(), strict=False):
             ink = next((ink for part, ink in INKS.items() if part in label), "black")
             if isinstance(value, PublishedRow):
@@ -276,7 +273,7 @@ def panels(
                 _strip(ax, side, value, ink, label)
             if mine := (yours or {}).get(title, {}).get(label):
                 _crosses(ax, side, mine, you)
-    axes[0, 0].set_ylim(0, None)
+    first.set_ylim(0, None)
     plots.legend_below(fig)
     return fig
 

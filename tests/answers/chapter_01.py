@@ -2,7 +2,7 @@
 
 import torch
 
-from answers import Answers
+from answers import Answers, solution
 from labkit.lab.exercises import load
 
 exercises = load("01_lstm_operator")
@@ -64,17 +64,7 @@ READ_WEIGHTS = Answers(
     exercises.read_weights,
     names={"torch": torch},
     right=[
-        """
-def answer(weight_ih, weight_hh, bias_ih, bias_hh):
-    W, U, b = {}, {}, {}
-    H = len(bias_ih) // 4
-    for k, gate in enumerate("ifco"):
-        rows = slice(k * H, (k + 1) * H)
-        W[gate] = weight_ih[rows].T
-        U[gate] = weight_hh[rows].T
-        b[gate] = (bias_ih + bias_hh)[rows].reshape(1, H)
-    return W, U, b
-""",
+        solution("01_lstm_operator", "read_weights"),
         """
 def answer(weight_ih, weight_hh, bias_ih, bias_hh):
     both = (bias_ih + bias_hh).unsqueeze(1)
@@ -154,15 +144,7 @@ CELL_GRADIENTS = Answers(
     exercises.cell_gradients,
     names={"torch": torch},
     right=[
-        """
-def answer(d_h, f, o, c):
-    d_c = torch.zeros_like(c)
-    back = torch.zeros_like(c[0])
-    for t in reversed(range(len(c))):
-        d_c[t] = d_h[t] * o[t] * (1 - torch.tanh(c[t]) ** 2) + back
-        back = d_c[t] * f[t]
-    return d_c
-""",
+        solution("01_lstm_operator", "cell_gradients"),
         """
 def answer(d_h, f, o, c):
     d_c = d_h * o * (1 - c.tanh().square())

@@ -4,7 +4,7 @@ import numpy as np
 import scipy
 import torch
 
-from answers import Answers
+from answers import Answers, solution
 from labkit.lab.exercises import load
 
 exercises = load("02_digit_sum_sweep")
@@ -15,14 +15,7 @@ SEQUENCES = Answers(
     exercises.sequences,
     names=NAMES,
     right=[
-        """
-def answer(pairs, length, places, digits):
-    X = torch.zeros(len(pairs), length, dtype=torch.int64)
-    X[:, :2] = pairs
-    y = X.sum(1)
-    X[torch.arange(len(X)), places] = digits
-    return X, y
-""",
+        solution("02_digit_sum_sweep", "sequences"),
         """
 def answer(pairs, length, places, digits):
     rows = []
@@ -72,11 +65,7 @@ REPLICA_STEP = Answers(
     exercises.replica_step,
     names=NAMES,
     right=[
-        """
-def answer(x, h, W, U, b):
-    z = torch.bmm(x, W) + torch.bmm(h, U) + b.unsqueeze(1)
-    return torch.tanh(z)
-""",
+        solution("02_digit_sum_sweep", "replica_step"),
         """
 def answer(x, h, W, U, b):
     return torch.stack([torch.tanh(x[r] @ W[r] + h[r] @ U[r] + b[r]) for r in range(len(x))])
@@ -118,17 +107,7 @@ HELD_OUT = Answers(
     exercises.held_out,
     names=NAMES,
     right=[
-        """
-def answer(X, k):
-    pairs = [tuple(pair) for pair in X[:, :2].tolist()]
-    sums, may_go = set(), []
-    for pair in dict.fromkeys(pairs):
-        if sum(pair) in sums:
-            may_go.append(pair)
-        sums.add(sum(pair))
-    held = may_go[-k:]
-    return torch.tensor([pair in held for pair in pairs])
-""",
+        solution("02_digit_sum_sweep", "held_out"),
         """
 def answer(X, k):
     first = {}
@@ -191,11 +170,7 @@ TEST_SCORE = Answers(
     exercises.test_score,
     names=NAMES,
     right=[
-        """
-def answer(dev, test):
-    best = dev.argmax(dim=1)
-    return test[torch.arange(len(test)), best]
-""",
+        solution("02_digit_sum_sweep", "test_score"),
         """
 def answer(dev, test):
     return test.gather(1, dev.max(1, keepdim=True).indices).squeeze(1)

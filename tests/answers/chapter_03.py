@@ -2,7 +2,7 @@
 
 import torch
 
-from answers import Answers
+from answers import Answers, solution
 from labkit.lab.exercises import load
 
 exercises = load("03_gate_analysis")
@@ -11,12 +11,7 @@ DIGIT_EFFECT = Answers(
     exercises.digit_effect,
     names={"torch": torch},
     right=[
-        """
-def answer(trace, X, step):
-    zeroed = X.clone()
-    zeroed[:, step] = 0
-    return trace(X)["f"] - trace(zeroed)["f"]
-""",
+        solution("03_gate_analysis", "digit_effect"),
         """
 def answer(trace, X, step):
     keep = torch.ones(X.shape[1], dtype=X.dtype)
@@ -59,11 +54,7 @@ SHARE_FALLING = Answers(
     exercises.share_falling,
     names={"torch": torch},
     right=[
-        """
-def answer(with_digit, with_zero, threshold):
-    fall = with_zero - with_digit > threshold
-    return fall.float().mean(dim=(1, 2))
-""",
+        solution("03_gate_analysis", "share_falling"),
         """
 def answer(with_digit, with_zero, threshold):
     R, B, H = with_digit.shape
@@ -105,11 +96,7 @@ PROBE_SPLIT = Answers(
     exercises.probe_split,
     names={"torch": torch},
     right=[
-        """
-def answer(X, folds, fold):
-    test = folds[X[:, 0], X[:, 1]] == fold
-    return ~test, test
-""",
+        solution("03_gate_analysis", "probe_split"),
         """
 def answer(X, folds, fold):
     numbers = [int(folds[row[0], row[1]]) for row in X]
@@ -153,12 +140,7 @@ HOLD_AT_MEAN = Answers(
     exercises.hold_at_mean,
     names={"torch": torch},
     right=[
-        """
-def answer(trace, logits, X, gate, first):
-    values = trace(X)[gate][:, :, first:]
-    mean = values.mean(dim=(1, 2)).unsqueeze(1)
-    return logits(X, {gate: mean}, first)
-""",
+        solution("03_gate_analysis", "hold_at_mean"),
         """
 def answer(trace, logits, X, gate, first):
     values = trace(X)[gate][:, :, first:, :]
