@@ -1,4 +1,4 @@
-"""The GPU kernel against the replicas' operators, in Triton's interpreter.
+"""The GPU kernel against the replicas' operators, in Triton's interpreter; and mutants of it.
 
 Triton decides when it is imported whether it interprets, so all runs happen in a process of their
 own: this file, called with the name of one of its functions, which prints its result as JSON.
@@ -6,16 +6,20 @@ own: this file, called with the name of one of its functions, which prints its r
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
+import labkit.memory
 from labkit.memory import training
 from labkit.memory.data import Split
 from labkit.memory.model import Ensemble, ModelSpec
@@ -32,6 +36,50 @@ CASES = {
     "lstm, zero start, frozen, own data": (LSTM | FROZEN | {"init": "zero"}, 3, 3, False, True),
     "srn": (SRN, 5, 1, False, False),
     "srn, frozen, own order and data": (SRN | FROZEN, 3, 3, True, True),
+}
+
+# for each equation of the kernel: a part of it, and what a mistake would write
+MUTANTS = {
+    "lstm": {
+        "output gate": ("o = tl.sigmoid(", "o = tanh("),
+        "input gate": ("tl.dot(h, U_i", "tl.dot(h, U_f"),
+        "forget gate": ("tl.load(z + 2 * H)", "tl.load(z)"),
+        "candidate": ("g = tanh(", "g = tl.sigmoid("),
+        "cell state": ("f * c + i * g", "f * c + g"),
+        "hidden state": ("h = o * tanh(c)", "h = o * c"),
+        "tanh of small values": ("3.33332819422e-1", "3.3e-1"),
+        "tanh of large values": ("/ (1 + e)", "/ (1.001 + e)"),
+        "into the cell": ("d_h * o * (1 - tanh_c * tanh_c)", "d_h * o"),
+        "d output gate": ("d_h * tanh_c * o * (1 - o)", "d_h * tanh_c * o"),
+        "d input gate": ("d_c * g * i * (1 - i)", "d_c * g * (1 - i)"),
+        "d forget gate": ("d_c * c_before * f", "d_c * tanh_c * f"),
+        "d candidate": ("d_c * i * (1 - g * g)", "d_c * i"),
+        "along the cell": ("d_c = d_c * f", "d_c = d_c * i"),
+        "back to h": ("tl.trans(weights[k])", "weights[k]"),
+    },
+    "srn": {
+        "hidden state": ("h = tanh(tl.dot(h,", "h = tanh(tl.dot(c,"),
+        "d sum": ("d_h * (1 - h * h)", "d_h * (1 - h)"),
+        "look-up table": ("z += tl.load(p + b + col", "z -= tl.load(p + b + col"),
+        "d U": ("tl.trans(h_before), d_z,", "tl.trans(h_before), -d_z,"),
+        "d W": ("tl.dot(tl.trans(x), d_table", "tl.dot(tl.trans(x), -d_table"),
+        "d b": ("tl.sum(d_table, 0)", "tl.max(d_table, 0)"),
+        "d embedding": ("d_x = tl.dot(d_table", "d_x = tl.dot(-d_table"),
+        "d head's weight": ("tl.dot(tl.trans(h), d_z", "tl.dot(tl.trans(h), -d_z"),
+        "d head's bias": ("tl.sum(d_z, 0)", "tl.max(d_z, 0)"),
+        "softmax": (" - right.to(tl.float32)", ""),
+        "loss": ("tl.log(total) -", "total -"),
+        "mean": ("count = tl.sum(given.to(tl.float32), 0)", "count = 8"),
+        "mask": ("d_z = tl.where(given[:, None]", "d_z = tl.where(total[:, None] > 0"),
+        "mask of the loss": ("tl.where(given, losses", "tl.where(total > 0, losses"),
+        "digits read back": ("row * T + k // B", "row * T + k % B"),
+        "first moment": ("(1 - BETA1) * g", "g"),
+        "second moment": ("(1 - BETA2) * g * g", "(1 - BETA1) * g * g"),
+        "correction of the first": ("lr / (1 - BETA1.value**n)", "lr + 0 * n"),
+        "correction of the second": ("/ root + EPS", "+ EPS"),
+        "epsilon": ("(tl.sqrt(v_new) / root + EPS)", "(tl.sqrt(v_new + EPS) / root)"),
+        "Adam's step": ("other=0.0) - change", "other=0.0) + change"),
+    },
 }
 
 
@@ -58,6 +106,23 @@ def differences(
 
 def equality() -> dict[str, dict[str, float]]:
     return {name: differences((25, 25, 10), *case) for name, case in CASES.items()}
+
+
+def mutation() -> dict[str, float]:
+    """The largest of a mutant's differences after two steps; of none, under "none"."""
+    source, worst = Path(labkit.memory.__path__[0], "kernel.py").read_text("utf-8"), {}
+    for cell, mutants in MUTANTS.items():
+        for name, (old, new) in {f"no mutant of {cell}": ("", ""), **mutants}.items():
+            assert not old or source.count(old) == 1, name
+            path = Path(tempfile.mkdtemp(), "mutant.py")
+            path.write_text(source.replace(old, new, 1), "utf-8")
+            found = importlib.util.spec_from_file_location("mutant", path)
+            labkit.memory.kernel = importlib.util.module_from_spec(found)
+            found.loader.exec_module(labkit.memory.kernel)
+            worst[f"{cell}: {name}"] = max(
+                differences((2,), {"cell": cell}, 3, 1, False, False).values()
+            )
+    return worst
 
 
 def compilation() -> dict[str, list[str]]:
@@ -96,11 +161,22 @@ def equal() -> dict[str, dict[str, float]]:
     return run("equality")
 
 
+@pytest.fixture(scope="module")
+def mutants() -> dict[str, float]:
+    return run("mutation")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_60_steps_of_the_kernel_equal_those_of_the_operators(case, equal):
     """Losses, gradients, parameters, moments and the number of steps."""
     assert {name: value for name, value in equal[case].items() if not value < TOLERANCE} == {}
     assert {"losses", "U", "d U", "exp_avg", "exp_avg_sq", "step"} <= equal[case].keys()
+
+
+def test_a_mistake_in_any_equation_is_noticed(mutants):
+    assert len(mutants) == 2 + sum(map(len, MUTANTS.values()))
+    for name, difference in mutants.items():
+        assert (difference < TOLERANCE) is ("no mutant" in name), (name, difference)
 
 
 def test_it_compiles_for_gpus_with_products_on_their_matrix_units():

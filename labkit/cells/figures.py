@@ -121,6 +121,27 @@ def power(value: float) -> str:
     return rf"${digit} \cdot 10^{{{int(exponent)}}}$"
 
 
+def squashing_plot() -> Figure:
+    """σ and tanh, and their slopes."""
+    fig, axes = new_figure(
+        "squashing",
+        "Left: σ rises from 0 to 1 and tanh from −1 to 1, both flat at the ends. Right: their "
+        "slopes, at most a quarter and at most 1, both at zero. Far from zero they vanish.",
+        ncols=2, figsize=(8.0, 2.8),
+    )  # fmt: skip
+    a = np.linspace(-6, 6, 241)
+    sigma, tanh = 1 / (1 + np.exp(-a)), np.tanh(a)
+    for ax, title, values in (
+        (axes[0], "value", (sigma, tanh)), (axes[1], "slope", (sigma * (1 - sigma), 1 - tanh**2)),
+    ):  # fmt: skip
+        for name, curve in zip(("σ", "tanh"), values, strict=True):
+            ax.plot(a, curve, label=name, linewidth=2)
+        ax.set(title=title, xlabel="a")
+    axes[1].set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes[0].legend(loc="upper left")
+    return fig
+
+
 def gradient_plot(
     curves: Mapping[str, Mapping[str, Sequence[float]]],
     yours: Mapping[str, Sequence[float]] | None = None,

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from labkit.lab import machine
-from labkit.measure import plots
+from labkit.measure import diagrams, plots
 from labkit.measure.claims import MIN_SEEDS, Row, number_row
 from labkit.measure.plots import COLOURS, LABELS, PALETTE
 from labkit.measure.statistics import Measure, paired_difference
@@ -416,3 +416,52 @@ def explorer(data: Mapping[str, Any]) -> str:
         f'data-lm-suppress-shortcuts="true"><script type="application/json">{json.dumps(data)}'
         f"</script></section><script>{script}</script>"
     )
+
+
+def probe_diagram() -> Figure:
+    """A linear classifier reads the sum from the cell state after each step."""
+    alt = (
+        "An LSTM reads 6 7 0 0 and so on; its cell state goes from step to step. After each step "
+        "a separate linear probe reads the sum from the cell state. The probes are fitted "
+        "afterwards, on other pairs of addends, and change nothing in the network."
+    )
+    fig, ax = diagrams.canvas("probe", alt, 8.0, 3.1)
+    before = None
+    for x, digit, step in ((0.7, 6, 1), (1.85, 7, 2), (3.0, 0, 3), (4.15, 0, 4), (6.0, 0, 10)):
+        read = diagrams.box(ax, x, 0.35, str(digit), width=0.5, height=0.45, size=13)
+        cell = diagrams.box(ax, x, 1.35, "LSTM", "blue", width=0.8)
+        probe = diagrams.box(ax, x, 2.6, f"probe {step}", "green", width=0.95)
+        diagrams.arrow(ax, read.top, cell.bottom)
+        diagrams.arrow(ax, cell.top, probe.bottom, colour="green", linestyle="--")
+        diagrams.label(ax, x, 1.97, f"$c_{{{step}}}$", "green")
+        if before:
+            diagrams.arrow(ax, before.right, cell.left, colour="blue")
+        before = cell
+    diagrams.label(ax, 5.08, 1.35, "…", "blue")
+    diagrams.arrow(ax, probe.right, (6.85, 2.6), colour="green")
+    diagrams.label(ax, 7.35, 2.6, "the sum?", "green")
+    diagrams.label(ax, 7.3, 1.35, "trained before,\nnot changed")
+    return fig
+
+
+def ablation_diagram() -> Figure:
+    """The forget gate of a cell, cut off from its inputs and held at a constant."""
+    alt = (
+        "A step of the cell state: the old state times the forget gate, plus the input gate times "
+        "the candidate. The forget gate's own computation, a sigmoid of x and h, is cut off; a "
+        "constant, 1 or the unit's own mean, takes its place. All else stays as trained."
+    )
+    fig, ax = diagrams.canvas("ablation_diagram", alt, 6.6, 2.4)
+    old, new = (diagrams.box(ax, x, 1.95, f"$c_{{{t}}}$") for x, t in ((0.7, "t-1"), (5.6, "t")))
+    times, plus = diagrams.gate(ax, 2.4, 1.95, "×"), diagrams.gate(ax, 4.2, 1.95, "+")
+    held = diagrams.box(ax, 2.4, 1.1, "1 or mean", "orange", width=1.1, height=0.45)
+    diagrams.box(ax, 2.4, 0.3, r"$\sigma(x_t, h_{t-1})$", width=1.4, height=0.45)
+    added = diagrams.box(ax, 4.2, 1.1, r"$i_t \odot \tilde{c}_t$", height=0.45)
+    for start, end in ((old, times), (times, plus), (plus, new)):
+        diagrams.arrow(ax, start.right, end.left)
+    diagrams.arrow(ax, added.top, plus.bottom)
+    diagrams.arrow(ax, held.top, times.bottom, colour="orange")
+    diagrams.label(ax, 2.7, 1.54, "$f_t$", "orange")
+    diagrams.label(ax, 2.4, 0.7, "cut", "orange", fontsize=8)
+    diagrams.label(ax, 4.6, 0.3, "all else as trained")
+    return fig
