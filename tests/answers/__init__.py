@@ -23,6 +23,11 @@ def solution(chapter: str, exercise: str) -> str:
     return re.sub(r"def \w+", "def answer", source, count=1) + "\n"
 
 
+def each(sources: str) -> list[str]:
+    """The answers of a text, with a blank line between them."""
+    return sources.strip("\n").split("\n\n")
+
+
 @dataclass(frozen=True)
 class Answers:
     """At least four right answers, different in kind, and eight typical wrong ones.

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from answers import Answers
+from answers import Answers, each
 from labkit.lab.exercises import load
 
 exercises = load("06_sine_forecast")
@@ -14,33 +14,28 @@ NAMES = {"math": math, "torch": torch}
 WINDOW_LOSS = Answers(
     exercises.window_loss,
     names=NAMES,
-    right=[
-        """
+    right=each("""
 def answer(outputs, y, every):
     error = outputs - y
     if not every:
         error = error[..., -1:]
     return (error**2 / 2).mean(dim=(1, 2))
-""",
-        """
+
 def answer(outputs, y, every):
     halves = (outputs - y).square() / 2
     return halves.mean(-1).mean(-1) if every else halves[:, :, -1].mean(-1)
-""",
-        """
+
 def answer(outputs, y, every):
     R, B, T = outputs.shape
     first = 0 if every else T - 1
     total = [((outputs[r, :, first:] - y[:, first:]) ** 2).sum() for r in range(R)]
     return torch.stack(total) / (2 * B * (T - first))
-""",
-        """
+
 def answer(outputs, y, every):
     weights = torch.ones(y.shape[-1]) if every else torch.eye(y.shape[-1])[-1]
     square = (outputs - y).square() * weights / weights.sum()
     return 0.5 * square.sum(-1).mean(1)
-""",
-    ],
+"""),
     wrong={
         "no half": ("**2 / 2", "**2"),
         "turned round": ("if not every", "if every"),
@@ -60,14 +55,12 @@ def answer(outputs, y, every):
 READ_SCAN = Answers(
     exercises.read_scan,
     names=NAMES,
-    right=[
-        """
+    right=each("""
 def answer(rates, dev):
     mean = dev.nan_to_num(nan=math.inf).mean(1)
     best = int(mean.argmin())
     return rates[best], best in (0, len(rates) - 1)
-""",
-        """
+
 def answer(rates, dev):
     best = None
     for rate, losses in zip(rates, dev.tolist()):
@@ -76,21 +69,18 @@ def answer(rates, dev):
         if best is None or sum(losses) < best[0]:
             best = sum(losses), rate
     return best[1], best[1] == min(rates) or best[1] == max(rates)
-""",
-        """
+
 def answer(rates, dev):
     mean = dev.mean(1)
     mean[torch.isnan(mean)] = float("inf")
     k = mean.tolist().index(min(mean.tolist()))
     return rates[k], k == 0 or k + 1 == len(rates)
-""",
-        """
+
 def answer(rates, dev):
     kept = {r: float(m) for r, m in zip(rates, dev.mean(1)) if m == m}
     best = min(kept, key=kept.get)
     return [best, not min(rates) < best < max(rates)]
-""",
-    ],
+"""),
     wrong={
         "the highest loss": ("argmin", "argmax"),
         "the median": (".mean(1)", ".median(1).values"),
@@ -113,33 +103,28 @@ def answer(rates, dev):
 BATCH_NORM = Answers(
     exercises.batch_norm,
     names=NAMES,
-    right=[
-        """
+    right=each("""
 def answer(x, gain):
     mean = x.mean(dim=2, keepdim=True)
     variance = x.var(dim=2, correction=0, keepdim=True)
     return gain.unsqueeze(2) * (x - mean) / torch.sqrt(variance + 1e-5)
-""",
-        """
+
 def answer(x, gain):
     B = x.shape[-1]
     centred = x - (x.sum(-1) / B)[..., None]
     variance = (centred**2).sum(-1) / B
     return centred * (gain / (variance + 1e-5) ** 0.5)[..., None]
-""",
-        """
+
 def answer(x, gain):
     rows = []
     for net, g in zip(x, gain):
         rows.append(torch.nn.functional.batch_norm(net.T, None, None, g, None, True, 0.1, 1e-5).T)
     return torch.stack(rows)
-""",
-        """
+
 def answer(x, gain):
     scaled = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
     return torch.einsum("rh,rhb->rhb", gain, scaled)
-""",
-    ],
+"""),
     wrong={
         "over the units": ("dim=2", "dim=1"),
         "over the nets": ("dim=2", "dim=0"),
@@ -159,8 +144,7 @@ def answer(x, gain):
 FORECAST = Answers(
     exercises.forecast,
     names=NAMES,
-    right=[
-        """
+    right=each("""
 def answer(net, warm, N):
     outputs, state = net(warm, None)
     said = [outputs[..., -1:]]
@@ -168,8 +152,7 @@ def answer(net, warm, N):
         outputs, state = net(said[-1], state)
         said.append(outputs[..., -1:])
     return torch.cat(said, dim=-1)
-""",
-        """
+
 def answer(net, warm, N):
     X, state, values = warm, None, []
     while len(values) < N:
@@ -177,16 +160,14 @@ def answer(net, warm, N):
         X = outputs[:, :, -1:]
         values.append(X.squeeze(-1))
     return torch.stack(values, dim=-1)
-""",
-        """
+
 def answer(net, warm, N):
     read = warm.expand(2, *warm.shape)
     for _ in range(N):
         following = net(read, None)[0][..., -1:]
         read = torch.cat([read, following], dim=-1)
     return read[..., -N:]
-""",
-        """
+
 def answer(net, warm, N):
     outputs, state = net(warm, None)
     said = torch.empty(*outputs.shape[:2], N, dtype=outputs.dtype)
@@ -194,8 +175,7 @@ def answer(net, warm, N):
         said[..., k] = outputs[..., -1]
         outputs, state = net(said[..., k : k + 1], state)
     return said
-""",
-    ],
+"""),
     wrong={
         "an empty state": ("net(said[-1], state)", "net(said[-1], None)"),
         "the old state": ("outputs, state = net(said", "outputs, _ = net(said"),
