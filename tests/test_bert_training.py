@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup
 
-from labkit.bert import training as bert
 from labkit.bert.model import POOLINGS, ClassifierSpec, find, load_encoder
 from labkit.bert.training import (
     FineTuning,
@@ -26,7 +25,7 @@ from labkit.bert.training import (
 from labkit.film import corpus as reviews
 from labkit.film.model import ReviewSpec
 from labkit.film.training import TrainSpec, draw, held_out
-from labkit.lab import machine, store
+from labkit.lab import machine
 
 from .test_bert_model import encoder
 
@@ -265,12 +264,6 @@ def test_the_seed_alone_starts_the_model(reading):
     one, same, another = (state(seed, encoder="random")[name] for seed in (5, 5, 6))
     assert torch.equal(one, same)
     assert not torch.equal(one, another)
-
-
-def test_the_code_behind_a_training_draws_and_judges_nothing():
-    code = {*store.code_in_memory(bert.__name__)}
-    assert {"labkit.bert.model", "labkit.film.training"} <= code
-    assert not [name for name in code if name.endswith(("figures", "study", "studies", "claims"))]
 
 
 def test_vectors_are_what_the_frozen_encoder_gives(reading):

@@ -250,6 +250,3 @@ def test_vectors_start_and_train_as_they_should(kind):
         assert not torch.isclose(start[10:], table[10:]).any(1).all()
     assert (moved[2:] > 0).all() if kind in ("learned", "tuned") else moved.max() == 0
     assert moved[PAD_ID] == 0
-
-
-# refusals

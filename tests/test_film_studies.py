@@ -13,9 +13,9 @@ from labkit.film import claims, studies
 from labkit.film.corpus import Corpus
 from labkit.film.model import ReviewClassifier, ReviewSpec
 from labkit.film.training import FilmTraining, TrainSpec
-from labkit.lab import machine, record, store
+from labkit.lab import machine, record
 from labkit.lab.notebooks import read_notebook
-from labkit.lab.settings import SettingsError, resolve
+from labkit.lab.settings import resolve
 from labkit.measure.audit import audit, fitting
 from labkit.measure.statistics import summarise
 
@@ -107,21 +107,6 @@ def test_each_mistake_is_one_change_and_all_are_the_three():
     assert carry == {"carry": True}
     assert last_step == {"pooling": "last_step"}
     assert changes["all"] == softmax | carry | last_step
-
-
-def test_the_longest_training_comes_first_and_results_find_their_places(monkeypatch):
-    costs: list[float] = []
-
-    def train(trainings, *, name):
-        costs.extend(t.cost for t in trainings)
-        return [{"of": t} for t in trainings]
-
-    monkeypatch.setattr(store, "train", train)
-    trainings = studies.study("x", studies.CORE, BASE, [3, 1])
-    for name, by_seed in studies.train(trainings, "n").items():
-        assert by_seed == {t.seed: {"of": t} for t in trainings[name]}
-    assert costs == sorted(costs, reverse=True)
-    assert len(set(costs)) == 3
 
 
 # measures
@@ -421,25 +406,6 @@ def test_the_best_epoch_is_what_the_other_seeds_say():
     """By its own lowest value each seed would have risen."""
     loss = np.array([[0.5, 0.45, 0.3], [0.5, 0.2, 0.3], [0.5, 0.45, 0.3]])
     assert claims._rise(loss).tolist() == [0, 0, 0]
-
-
-# parameters
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ("small_train=1602", "'small_train': .* multiple of 4"),
-        ("small_train=1604", "small_train is at most 1,600 for corpus 'generated'"),
-        ("small_dev=3", "'small_dev': .* multiple of 2"),
-        ("sgd_epochs=101", "sgd_epochs"),
-        ("lr=0.0", "'lr'"),
-    ],
-)
-def test_settings_that_cannot_run_are_refused(change, message):
-    cells = read_notebook(machine.NOTEBOOKS / "04_imdb_recurrent.ipynb").cells
-    with pytest.raises(SettingsError, match=message):
-        resolve("04_imdb_recurrent", cells, "quick", [change])
 
 
 def test_the_full_profile_has_five_seeds_and_the_sources_lengths_and_epochs():

@@ -145,29 +145,6 @@ def test_scores_are_those_of_the_plain_model_in_batches(options, monkeypatch):
     assert share == pytest.approx(((expected >= 0.5) == y.bool()).double().mean().item())
 
 
-@pytest.mark.parametrize(
-    "model, training",
-    [
-        ({"pooling": "last_step", "bidirectional": True}, {"loss": "ce_on_softmax"}),
-        ({"cell": "gru", "bidirectional": True, "pooling": "mean_max", "skip": True,
-          "dropout": 0.5, "embedding_dropout": 0.3}, {"word_dropout": 0.1, "clip": 1.0}),
-        ({"cell": "handwritten", "num_layers": 2, "pooling": "mean"}, {"loss": "bce"}),
-        ({"bidirectional": True}, {"carry": True, "padding": "front", "pad_to": 12, "loss": "mse"}),
-    ],
-)  # fmt: skip
-def test_no_step_waits_for_the_device(model, training):
-    """On the device "meta" tensors have no values: whoever asks for one gets an error."""
-    torch.manual_seed(0)
-    module = ReviewClassifier(ReviewSpec(**SMALL | model), V)
-    spec = TrainSpec(batch_size=16, optimiser="sgd", **training)
-    given = Trainer(module, CORPUS, spec, torch.device("meta"))
-    for batch in TRAIN[:32].split(16):
-        sums = given._step(batch, torch.Generator())
-    assert sums.shape == (3,)
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        sums.tolist()
-
-
 # schedules
 
 
@@ -286,13 +263,6 @@ def test_reviews_are_cut_and_padded_and_padding_is_read_or_not(padding, training
         assert (words < T).any() or T == 4
         read = words if padding == "unread" else torch.full_like(words, call["X"].shape[1])
         assert torch.equal(call["length"], read)
-
-
-def test_with_an_lstm_for_each_place_scores_come_in_training_batches():
-    given = trainer({"cell": "handwritten", "places": 16})
-    calls = watched(given)
-    given.score(DEV)
-    assert [len(call["X"]) for call in calls] == [16, 14]
 
 
 # learning

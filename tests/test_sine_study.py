@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from labkit.lab import notebooks, record, settings
-from labkit.lab.machine import NOTEBOOKS
+from labkit.lab import record
 from labkit.sine import evaluation
 from labkit.sine import study as sine
 from labkit.sine.study import SIZES, SineTraining
@@ -77,18 +76,6 @@ def test_no_training_on_time_sees_a_label_beyond_the_range(T):
     X, y = sine.draw_windows("time", torch.tensor([0.0, 1.0]), T)
     assert X[0, 0] == pytest.approx(0, abs=1e-7)
     assert float(y[1, -1]) == pytest.approx(math.sin(sine.SEEN) / 2)
-
-
-@pytest.mark.parametrize(
-    "given, name",
-    [("contrast_batches=40", "contrast_batches"), ("adam_rates=[0.1, -1.0]", r"adam_rates\[1\]"),
-     ("free_steps=62", "free_steps")],
-)  # fmt: skip
-def test_settings_that_cannot_work_are_refused_by_name(given, name):
-    cells = notebooks.read_notebook(NOTEBOOKS / "06_sine_forecast.ipynb").cells
-    settings.resolve("06_sine_forecast", cells, "cpu")
-    with pytest.raises(settings.SettingsError, match=f"parameter '{name}'"):
-        settings.resolve("06_sine_forecast", cells, "quick", [given])
 
 
 @pytest.mark.parametrize("start", ["gluon", "xavier"])

@@ -1,18 +1,14 @@
-"""The plot of the chapter on BERT, and its diagrams."""
+"""The rows of the plot of the chapter on BERT, and its diagrams."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from labkit.measure import diagrams
-from labkit.measure.plots import PALETTE, legend_below, new_figure
-from labkit.measure.statistics import Measure
 
-ACCURACY = "{}/held_out_accuracy".format
-Names = Mapping[str, str]  # what stands in a row -> the name of what was measured
 RIVALS = {
     "fine-tuned BERT": "tuned", "frozen BERT": "frozen/mean", "BERT, random start": "random",
     "recurrent": "equal/recurrent", "linear": "equal/linear",
@@ -20,57 +16,9 @@ RIVALS = {
 }  # fmt: skip
 
 
-def rivals(size: int) -> Names:
+def rivals(size: int) -> dict[str, str]:
     """The rows of all rivals that were trained on so many reviews."""
     return {label: f"{name}/{size}" for label, name in RIVALS.items()}
-
-
-def dots(
-    name: str,
-    what: str,
-    measures: Mapping[str, Measure],
-    groups: Mapping[str, Names],
-    *,
-    printed: Mapping[str, float] | None = None,
-    yours: tuple[Mapping[str, Measure], Names] = ({}, {}),
-) -> Figure:
-    """Held-out accuracy in rows, a colour and sign for each group; what was not measured is left
-    out. Beside them `printed` values by row, and as crosses the means of `yours`."""
-    drawn = {
-        group: {k: measures[ACCURACY(n)] for k, n in names.items() if ACCURACY(n) in measures}
-        for group, names in groups.items()
-    }
-    drawn = {group: rows for group, rows in drawn.items() if rows}
-    labels = list(dict.fromkeys(label for rows in drawn.values() for label in rows))
-    own, names = yours
-    crosses = {k: own[ACCURACY(n)]["mean"] for k, n in names.items() if ACCURACY(n) in own}
-    marks = {"printed": ("D", printed or {}), "you": ("x", crosses)}
-    fig, ax = new_figure(
-        name,
-        f"{what}. Rows: {'; '.join(labels)}. Colours: {'; '.join(drawn)}. Small dots are seeds, "
-        "large signs their means, bars 95 % intervals; the dotted line is chance"
-        + "; diamonds: printed by the report" * bool(printed) + "; crosses: you" * bool(crosses)
-        + ".",
-        figsize=(7.8, 0.42 * len(labels) + 1.5),
-    )  # fmt: skip
-    for number, (group, rows) in enumerate(drawn.items()):
-        colour = PALETTE[(0, 1, 2, 4, 5)[number]]
-        for label, value in rows.items():
-            y = labels.index(label) + 0.16 * (number - (len(drawn) - 1) / 2)
-            ax.plot(value["raw"], [y] * value["n"], ".", color=colour, alpha=0.45)
-            ax.plot(value["mean"], y, "os^Dv"[number], color=colour, markersize=7, label=group)
-            if value["low"] is not None:
-                ax.plot([value["low"], value["high"]], [y, y], color=colour, linewidth=1.6)
-    for text, (sign, values) in marks.items():
-        places = {labels.index(label) + 0.3: v for label, v in values.items() if label in labels}
-        if places:
-            look = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": ""}
-            ax.plot([*places.values()], [*places], sign, label=text, **look)
-    ax.axvline(0.5, color="black", linestyle=":", linewidth=1)
-    ax.set(xlabel="held-out accuracy", ylim=(len(labels) - 0.5, -0.5))
-    ax.set_yticks(range(len(labels)), labels)
-    legend_below(fig, ncols=3)
-    return fig
 
 
 def attention_diagram(pieces: Sequence[str] = ("the", "film", "is", "good")) -> Figure:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from labkit.measure.claims import MIN_SEEDS
 from labkit.measure.diagrams import arrow, box, canvas, label
 from labkit.measure.plots import COLOURS, PALETTE, legend_below, new_figure
+from labkit.measure.statistics import Measure
 
 INKS = COLOURS | {"rnn": COLOURS["srn"]}
 CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -23,33 +24,65 @@ NETWORKS = {f"{CELLS[c]}, {p}": f"a/{c}/{p}" for p in ("last", "mean") for c in 
 NETWORKS |= {"averaged words": "baseline/averaged_embeddings", "best recurrent": "best/model"}
 
 
-def accuracies(
+def dots(
     name: str,
     what: str,
     measures: Mapping[str, Any],
-    networks: Mapping[str, str] = NETWORKS,
+    groups: Mapping[str, Mapping[str, str]],
+    *,
+    part: str = "held_out",
+    lines: Mapping[str, float] = {"chance": 0.5},
+    printed: Mapping[str, float] | None = None,
+    yours: tuple[Mapping[str, Any], Mapping[str, str]] = ({}, {}),
 ) -> Figure:
-    """Test accuracies of `networks`, label -> place in `measures`, beside the linear models."""
-    rows = {k: f"{v}/test_accuracy" for k, v in networks.items()}
-    rows = {k: v for k, v in rows.items() if v in measures}
+    """Accuracies in rows, a colour for each group: `groups[group][row]` is a place in `measures`.
+
+    What was not measured is left out. Beside it `printed` values by row, and as crosses the means
+    of `yours`, measures and places; `lines` are levels across all rows.
+    """
+
+    def found(measures: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Measure]:
+        names = {row: f"{place}/{part}_accuracy" for row, place in places.items()}
+        return {row: measures[name] for row, name in names.items() if name in measures}
+
+    drawn = {group: of for group, places in groups.items() if (of := found(measures, places))}
+    rows = list(dict.fromkeys(row for of_group in drawn.values() for row in of_group))
+    marks = {"printed": ("D", 0.3, printed or {})}
+    marks["you"] = "x", -0.36, {row: m["mean"] for row, m in found(*yours).items() if row in rows}
     alt = (
-        f"{what}. One row for each of: {'; '.join(rows)}. Grey dots are seeds, black dots their "
-        f"means, with 95 % intervals from {MIN_SEEDS} seeds on; vertical lines: linear models."
+        f"{what}. Rows: {'; '.join(rows)}. Colours: {'; '.join(drawn)}. Small dots are seeds, "
+        f"large signs their means, bars 95 % intervals from {MIN_SEEDS} seeds on"
+        + "; diamonds: printed by the report" * bool(printed)
+        + "; crosses: you" * bool(marks["you"][2])
+        + f"; vertical lines: {', '.join(lines)}."
     )
-    fig, ax = new_figure(name, alt, figsize=(8.2, 0.3 * len(rows) + 1.4))
-    for y, place in enumerate(rows.values()):
-        m = measures[place]
-        ax.plot(m["raw"], [y] * m["n"], "o", color=PALETTE[7], markersize=4)
-        ax.plot(m["mean"], y, "o", color="black", markersize=5)
-        if m["n"] >= MIN_SEEDS:
-            ax.hlines(y, m["low"], m["high"], color="black", linewidth=1.4)
-    for style, (model, kind) in zip(":-", LINEAR.items(), strict=True):
-        value = measures[f"baseline/{kind}/test_accuracy"]
-        ax.axvline(value, color=PALETTE[4], linewidth=1.6, linestyle=style, label=model)
-    ax.set(xlabel="test accuracy", ylim=(len(rows) - 0.5, -0.5))
+    fig, ax = new_figure(name, alt, figsize=(8.2, 0.36 * len(rows) + 1.6))
+    for number, (group, of_group) in enumerate(drawn.items()):
+        colour, shift = PALETTE[(0, 1, 2, 4, 5)[number]], 0.16 * (number - (len(drawn) - 1) / 2)
+        for row, m in of_group.items():
+            y = rows.index(row) + shift
+            ax.plot(m["raw"], [y] * m["n"], ".", color=colour, alpha=0.45)
+            ax.plot(m["mean"], y, "os^Dv"[number], color=colour, markersize=7, label=group)
+            if m["n"] >= MIN_SEEDS:
+                ax.hlines(y, m["low"], m["high"], color=colour, linewidth=1.6)
+    for text, (sign, below, values) in marks.items():
+        if values:
+            places = [rows.index(row) + below for row in values]
+            ax.plot([*values.values()], places, f"k{sign}", mfc="none", markersize=7, label=text)
+    for style, (text, level) in zip((":", "-"), lines.items(), strict=False):
+        ax.axvline(level, color="black", linestyle=style, linewidth=1, label=text)
+    ax.set(xlabel=f"{part.replace('_', '-')} accuracy", ylim=(len(rows) - 0.5, -0.5))
     ax.set_yticks(range(len(rows)), rows, fontsize=9)
     legend_below(fig)
     return fig
+
+
+def accuracies(
+    name: str, what: str, measures: Mapping[str, Any], networks: Mapping[str, str] = NETWORKS
+) -> Figure:
+    """Test accuracies of `networks`, label -> place in `measures`, beside the linear models."""
+    lines = {model: measures[f"baseline/{kind}/test_accuracy"] for model, kind in LINEAR.items()}
+    return dots(name, what, measures, {"networks": networks}, part="test", lines=lines)
 
 
 def curves(

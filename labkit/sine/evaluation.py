@@ -14,9 +14,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from labkit.lab.store import Arrays
 from labkit.measure import diagrams
 from labkit.measure.claims import Row, number_row
 from labkit.measure.plots import PALETTE, legend_below, new_figure, seed_lines
+from labkit.sine import study as sine
 from labkit.sine.study import POINTS, SEEN, STEP, Parameters, losses, time_windows, unroll
 
 BLOCK = 20  # batches that a published loss is the mean of
@@ -58,6 +60,12 @@ def step_errors(
     X, y = time_windows(torch.cat([known, ends]), T)
     outputs = unroll(parameters, X, relu=relu, reference=len(known) or None)[0]
     return root_mean_square((outputs - y)[:, len(known) :])
+
+
+def last_error(training: sine.SineTraining, arrays: Arrays, ends: Tensor) -> Tensor:
+    """Error (R,) of the last output after a training."""
+    net = sine.parameters_after(arrays, training.batches)
+    return step_errors(net, ends, relu=training.relu)[:, -1]
 
 
 def length_errors(parameters: Parameters, ends: Tensor, lengths: Sequence[int] = LENGTHS) -> Tensor:
@@ -110,6 +118,12 @@ def first_step(met: Tensor) -> Tensor:
     return torch.where(met.any(-1), met.int().argmax(-1) + 1, met.shape[-1] + 1)
 
 
+def means(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """The number of batches (K,), and the losses (R, K), each a mean of `BLOCK` batches."""
+    values = arrays["loss"].reshape(len(arrays["loss"]), -1, BLOCK).mean(-1)
+    return BLOCK * np.arange(1, values.shape[1] + 1), values
+
+
 def plateau(loss: Tensor, limit: float) -> Tensor:
     """How many batches (R,) pass before the loss (R, N), a mean of `BLOCK` batches, is below."""
     return first_step(loss.unfold(1, BLOCK, 1).mean(-1) < limit) + BLOCK - 1
@@ -125,36 +139,29 @@ WAYS = {
     "last/mixed": "last step, mixed lengths",
     "every/mixed": "every step, mixed lengths",
 }
-BLUE, ORANGE, GREEN, RED, PINK = PALETTE[:5]
-STYLES = {  # of what has this label
-    "Adam": {"color": BLUE}, "SGD": {"color": ORANGE},
-    WAYS["last/nine"]: {"color": ORANGE, "marker": "o"},
-    WAYS["every/nine"]: {"color": BLUE, "marker": "s"},
-    WAYS["last/mixed"]: {"color": PINK, "marker": "^"},
-    WAYS["every/mixed"]: {"color": GREEN, "marker": "D"},
-    "three cells": {"color": BLUE}, "five cells": {"color": ORANGE},
-    "five cells, ReLU": {"color": GREEN}, "five cells, Xavier start": {"color": PINK},
-    "batch normalisation": {"color": RED}, "before": {"color": "0.45"},
-    "after 100 batches": {"color": BLUE}, "at the end": {"color": PINK},
-    "half of them": {"color": RED, "ls": "--"},
-    "printed labels": {"color": RED, "ls": "", "marker": "x"},
-    "published": {"marker": "o", "ls": "", "mfc": "none", "mec": "black", "ms": 7, "zorder": 4},
-    "true values": {"color": "black", "lw": 1.2}, "the limit": {"color": "black", "lw": 0.8},
-    "always the mean": {"color": "0.3", "ls": ":"}, "straight line": {"color": "0.3", "ls": "--"},
-    "last value again": {"color": "0.3", "ls": ":"},
-    "two fitted terms": {"color": "0.3", "ls": "-."},
+LABELS = [  # of nets; those of one list have different colours
+    ("Adam", "SGD"),
+    ("three cells", *STUDIES),
+    ("after 100 batches", "at the end"),
+    [WAYS[way] for way in ("every/nine", "last/nine", "every/mixed", "last/mixed")],
+]
+COLOURS = {label: PALETTE[k] for labels in LABELS for k, label in enumerate(labels)}
+COLOURS["before"] = PALETTE[7]
+LINES = {  # how matplotlib draws what is no net
+    "published": "o", "printed labels": "x", "half of them": "--", "true values": "-",
+    "the limit": "-", "always the mean": ":", "straight line": "--", "last value again": ":",
+    "two fitted terms": "-.",
 }  # fmt: skip
-BATCHES = {"xlabel": "batches", "ylabel": "loss, mean of 20 batches", "log": True}
-BATCHES |= {"ticks": (20, 50, 100, 200, 500, 1000)}
-ERROR = {"ylabel": "root mean square error", "log": True}
+LOSS = {"xlabel": "batches", "ylabel": "loss, mean of 20 batches", "log": True}
+LOSS |= {"ticks": (20, 50, 100, 200, 500, 1000)}
 FIGURES: dict[str, dict[str, Any]] = {  # what their text says, and their axes
     "error_over_place_and_length": {
         "alt": "Root mean square error of four ways of training; left after each of nine steps, "
         "right of the last output over the number of points that are read.",
-        "xlabel": "step, or points", "ticks": LENGTHS, **ERROR,
+        "xlabel": "points read", "ylabel": "root mean square error", "log": True, "ticks": LENGTHS,
     },
     "loss": {"alt": "Loss over the batches for Adam and SGD, with gluon's and Xavier's start "
-             "of the weights. Circles: published.", **BATCHES},
+             "of the weights. Circles: published.", **LOSS},
     "learning_rates": {
         "alt": "Dev loss at the end of training over the learning rate, for Adam and SGD.",
         "xlabel": "learning rate", "ylabel": "dev loss", "log": True, "width": 7.0,
@@ -166,7 +173,7 @@ FIGURES: dict[str, dict[str, Any]] = {  # what their text says, and their axes
         "xlabel": "step", "ylabel": "output", "sharey": False,
     },
     "stacks": {"alt": "Loss over the batches, each net at its best learning rate; left more "
-               "cells, with ReLU or a larger start, right batch normalisation.", **BATCHES},
+               "cells, with ReLU or a larger start, right batch normalisation.", **LOSS},
     "free_run": {
         "alt": "The true wave, and forecasts by two nets that feed on themselves.",
         "xlabel": "step of the free run", "ylabel": "value", "width": 9.6,
@@ -174,15 +181,15 @@ FIGURES: dict[str, dict[str, Any]] = {  # what their text says, and their axes
     "drift": {
         "alt": "Root mean square error of forecasts that feed on themselves, over all phases of "
         f"the wave, against the step; {DRIFTED:g} is the limit.",
-        "xlabel": "step of the free run", "ticks": (1, 2, 5, 10, 20, 50, 100, 200, 500),
-        "width": 8.0, **ERROR,
+        "xlabel": "step of the free run", "ylabel": "root mean square error", "log": True,
+        "ticks": (1, 2, 5, 10, 20, 50, 100, 200, 500), "width": 8.0,
     },
 }  # fmt: skip
 
 
 def panels(name: str, content: Mapping[str, Any], yours: Mapping[str, Any] | None = None) -> Figure:
-    """The figure of this name. `content[title][label]` is x (K,) and values: (R, K), a line a seed,
-    or (K,), one line. `yours` has the reader's, whose medians are drawn as crosses."""
+    """The figure of this name. `content[title][label]` is x (K,) and values: of a net (R, K), a
+    line a seed, else (K,). `yours` has the reader's nets, whose medians are drawn as crosses."""
     given = {"log": False, "ticks": (), "sharey": True, "width": 4.8} | FIGURES[name]
     text = f"{given['alt']} Every seed is a faint line, their median a strong one."
     text += " Rimmed crosses: the median of the reader's own seeds." * bool(yours)
@@ -190,14 +197,15 @@ def panels(name: str, content: Mapping[str, Any], yours: Mapping[str, Any] | Non
     fig, axes = new_figure(name, text, ncols=len(content), squeeze=False, **size)
     for ax, (title, drawn) in zip(axes[0], content.items(), strict=True):
         for label, (x, values) in drawn.items():
-            draw = seed_lines if np.ndim(values) == 2 else type(ax).plot
-            style = STYLES[label] | ({"marker": ""} if len(x) > 100 else {})
-            draw(ax, x, np.array(values), label=label, markevery=max(1, len(x) // 15), **style)
-            x, mine = (yours or {}).get(title, {}).get(label, (x, ()))
-            if np.ndim(mine) == 2:
-                crosses = {"ms": 8, "mec": "black", "markevery": max(1, len(x) // 15)}
-                crosses |= {"color": style["color"], "zorder": 5, "label": "you"}
-                ax.plot(x, np.median(mine, axis=0), "X", **crosses)
+            if label in LINES:
+                ax.plot(x, values, f"k{LINES[label]}", mfc="none", linewidth=1.2, label=label)
+                continue
+            colour, marker = COLOURS[label], "." if len(x) < 10 else ""
+            seed_lines(ax, x, np.atleast_2d(values), colour, label, marker=marker)
+            if mine := (yours or {}).get(title, {}).get(label):
+                crosses = {"color": colour, "mec": "black", "ms": 8, "markevery": 0.07}
+                median = np.median(np.atleast_2d(mine[1]), axis=0)
+                ax.plot(mine[0], median, "X", zorder=5, label="you", **crosses)
         ax.set(title=title, xlabel=given["xlabel"], yscale="log" if given["log"] else "linear")
         ends = [n for x, _ in drawn.values() for n in (min(x), max(x))]
         ticks = [n for n in given["ticks"] if min(ends) <= n <= max(ends)]
@@ -208,6 +216,14 @@ def panels(name: str, content: Mapping[str, Any], yours: Mapping[str, Any] | Non
     axes[0, 0].set_ylabel(given["ylabel"])
     legend_below(fig, 3)
     return fig
+
+
+def short(content: Any) -> Any:
+    """What is drawn as lists for the record, its numbers with five digits."""
+    if isinstance(content, Mapping):
+        return {name: short(of) for name, of in content.items()}
+    digits = np.vectorize(lambda value: float(f"{value:.5g}"))
+    return [digits(np.asarray(of, dtype=float)).tolist() for of in content]
 
 
 def unrolled(free: bool = False) -> Figure:
