@@ -1,7 +1,7 @@
 # The course lab. `make` lists what can be done; every target sets up what it needs.
 # It needs GNU make 3.81, a POSIX shell, and Python 3.11.4 or newer with venv and pip.
 
-.PHONY: help setup install lab reproduce run report verify data handout notebooks site test lint gpu-check lock clean
+.PHONY: help setup install lab reproduce run report verify data handout notebooks site translations test lint gpu-check lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -35,7 +35,7 @@ export PIP_USER := 0
 
 help:  ## List the targets and the settings
 	@printf 'Usage: make TARGET [NAME=value ...]\n\nTargets\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@printf '\nSettings\n'; sed -n 's/^#   \([A-Z]*=\)/  \1/p' Makefile
 	@printf '\n%s\n' $(next)
 
@@ -101,6 +101,11 @@ site: setup  ## Build the site from the stored outputs and records, in build/sit
 	@$(PY) -c 'import latex2mathml, myst_nb, sphinx_book_theme' 2>/dev/null || \
 	  $(MAKE) --no-print-directory install EXTRAS='$(sort $(EXTRAS) site)'
 	@$(PY) site/build.py && echo 'Open build/site/html/index.html'
+
+translations: setup  ## Renew the Chinese catalogues in site/locale, and name what they lack
+	@$(PY) -c 'import myst_nb' 2>/dev/null || \
+	  $(MAKE) --no-print-directory install EXTRAS='$(sort $(EXTRAS) site)'
+	@$(PY) site/build.py translations
 
 test: setup lint  ## Check the code, run the tests and every chapter's quick profile
 	@$(PY) -m pytest tests notebooks -n $(or $(WORKERS),2) --dist loadscope --cov=labkit --nbval-lax \

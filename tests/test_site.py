@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+import translations
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
@@ -24,7 +26,9 @@ KINDS = (  # a page of each kind
     "docs/glossary.html",
     "docs/teachers.html",
     "search.html?q=gate",
+    *(f"notebooks/{path.stem}.html" for path in CHAPTERS if path.parent.name == "notebooks"),
 )
+CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 class Elements(HTMLParser):
@@ -53,7 +57,7 @@ def page_of(notebook: Path, site: Path) -> Path:
 
 def test_every_link_inside_the_site_leads_somewhere(site, elements):
     broken = []
-    pages = [p for p in site.rglob("*.html") if p.relative_to(site).parts[0] != "_static"]
+    pages = [p for p in site.rglob("*.html") if "_static" not in p.relative_to(site).parts]
     assert len(pages) > len(CHAPTERS)
     for path in pages:
         for attributes in [a for _, a in elements(path).found]:
@@ -80,6 +84,9 @@ def test_a_chapter_keeps_its_pictures_and_formulas_but_no_solution(notebook, sit
     texts = [o.metadata["image/png"]["alt"] for o in outputs if "image/png" in o.get("data", {})]
     assert texts
     assert [image.get("alt") for image in page.all("img")] == texts
+    chinese = elements(page_of(notebook, site / "zh"))
+    assert [bool(CHINESE.search(image["alt"])) for image in chinese.all("img")] == [True] * len(texts)
+    assert len(chinese.all("math")) == len(page.all("math"))
     text = page_of(notebook, site).read_text("utf-8")
     formulas = [m for c in cells if c.cell_type == "markdown" for m in c.source.split("$$")[1::2]]
     assert page.all("math").count(
@@ -106,19 +113,50 @@ def test_the_report_has_every_row_with_its_figure_and_record(site, elements):
     assert links == [row[name] for row in rows for name in ("figure", "record")]
 
 
+def test_every_message_has_a_translation_that_is_not_stale(site):
+    assert translations.lacking(site.parent / "pot") == [], "`make translations`, then translate"
+
+
+def test_a_translation_takes_over_new_numbers_where_it_is_sure_which_is_which():
+    old, new = ["3", "20", "0.5"], ["4", "20", "0.71"]
+    assert translations.renumbered("3 里的 20，0.5", old, new) == "4 里的 20，0.71"
+    assert translations.renumbered("20 个中的 3 个，0.5", old, new) == "20 个中的 4 个，0.71"
+    assert translations.renumbered("20 个中的三个，0.5", old, new) is None
+    assert translations.renumbered("20 对 3、3", ["3", "3", "20"], ["4", "5", "20"]) is None
+
+
+def test_the_chinese_pages_show_no_mark_of_emphasis(site):
+    for path in (site / "zh").rglob("*.html"):
+        shown = re.sub(r"(?s)<(pre|code|script|math|title)\b.*?</\1>", "", path.read_text("utf-8"))
+        assert "**" not in shown, path
+
+
 # in a browser
 
 
-def test_the_search_finds_the_forget_gate(page: Page) -> None:
-    page.goto("index.html")
+@pytest.mark.parametrize("home, words", [("", "forget gate"), ("zh/", "遗忘门")])
+def test_the_search_finds_the_forget_gate(home: str, words: str, page: Page) -> None:
+    page.goto(f"{home}index.html")
     page.keyboard.press("Control+k")
-    page.keyboard.type("forget gate")
+    page.keyboard.type(words)
     page.keyboard.press("Enter")
     page.wait_for_selector("#search-results li a")
     page.wait_for_function("document.querySelector('#search-results .context')?.textContent")
     links = page.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
-    assert any("01_lstm_operator.html" in link for link in links)
+    assert any(f"{home}notebooks/01_lstm_operator.html" in link for link in links)
     assert not any("/labkit/" in link for link in links)
+
+
+def test_a_page_leads_to_itself_in_the_other_language(page: Page) -> None:
+    path = "results/REPORT.html?chapter=03_gate_analysis"
+    page.goto(path)
+    page.get_by_role("link", name="中文").click()
+    page.wait_for_url(f"**/zh/{path}")
+    page.get_by_label("判定").select_option(label="不成立")
+    assert set(shown(page, 6)) == {"不成立"}
+    page.get_by_role("link", name="English").click()
+    page.wait_for_url(lambda url: "/zh/" not in url)
+    assert set(shown(page, 6)) == {"fails"}
 
 
 def shown(page: Page, column: int) -> list[str]:
@@ -149,10 +187,12 @@ def test_the_report_filters_and_sorts_by_keyboard(page: Page) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_page_is_accessible_in_both_themes(kind: str, page: Page) -> None:
-    for theme in ("light", "dark"):
+def test_every_kind_of_page_is_accessible_in_both_languages_and_themes(
+    kind: str, page: Page
+) -> None:
+    for home, theme in (("", "light"), ("zh/", "dark")):
         page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # no colours halfway
-        page.goto(kind)
+        page.goto(home + kind)
         assert page.evaluate("document.documentElement.dataset.theme") == theme
         options = {"preload": False, "resultTypes": ["violations"]}  # it would ask for style sheets
         found = Axe().run(page, options=options).response["violations"]

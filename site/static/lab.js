@@ -9,11 +9,6 @@ if (form && table) {
   const fields = [...form.elements].filter((field) => field.name);
   const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
 
-  for (const select of form.querySelectorAll("select")) {
-    const values = new Set(rows.map((row) => row.dataset[select.name]));
-    for (const value of [...values].sort()) select.add(new Option(value.replaceAll("_", " "), value));
-  }
-
   const fits = (row, field) => {
     const value = field.value.trim();
     if (!value) return true;
@@ -23,7 +18,8 @@ if (form && table) {
   };
   const filter = () => {
     for (const row of rows) row.hidden = !fields.every((field) => fits(row, field));
-    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+    count.textContent = count.dataset.text
+      .replace("SHOWN", rows.filter((row) => !row.hidden).length).replace("ALL", rows.length);
     const set = fields.filter((field) => field.value).map((field) => [field.name, field.value]);
     const query = new URLSearchParams(set).toString();
     history.replaceState(null, "", (query ? `?${query}` : location.pathname) + location.hash);
@@ -60,6 +56,10 @@ if (form && table) {
   form.hidden = false;
   filter();
 }
+
+// The other language opens at the same place.
+const other = document.querySelector("a.language");
+other?.addEventListener("click", () => (other.href = other.href.split(/[?#]/)[0] + location.search + location.hash));
 
 // Paper is light, whatever the screen is.
 const page = document.documentElement;

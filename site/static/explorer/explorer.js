@@ -4,8 +4,14 @@
 // H hidden units, E entries of an embedding; W is (E, H), U (H, H), row by row. Steps count from 0.
 "use strict";
 (() => {
-  const GATES = { i: "input gate", f: "forget gate", o: "output gate" };
-  const NAMES = { ...GATES, g: "candidate", c: "cell state", h: "hidden state" };
+  const translation = globalThis.gateExplorerTranslation ?? {}; // English -> the page's language
+  /** A text in the page's language, with its {names} filled in. */
+  const _ = (text, values = {}) =>
+    (translation[text] ?? text).replace(/\{(\w+)\}/g, (_whole, name) => values[name]);
+
+  const GATES = { i: _("input gate"), f: _("forget gate"), o: _("output gate") };
+  const NAMES = { ...GATES, g: _("candidate"), c: _("cell state"), h: _("hidden state") };
+  const STARTS = { zero: _("zero"), xavier: _("xavier") };
   const ENDS = { i: [0, 1], f: [0, 1], o: [0, 1], g: [-1, 1], c: [-5, 5], h: [-1, 1] };
   const GATE_COLOURS = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"];
   const SIGNED_COLOURS = ["#2369bd", "#7b9bcd", "#faf7f6", "#d77f78", "#a9373b"];
@@ -70,10 +76,6 @@
 
   // the page
 
-  const translation = globalThis.gateExplorerTranslation ?? {}; // English -> the page's language
-  /** A text in the page's language, with its {names} filled in. */
-  const _ = (text, values = {}) =>
-    (translation[text] ?? text).replace(/\{(\w+)\}/g, (_whole, name) => values[name]);
   const decimal = (x) => x.toFixed(2).replace("-", "−");
   const percent = (x, places = 1) => `${(100 * x).toFixed(places)} %`;
 
@@ -131,18 +133,18 @@
       digitRow.replaceChildren(...digits.map((digit) => make("span", {}, String(digit))));
       const mean = (column) => decimal(column.reduce((a, b) => a + b) / H);
       canvas.setAttribute("aria-label", _("Heat map of the {name}, {model}. Means over the units, step by step: {means}.",
-        { name: _(NAMES[name]), model, means: Array.from(values, mean).join(", ") }));
+        { name: NAMES[name], model, means: Array.from(values, mean).join(", ") }));
     }
-    const title = make("div", { className: "name" }, _(NAMES[name]));
+    const title = make("div", { className: "name" }, NAMES[name]);
     return { node: make("div", {}, title, map, digitRow, scale), draw };
   }
 
   /** One model with its controls, maps, table and what the record says about it. */
   function panel(title, data, nets, preset, update, choose) {
     const unique = (key) => [...new Set(nets.map((net) => net[key]))];
-    const start = choice(unique("start").map((name) => [name, _(name)]));
+    const start = choice(unique("start").map((name) => [name, STARTS[name] ?? name]));
     const seed = choice(unique("seed").map((number) => [number, String(number)]));
-    const gates = Object.entries(GATES).map(([gate, name]) => [gate, _(name)]);
+    const gates = Object.entries(GATES);
     const gate = choice([["", _("none, as trained")], ...gates]);
     const value = choice([["mean", _("its own mean")], ["1", "1"]]);
     const first = choice([[0, _("all")], [ADDENDS, _("from step 3 on")]]);
@@ -173,9 +175,9 @@
       answer.replaceChildren(make("strong", {}, said), " ", _("Probabilities: {list}.",
         { list: order.slice(0, 3).map((k) => `${k} (${decimal(p[k])})`).join(", ") }));
 
-      const model = _("{start} start, seed {seed}", { start: _(net.start), seed: net.seed });
+      const model = _("{start} start, seed {seed}", { start: STARTS[net.start] ?? net.start, seed: net.seed });
       for (const name in maps) maps[name].draw(trace[name], digits, step, unit, model);
-      const heads = [_("unit"), ...Object.values(NAMES).map((name) => _(name))];
+      const heads = [_("unit"), ...Object.values(NAMES)];
       const line = (j) => make("tr", {}, make("th", { scope: "row" }, String(j + 1)),
         ...Object.keys(NAMES).map((name) => make("td", {}, decimal(trace[name][step][j]))));
       table.replaceChildren(
@@ -183,7 +185,7 @@
         make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
         make("tbody", {}, ...Array.from({ length: data.hidden }, (_unused, j) => line(j))));
       text.textContent = data.record ? recorded(data.record, net, gate.value, at, from) : "";
-      const values = Object.keys(NAMES).map((name) => `${_(NAMES[name])} ${decimal(trace[name][step][unit])}`);
+      const values = Object.keys(NAMES).map((name) => `${NAMES[name]} ${decimal(trace[name][step][unit])}`);
       return { said, read: `${title}: ${values.join(", ")}.` };
     }
     return { node, show };
@@ -194,9 +196,9 @@
     const all = record.starts[net.start];
     const name = gate ? `${gate} = ${at}${from ? " from step 3 on" : ""}` : "as trained";
     const facts = {
-      one: percent(net.accuracy["as trained"]), all: percent(all.accuracy["as trained"]), n: record.seeds, start: _(net.start),
+      one: percent(net.accuracy["as trained"]), all: percent(all.accuracy["as trained"]), n: record.seeds, start: STARTS[net.start] ?? net.start,
       held: percent(net.accuracy[name]), heldAll: percent(all.accuracy[name]), share: percent(all.share, 0),
-      answer: record.prediction, digits: record.digits.join(" "), gate: gate && _(GATES[gate]),
+      answer: record.prediction, digits: record.digits.join(" "), gate: gate && GATES[gate],
     };
     return gate
       ? _("With the {gate} held like this, chapter 03 found this model right on {held} of its sequences, against {one} as trained. The mean over all {n} models with {start} start is {heldAll}, against {all}.", facts)
@@ -241,6 +243,7 @@
         field(_("Hidden unit"), unit), field(_("Compare with a second model"), compare)),
       problem, answers, read, note, ...panels.map((one) => one.node));
     section.dataset.ready = "true";
+    section.setAttribute("aria-label", _("Gate explorer"));
     section.explorer = { nets, run };
     update();
   }
