@@ -32,10 +32,13 @@ TRANSLATED = ("heading", "what", "published", "ours", "verdict", "reason")  # of
 FIRST = ("glossary", "running", "teachers")  # of the pages in docs/
 FORM = """\
 <form id="filters" class="filters" aria-label="{Filter the rows}" hidden>
-<label>{chapter} <select name="chapter"><option value="">{all}</option><!-- chapter --></select></label>
-<label>{kind} <select name="kind"><option value="">{all}</option><!-- kind --></select></label>
-<label>{verdict} <select name="verdict"><option value="">{all}</option><!-- group --></select></label>
-<label>{at least} <input name="n" type="number" min="1" size="3"> {seeds}</label>
+<label>{chapter}
+<select name="chapter"><option value="">{all}</option><!-- chapter --></select></label>
+<label>{kind}
+<select name="kind"><option value="">{all}</option><!-- kind --></select></label>
+<label>{verdict}
+<select name="verdict"><option value="">{all}</option><!-- group --></select></label>
+<label>{seeds, at least} <input name="n" type="number" min="1" size="3"></label>
 <label>{words} <input name="words" type="search"></label>
 <button type="reset">{show all}</button>
 <output aria-live="polite" data-text="{SHOWN of ALL rows}"></output>

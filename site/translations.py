@@ -1,4 +1,4 @@
-"""The site in Chinese: its catalogues in locale/, and what they lack. `make translations` renews them.
+"""The site in Chinese: its catalogues in locale/, which `make translations` renews.
 
 A catalogue holds real numbers. Where a message has changed in nothing but its numbers, as generated
 sentences do with each new record, its translation stays and takes over the new numbers.
