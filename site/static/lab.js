@@ -57,6 +57,12 @@ if (form && table) {
   filter();
 }
 
+// A formula that is wider than the page scrolls, by keyboard too.
+document.fonts.ready.then(() => {
+  for (const formula of document.querySelectorAll("div.math"))
+    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+});
+
 // The other language opens at the same place.
 const other = document.querySelector("a.language");
 other?.addEventListener("click", () => (other.href = other.href.split(/[?#]/)[0] + location.search + location.hash));
