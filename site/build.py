@@ -25,6 +25,7 @@ from labkit.lab import handout, machine, notebooks
 SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent
 BUILD = ROOT / "build" / "site"
+HIDDEN = shutil.ignore_patterns(".*")  # a run that is going on
 SOLUTION = re.compile(r"(?ms)^( *)### BEGIN SOLUTION.*?### END SOLUTION$")
 CODE_LINK = re.compile(r"\]\(((?:\.\./)*)labkit/(\w+)/(?:(\w+)\.py)?\)")
 COLUMNS = ("chapter", "claim or number", "published", "ours", "seeds", "verdict", "why", "see")
@@ -96,7 +97,8 @@ def stage(source: Path, _: Translate, up: str = "") -> None:
     write(source, "explorer.json", spoken)
     for folder in (source, BUILD / "extra"):  # for links in Markdown, and for those of the table
         for results in filter(Path.exists, (machine.RESULTS / p for p in machine.REPORTED)):
-            shutil.copytree(results, folder / results.relative_to(ROOT), dirs_exist_ok=True)
+            place = folder / results.relative_to(ROOT)
+            shutil.copytree(results, place, dirs_exist_ok=True, ignore=HIDDEN)
     write(source, "results/REPORT.md", report(_, up))
     rooms = sorted(path for path in ROOT.glob("labkit/*/") if (path / "__init__.py").exists())
     for room in rooms:
