@@ -14,6 +14,7 @@ import torch
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from labkit.film import corpus as reviews
 from labkit.film.corpus import Corpus
@@ -83,10 +84,11 @@ def evidence(corpus: Corpus, index: Tensor, *, folds: int = 10, strength: float 
 def kept(corpus: Corpus) -> Tensor:
     """The evidence (M, 3) from a corpus' training reviews; made once."""
     facts = {"reviews": corpus.digest, "words": corpus.words}
-    index = corpus.split()["train"]
-    return torch.from_numpy(
-        store.kept(__name__, facts, lambda: {"weight": evidence(corpus, index).numpy()})["weight"]
-    )
+
+    def make() -> Arrays:
+        return {"weight": evidence(corpus, corpus.split()["train"]).numpy()}
+
+    return torch.from_numpy(store.kept(__name__, facts, make)["weight"])
 
 
 class Reading(nn.Module):
@@ -95,11 +97,10 @@ class Reading(nn.Module):
     def __init__(self, tokens: Tensor, weight: Tensor, vectors: Tensor) -> None:
         """`weight` (M, 3) is the evidence at each of the `tokens` (M,), `vectors` (V, E)."""
         super().__init__()
-        none = tokens.new_zeros(2)  # the numbers of unknown words and padding are no places
-        values = {"tokens": torch.cat([none, tokens]), "vectors": vectors}
-        values["weight"] = torch.cat([weight.new_zeros(2, weight.shape[1]), weight])
-        for name, value in values.items():
-            self.register_buffer(name, value, persistent=False)
+        # the numbers of unknown words and padding, 0 and 1, are no places
+        self.register_buffer("tokens", F.pad(tokens, (2, 0)), persistent=False)
+        self.register_buffer("weight", F.pad(weight, (0, 0, 2, 0)), persistent=False)
+        self.register_buffer("vectors", vectors, persistent=False)
 
     def forward(self, X: Tensor) -> Tensor:
         return torch.cat([self.weight[X], self.vectors[self.tokens[X]]], dim=-1)
@@ -116,10 +117,10 @@ class EvidenceTraining(FilmTraining):
             raise ValueError(f"the reviews of {self.corpus!r} are not those that were asked for")
         index = corpus.split()
         weight = kept(corpus)
-        size = self.model.embedding_size - ORDER
-        vectors = reviews.pretrained(corpus, self.glove_words, 100)[:, :size]
+        vectors = reviews.pretrained(corpus, self.glove_words, 100)
+        vectors = vectors[:, : self.model.embedding_size - ORDER]
         torch.manual_seed(self.seed)
-        model = ReviewClassifier(replace(self.model, embedding_size=ORDER + size), 2)
+        model = ReviewClassifier(self.model, 2)
         model.embedding = Reading(corpus.tokens, weight / weight.std(), vectors)
         places = replace(corpus, tokens=torch.arange(2, len(weight) + 2))
         trainer = Trainer(model, places, self.training, torch.device(self.device))
