@@ -107,8 +107,11 @@ def trainer(way: str, parts: tuple[Any, ...]) -> Callable[[int], None]:
 
 
 def parity(way: str, cell: str) -> None:
-    """A way of training against the CPU's steps: every parameter after 228 of them."""
-    T, R, epochs = pick((5, 2, 1), (20, 8, 6))
+    """A way of training against the CPU's steps: every parameter after 228 of them, or 76.
+
+    An SRN's training is chaotic: in float32 and float64 the CPU's own two are 3e-3 apart after 228.
+    """
+    T, R, epochs = pick((5, 2, 1), (20, 8, 6 if cell == "lstm" else 2))
     for trained in (True, False):
         states = []
         for name, device in (("steps", "cpu"), (way, DEVICE)):
@@ -124,7 +127,7 @@ def parity(way: str, cell: str) -> None:
 
 def milliseconds(way: str, cell: str, T: int, R: int) -> float:
     """Of a step of R replicas; what is compiled or captured was so before."""
-    run, epochs = trainer(way, replicas(cell, T, R, DEVICE)), pick(1, 3 if way == "graphs" else 12)
+    run, epochs = trainer(way, replicas(cell, T, R, DEVICE)), pick(1, 12 if way == "kernel" else 3)
     run(pick(1, 2))
     with timed() as seconds:
         run(epochs)
@@ -132,15 +135,16 @@ def milliseconds(way: str, cell: str, T: int, R: int) -> float:
 
 
 def speeds() -> None:
-    """A step of the digit-sum model: by the kernel, by captured graphs, and with nn.LSTM."""
+    """A step of the digit-sum model: by the kernel, by graphs, call by call, and with nn.LSTM."""
     limits = {("lstm", 35, 132): 5.0, ("lstm", 35, 1_200): 22.0}  # seconds of a whole training
-    sizes = [(35, R) for R in (132, 264, 528, 1_200)] + [(20, 1_200), (10, 132), (10, 1_200)]
+    sizes = [(35, R) for R in (40, 132, 264, 528, 1_200)] + [(10, R) for R in (40, 132, 1_200)]
     for cell, (T, R) in itertools.product(CELLS, pick([(5, 2)], sizes)):
         ms, most = milliseconds("kernel", cell, T, R), limits.get((cell, T, R), math.inf)
         note(f"kernel, {cell}, T={T}, {R} replicas: ms a step", ms)
         note(f"kernel, {cell}, T={T}, {R} replicas: s for 19,000 steps", 19 * ms, most=most)
-    for cell, (T, R) in itertools.product(CELLS, pick([(5, 2)], [(10, 40), (35, 40), (35, 264)])):
-        note(f"graphs, {cell}, T={T}, {R} replicas: ms a step", milliseconds("graphs", cell, T, R))
+    sizes, ways = pick([(5, 2)], [(10, 40), (35, 1), (35, 40), (35, 264)]), ("graphs", "steps")
+    for way, cell, (T, R) in itertools.product(ways, CELLS, sizes):
+        note(f"{way}, {cell}, T={T}, {R} replicas: ms a step", milliseconds(way, cell, T, R))
 
     model = SequenceClassifier(ModelSpec(cell="lstm"))
     model.recurrent = layers.to_torch(model.recurrent)
@@ -176,9 +180,6 @@ def study() -> None:
     with timed() as seconds:
         store.train(tasks, name="chapter 02")
     note(f"{len(tasks)} stacks, times {share}: s", share * seconds[0], most=60.0)
-
-
-# the other chapters
 
 
 def sine() -> None:
