@@ -120,5 +120,5 @@ def renew(pot: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             file.write(HEADER.encode())
-            options = {"ignore_obsolete": True, "include_previous": True, "no_location": True}
-            write_po(file, known, width=100, omit_header=True, **options)
+            options = {"omit_header": True, "ignore_obsolete": True, "no_location": True}
+            write_po(file, known, width=100, **options)
