@@ -27,9 +27,11 @@ from labkit.lab import machine
 os.environ.update(machine.kernel_environment())
 os.environ["LABKIT_PROGRESS"] = os.devnull  # no progress bars in the outputs that nbval compares
 
+PLAYWRIGHT = ("playwright", "playwright", "make test EXTRAS=site brings it (50 MB)")
 LEFT_OUT = {
     "test_memory_kernel.py": ("triton", "Triton", "make test EXTRAS=triton brings it (1 GB)"),
-    "test_explorer.py": ("playwright", "playwright", "make test EXTRAS=site brings it (50 MB)"),
+    "test_explorer.py": PLAYWRIGHT,
+    "test_jupyterlab.py": PLAYWRIGHT,
     "test_site.py": ("myst_nb", "the site's builder", "make test EXTRAS=site brings it (200 MB)"),
 }
 collect_ignore = [name for name, (module, *_) in LEFT_OUT.items() if not find_spec(module)]

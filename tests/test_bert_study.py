@@ -164,7 +164,7 @@ def judged(rate: float, trained_out: float) -> dict[str, str]:
 @pytest.mark.parametrize("rate", [0, 5e-5])
 def test_claims_are_judged_by_differences_within_the_seed(rate):
     verdicts = judged(rate, 0.98)
-    assert verdicts["beats"] == "shown for on the same pieces; not shown for against whole reviews"
+    assert verdicts["beats"] == "shown for the same pieces; not shown for whole reviews"
     assert (verdicts["size"], verdicts["text"]) == ("fails", "holds")
     assert verdicts["setting/dropout"] == "fails"  # printed: it lowers the accuracy
     assert verdicts["setting/reviews"] == verdicts["setting/decay"] == "holds"

@@ -51,7 +51,7 @@ CORE, VARIATIONS, BEST = _settings("core"), _settings("variations"), _settings("
 MISTAKES, SOUND_B, STACK = _settings("mistakes"), _settings("sound"), _settings("stack")
 SOURCE_B, SOURCE_SGD = _settings("source"), _settings("source_sgd")
 STUDY_B = {"mistake": MISTAKES, "source": SOURCE_B | SOURCE_SGD, "sound": SOUND_B, "stack": STACK}
-NO_LAYER = "best/no_layer"
+NO_LAYER = "best/no_layer", "best/no_layer_with_vectors"
 AVERAGED, RATING, BESIDE_WORDS = _settings("others").values()
 STUDY_A = CORE | VARIATIONS
 PUBLISHED_A: dict[str, str] = TABLES["published"]  # the table of data/published.toml by setting
@@ -207,27 +207,25 @@ def best_network(
     corpus: Corpus, base: EvidenceTraining, settings: Mapping[str, Setting], seeds: Sequence[int],
     others: Mapping[str, Tensor],
 ) -> dict[str, Any]:  # fmt: skip
-    """Choose a recurrent setting by the dev accuracy of the first seed, train it with all.
+    """Train all settings, and choose a recurrent one by its mean dev accuracy.
 
     `others` are the P(positive) of the test reviews of linear models by name. Returns
-    "best/chosen", "best/candidates/<setting>"; "best/model/<quantity>" as in `measures_of`, and
-    "best/no_layer/<quantity>" of the setting without a recurrent layer; and, with the first seed,
-    "best/only_ours/<name>", "best/only_theirs/<name>" and "best/sign_test_p/<name>" for each other.
+    "best/chosen"; "best/<setting>/<quantity>" as in `measures_of`, and "best/model/<quantity>" of
+    the chosen one; and, with the first seed, "best/only_ours/<name>", "best/only_theirs/<name>" and
+    "best/sign_test_p/<name>" for each other and for the settings without a recurrent layer.
     """
     evidence.kept(corpus)  # before the processes need it
-    candidates = study("best", settings, base, seeds[:1])
-    tried = train(candidates, "candidates")
-    dev = {name: float(runs[seeds[0]]["dev_accuracy"].max()) for name, runs in tried.items()}
-    chosen = max(dev.keys() - {NO_LAYER}, key=dev.get)
-    names = {"best/model": chosen, NO_LAYER: NO_LAYER}
-    groups = {n: [replace(candidates[c][0], seed=seed) for seed in seeds] for n, c in names.items()}
-    runs = train(groups, "best network")
-    measures = measures_of(runs, corpus, epochs=[]) | {"best/chosen": chosen.split("/")[1]}
-    measures |= {name.replace("/", "/candidates/"): score for name, score in dev.items()}
+    runs = train(study("best", settings, base, seeds), "best network")
+    measures = measures_of(runs, corpus, epochs=[])
+    dev = {name: measures[f"{name}/dev_accuracy"]["mean"] for name in runs.keys() - {*NO_LAYER}}
+    chosen = max(dev, key=dev.get)
+    measures |= measures_of({"best/model": runs[chosen]}, corpus, epochs=[])
+    measures["best/chosen"] = chosen.split("/")[1]
     y = corpus.label[corpus.split()["test"]].bool()
-    p = {n: torch.from_numpy(r[seeds[0]]["test_probability"]) for n, r in runs.items()}
+    compared = [chosen, *(name for name in NO_LAYER if name in runs)]
+    p = {n: torch.from_numpy(runs[n][seeds[0]]["test_probability"]) for n in compared}
     right = {n: (q >= 0.5) == y for n, q in (others | p).items()}
-    ours = right.pop("best/model")
+    ours = right.pop(chosen)
     for name, theirs in right.items():
         counts = [int((one & ~other).sum()) for one, other in ((ours, theirs), (theirs, ours))]
         name = name.removeprefix("best/")
