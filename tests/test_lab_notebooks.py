@@ -121,16 +121,3 @@ def test_copies_are_renewed_with_their_chapter_and_what_a_student_wrote_is_kept(
     assert read_notebook(copy).cells[1].source == "x = 2"
     assert read_notebook(root / message.split()[-1]).cells[1].source == "mine = 1"
     assert len(list(copy.parent.glob("[!.]*"))) == 2
-
-
-def test_jupyterlab_opens_at_the_root_on_the_copies(root, monkeypatch):
-    write(root, "x = 1")
-    started = []
-    monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
-    notebooks.open_lab(["--no-browser"])
-    ((_, command, variables),) = started
-    assert f"--ServerApp.root_dir={root}" in command
-    assert {"--LabApp.default_url=/lab/tree/work", "--no-browser"} < set(command)
-    assert variables["OMP_NUM_THREADS"] == "1"
-    assert variables["JUPYTER_PREFER_ENV_PATH"] == "1"
-    assert (root / "work" / "01_toy.ipynb").exists()
