@@ -91,7 +91,7 @@ def report() -> None:
     """Write results/REPORT.md from the records, the same as data, and what an archive asks."""
     from labkit.lab import machine, report
 
-    typer.echo(" ".join(map(machine.shown, report.write())))
+    typer.echo(f"written: {' '.join(map(machine.shown, report.write()))}")
 
 
 @app.command()

@@ -109,7 +109,7 @@ def test_the_report_has_every_row_with_its_figure_and_record(site, elements):
         rows = list(csv.DictReader(file))
     page = elements(site / "results" / "REPORT.html")
     assert len([a for a in page.all("tr") if "data-kind" in a]) == len(rows)
-    links = [a["href"] for a in page.all("a") if a["href"].startswith(rows[0]["record"][:4])]
+    links = [a["href"] for a in page.all("a") if a["href"].startswith(("cpu/", "full/"))]
     assert links == [row[name] for row in rows for name in ("figure", "record")]
 
 
