@@ -20,7 +20,7 @@ ALLOWED = {
     "bert": {"film", "cells", "measure", "lab"},  # its rivals read the corpus of film reviews
     "sine": {"cells", "measure", "lab"},
 }
-LIMITS = [("labkit", 8_840, 48), ("tests", 9_133, 49), ("benchmarks", 498, 3)]  # lines, files
+LIMITS = [("labkit", 8_840, 48), ("tests", 9_134, 49), ("benchmarks", 498, 3)]  # lines, files
 
 
 def name_of(path: Path) -> str:

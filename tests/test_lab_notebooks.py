@@ -127,6 +127,7 @@ def test_jupyterlab_begins_with_the_variables_of_a_kernel(root, monkeypatch):
     write(root, "x = 1")
     started = []
     monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
+    monkeypatch.delenv("OMP_NUM_THREADS")
     notebooks.open_lab(["--no-browser"])
     ((_, command, variables),) = started
     assert "--no-browser" in command
